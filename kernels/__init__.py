@@ -1,0 +1,1 @@
+"""Operations compiled for the GPU; empty until the Triton kernels land."""

@@ -1,0 +1,39 @@
+"""metaqap-fast: no-reference image quality scores for whole data sets.
+
+    >>> import metaqap_fast
+    >>> table = metaqap_fast.score("photos/")          # doctest: +SKIP
+    >>> table.paths[0], table.score[0], table.uncertainty[0]   # doctest: +SKIP
+    ('a.jpg', 0.71, 0.06)
+
+`Scorer` keeps the model compiled between calls and also takes bytes and arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metaqap_fast.errors import MetaqapError, Status, UsageError
+    from metaqap_fast.scorer import Scorer, score
+    from metaqap_fast.table import ScoreTable
+
+__version__ = "0.1.0"
+__all__ = ["MetaqapError", "ScoreTable", "Scorer", "Status", "UsageError", "__version__", "score"]
+
+_HOMES = {
+    "MetaqapError": "errors",
+    "Status": "errors",
+    "UsageError": "errors",
+    "ScoreTable": "table",
+    "Scorer": "scorer",
+    "score": "scorer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: `import metaqap_fast` and `--help` must not wait for numpy.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

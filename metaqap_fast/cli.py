@@ -1,0 +1,230 @@
+"""The command line: options in, exit status out; the work is elsewhere.
+
+Exit status: 0 done (failed images are rows), 3 with --strict when any image failed, 2 usage, 1 could not
+complete, 130 or 143 interrupted with everything scored so far committed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from metaqap_fast import __version__
+from metaqap_fast.errors import MetaqapError
+
+
+class _Group(click.Group):
+    """Turns the program's own errors into one line and their exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MetaqapError as error:
+            click.echo(f"metaqap-fast: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head`: not an error
+            ctx.exit(0)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="metaqap-fast")
+def main() -> None:
+    """No-reference image quality scores for whole data sets."""
+
+
+_MODEL = click.option("--model", default="default", show_default=True, help="Shipped model's name or bundle folder.")
+_ENGINE = click.option(
+    "--engine", type=click.Choice(["auto", "tensorrt", "openvino", "torch"]), default="auto", show_default=True
+)
+_DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N")
+_PRECISION = click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto", show_default=True
+)
+_VIEWS = click.option(
+    "--views",
+    type=click.Choice(["fit", "native"]),
+    default="fit",
+    show_default=True,
+    help="fit: as shown on a screen; native: a grid of unscaled crops.",
+)
+_MAX_PIXELS = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=200_000_000,
+    show_default=True,
+    help="Larger images are not decoded; their rows say too_large.",
+)
+
+
+class _BatchSize(click.ParamType):
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto":
+            return None
+        if str(value).isdigit() and int(value) > 0:
+            return int(value)
+        self.fail(f"{value!r} is neither auto nor a positive number", param, ctx)
+
+
+_BATCH = click.option(
+    "--batch-size",
+    type=_BatchSize(),
+    default="auto",
+    show_default=True,
+    help="Images decoded together; changes no score.",
+)
+
+
+@main.command()
+@click.argument("source", nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(), default="scores.h5", show_default=True, help="Score file (HDF5).")
+@_MODEL
+@_ENGINE
+@_DEVICE
+@_PRECISION
+@_VIEWS
+@_BATCH
+@_MAX_PIXELS
+@click.option("--resume", is_flag=True, help="Keep the rows that are there, score only what is missing.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--strict", is_flag=True, help="Exit status 3 if any image failed.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout, nothing else there.")
+def score(
+    source: tuple[str, ...],
+    output: str,
+    resume: bool,
+    overwrite: bool,
+    strict: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Score every image of SOURCE: folders, image files, globs, or @list.txt (one path per line)."""
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
+    if quiet and as_json:
+        raise click.UsageError("--quiet and --json exclude each other")
+    from metaqap_fast.report import Report
+    from metaqap_fast.run import run
+    from metaqap_fast.scorer import Scorer
+    from metaqap_fast.source import Listing
+    from metaqap_fast.store import check_output
+
+    mode = "resume" if resume else "overwrite" if overwrite else "new"
+    check_output(output, mode)  # before the seconds that a model takes to compile
+    Listing(source)
+    signal.signal(signal.SIGTERM, _terminate)
+    report = Report(source, quiet=quiet, as_json=as_json)
+    try:
+        with report:
+            scorer = Scorer(**options)
+            report.started(scorer)
+            summary = run(scorer, source, output, mode, report.progress)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        report.interrupted(output)
+        report.flush()
+        os._exit(stop.code if isinstance(stop, SystemExit) else 130)  # type: ignore[arg-type]
+    report.finished(summary)
+    if strict and summary.failed:
+        sys.exit(3)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+@main.command()
+@click.argument("scores")
+@click.option("--labels", required=True, type=click.Path(), help="csv with an image name and a MOS column.")
+@click.option("--draws", type=click.IntRange(min=100), default=1000, show_default=True, help="Bootstrap draws.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_MODEL
+@_ENGINE
+@_DEVICE
+@_PRECISION
+@_VIEWS
+def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any) -> None:
+    """Compare SCORES (a score file, or images to score first) with labels: SROCC, PLCC, KROCC, RMSE."""
+    from metaqap_fast.evaluate import evaluate as compare
+    from metaqap_fast.evaluate import read_labels
+    from metaqap_fast.table import ScoreTable
+
+    wanted = read_labels(labels)
+    if Path(scores).suffix.lower() in (".h5", ".hdf5"):
+        table = ScoreTable.read(scores)
+    else:
+        from metaqap_fast.scorer import score as score_sources
+
+        table = score_sources(scores, **options)
+    result = compare(table, wanted, draws)
+    if as_json:
+        metrics = {name: dict(zip(("value", "low", "high"), v, strict=True)) for name, v in result.metrics.items()}
+        document = {"images": result.count, "missing": result.missing, "failed": result.failed, **metrics}
+        click.echo(json.dumps(document))
+        return
+    click.echo(f"{result.count} of {len(wanted)} labelled images (95 % bootstrap intervals, {draws} draws)")
+    for label, names in (("no row", result.missing), ("failed", result.failed)):
+        if names:
+            click.echo(f"  left out, {label}: {len(names)} ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
+    for name, (value, low, high) in result.metrics.items():
+        click.echo(f"  {name.upper():14s} {value:.4f}   [{low:.4f}, {high:.4f}]")
+
+
+@main.command()
+@click.argument("scores", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def export(scores: str, out: str, overwrite: bool) -> None:
+    """Write a score file as OUT, a .csv, .jsonl or .parquet file."""
+    from metaqap_fast.errors import UsageError
+    from metaqap_fast.table import ScoreTable
+    from metaqap_fast.table import export as write
+
+    if Path(out).exists() and not overwrite:
+        raise UsageError(f"{out} exists; give --overwrite or another name")
+    table = ScoreTable.read(scores)
+    write(table, out)
+    click.echo(f"{len(table)} rows written to {out}", err=True)
+
+
+@main.command()
+@click.argument("what", metavar="SCORES.h5|MODEL")
+def inspect(what: str) -> None:
+    """Show what a score file or a model bundle is and how it was made."""
+    from metaqap_fast.report import describe_bundle, describe_scores
+
+    if Path(what).is_file():
+        describe_scores(what)
+    else:
+        describe_bundle(what)
+
+
+@main.group()
+def train() -> None:
+    """Turn labelled images into model bundles (needs the train extra)."""
+
+
+@train.command()
+@click.argument("biq2021", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the bundle.")
+@click.option("--work", default="work", show_default=True, type=click.Path(path_type=Path), help="Cached features.")
+def frozen(biq2021: Path, output: Path, work: Path) -> None:
+    """Rebuild the default bundle, version 0, from BIQ2021's training split (hours on two cores)."""
+    import logging
+
+    try:
+        from metaqap_fast.train.frozen import build
+    except ImportError as error:
+        raise MetaqapError(f"training needs more packages: pip install 'metaqap-fast[train]' ({error})") from None
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    build(biq2021, output, work)

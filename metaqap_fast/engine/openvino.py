@@ -1,0 +1,137 @@
+"""OpenVINO on a CPU: all members as one network, one view per request, as many requests as streams.
+
+A request holds exactly one view, so an image's score cannot depend on what it was batched with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.bundle import Bundle
+from metaqap_fast.engine import T
+from metaqap_fast.errors import MetaqapError, UsageError
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+
+
+@dataclass(slots=True)
+class _Image(Generic[T]):
+    """An image whose views are in flight."""
+
+    tag: T
+    out: NDArray[np.float32]  # [N, M]
+    missing: int
+
+
+class OpenVINOEngine:
+    """See `metaqap_fast.engine.Engine`.
+
+    Args:
+        bundle: the model.
+        precision: `auto` is bf16 on a CPU with AMX and fp32 elsewhere. OpenVINO's own default depends on
+            the CPU without saying so; here it is always pinned.
+        threads: CPU threads to use; None for all that the process may run on.
+    """
+
+    name = "openvino"
+
+    def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
+        try:
+            import openvino as ov
+        except ImportError as error:
+            raise MetaqapError(f"OpenVINO is not installed: pip install openvino ({error})") from None
+        self.precision = default_precision() if precision == "auto" else precision
+        if self.precision == "fp16":
+            raise UsageError("OpenVINO has no fp16 on this CPU engine: use fp32, bf16 or int8")
+        core = ov.Core()
+        core.set_property({"CACHE_DIR": str(cache_dir())})
+        threads = threads or len(os.sched_getaffinity(0))
+        model = merged(core, bundle)
+        if self.precision == "int8":
+            from metaqap_fast.engine.quantize import quantize
+
+            quantize(model, bundle)
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "INFERENCE_NUM_THREADS": threads,
+                "ENABLE_CPU_PINNING": False,  # decoding threads share these cores
+            },
+        )
+        self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads"
+        self._members = len(bundle.members)
+        self._queue: Any = ov.AsyncInferQueue(compiled)
+        self._queue.set_callback(_collect)
+
+    def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
+        """See `metaqap_fast.engine.Engine.predict`."""
+        flying: deque[_Image[T]] = deque()
+        try:
+            for tag, views in items:
+                image = _Image(tag, np.empty((len(views), self._members), np.float32), len(views))
+                flying.append(image)
+                for index, view in enumerate(views):
+                    self._queue.start_async({0: view[None]}, (image, index))  # waits for a free request
+                while flying and not flying[0].missing:
+                    done = flying.popleft()
+                    yield done.tag, done.out
+        finally:
+            self._queue.wait_all()
+        for done in flying:
+            yield done.tag, done.out
+
+    def close(self) -> None:
+        """Wait for what is in flight."""
+        self._queue.wait_all()
+
+
+def _collect(request: Any, slot: tuple[_Image[Any], int]) -> None:
+    image, index = slot
+    image.out[index] = request.get_output_tensor(0).data[0]
+    image.missing -= 1  # the queue runs callbacks one at a time, holding the interpreter's lock
+
+
+def merged(core: Any, bundle: Bundle) -> Any:
+    """One `ov.Model`: [1, S, S, 3] uint8 -> [1, M] float32, members in the bundle's order."""
+    import openvino as ov
+    from openvino import opset13 as op
+
+    size = bundle.view_size
+    image = op.parameter([1, size, size, 3], ov.Type.u8, "image")
+    outputs = []
+    for member in bundle.members:
+        model = core.read_model(member.file)
+        if len(model.inputs) != 1 or len(model.outputs) != 1:
+            raise MetaqapError(f"{member.file}: a member has one input and one output")
+        model.reshape([1, size, size, 3])
+        (parameter,) = model.get_parameters()
+        for node in model.get_ordered_ops():
+            node.set_friendly_name(f"{member.name}/{node.get_friendly_name()}")
+        parameter.output(0).replace(image.output(0))
+        outputs.append(op.convert(model.get_results()[0].input_value(0), "f32"))
+    return ov.Model([op.concat(outputs, 1)], [image], bundle.name)
+
+
+def default_precision() -> str:
+    """bf16 where the CPU multiplies bf16 matrices (AMX), fp32 elsewhere: there bf16 is slower than fp32."""
+    try:
+        return "bf16" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "fp32"
+    except OSError:
+        return "fp32"
+
+
+def cache_dir() -> Path:
+    """Where compiled models are kept: $METAQAP_FAST_CACHE, or metaqap-fast under the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaqap-fast"
+    return Path(os.environ.get("METAQAP_FAST_CACHE") or default)

@@ -1,0 +1,37 @@
+"""What can go wrong: a status for one image, an exception for a run."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Outcome of one image, stored as `u1` in the score file."""
+
+    ok = 0
+    unreadable = 1  # the bytes could not be read: missing, no permission, not a regular file
+    unsupported = 2  # not an image format (or variant of one) that this program scores
+    corrupt = 3  # an image format, but its header or its pixels cannot be decoded
+    too_large = 4  # more pixels or bytes than the limit; never decoded
+    engine_error = 5  # decoded, but the inference engine failed on it
+
+
+class ImageError(Exception):
+    """One image failed. Becomes that image's row; never ends a run."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class MetaqapError(Exception):
+    """The run could not complete. Shown to the user as one line, exit status 1."""
+
+    exit_code = 1
+
+
+class UsageError(MetaqapError):
+    """The request itself is wrong (names, options, an existing output). Exit status 2."""
+
+    exit_code = 2

@@ -1,0 +1,229 @@
+"""The five stages in overlap: read, decode, predict, combine, and whoever consumes the rows.
+
+This is the hot path; it reads top to bottom. Each stage is a generator, `overlap` gives it a thread and a
+bounded queue, and memory is bounded by the queues whatever the number of images.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast import bundle as bundles
+from metaqap_fast import engine as engines
+from metaqap_fast import views as view_modes
+from metaqap_fast.combine import combine
+from metaqap_fast.decode import MAX_PIXELS, Decoded, Decoder
+from metaqap_fast.errors import ImageError, Status, UsageError
+from metaqap_fast.source import MAX_BYTES, Encoded, Entry, Listing, read_all
+from metaqap_fast.table import ScoreTable
+
+T = TypeVar("T")
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image's result, as it stands in the score file."""
+
+    key: bytes
+    status: Status
+    error: str
+    score: float  # 0 worst to 1 best, NaN where failed
+    uncertainty: float
+    members: NDArray[np.float32]  # [M]
+    width: int
+    height: int
+    nbytes: int
+
+
+class Scorer:
+    """Scores images; keep it and call it again, the model stays compiled.
+
+    Args:
+        model: a shipped bundle's name or a bundle's folder.
+        engine: `auto`, `tensorrt`, `openvino` or `torch`.
+        device: `auto`, `cpu` or `cuda:N`.
+        precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
+        views: `fit` (as shown on a screen) or `native` (a grid of unscaled crops).
+        batch_size: images decoded together; never changes a score.
+        max_pixels: larger images get the status `too_large` and are not decoded.
+        max_bytes: the same for the size of the file.
+
+    Raises:
+        UsageError: an unknown model, engine, device, precision or view mode.
+        MetaqapError: a damaged bundle, or a library that is missing.
+
+    Not thread-safe: one call at a time.
+    """
+
+    def __init__(
+        self,
+        model: str = bundles.DEFAULT,
+        *,
+        engine: str = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+        views: view_modes.Mode = "fit",
+        batch_size: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        if views not in view_modes.MODES:
+            raise UsageError(f"unknown views {views!r}: one of {', '.join(view_modes.MODES)}")
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch size {batch_size}: at least 1")
+        self.bundle = bundles.load(model)
+        self.views: view_modes.Mode = views
+        self.max_bytes = max_bytes
+        self.batch_size = batch_size or BATCH_SIZE
+        self.decoder = Decoder(self.bundle.view_size, views, self.batch_size, max_pixels)
+        self.engine = engines.create(self.bundle, engine, device, precision)
+
+    def stream(self, entries: Iterable[Entry]) -> Iterator[Row]:
+        """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
+        with closing(overlap(read_all(entries, max_bytes=self.max_bytes), 2 * self.batch_size)) as encoded:
+            yield from self._rows(self.decoder.stream(encoded))
+
+    def score(self, *sources: str | os.PathLike[str]) -> ScoreTable:
+        """Score folders, files, globs or `@list.txt`, in the order of the sorted keys."""
+        return self._table(self.stream(Listing(sources)))
+
+    def score_bytes(self, images: Sequence[bytes]) -> ScoreTable:
+        """Score encoded images (whole files as bytes), in the order given; keys are 0, 1, 2, ..."""
+        encoded = (Encoded(str(i).encode(), data) for i, data in enumerate(images))
+        return self._table(self._rows(self.decoder.stream(encoded)))
+
+    def score_arrays(self, images: Sequence[NDArray[np.uint8]]) -> ScoreTable:
+        """Score decoded images, each [H, W, 3] uint8 RGB of any size, in the order given.
+
+        Raises:
+            UsageError: an array of another shape or dtype; the message names its index.
+        """
+        for i, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise UsageError(f"images[{i}] is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3]")
+        named = ((str(i).encode(), np.ascontiguousarray(image)) for i, image in enumerate(images))
+        return self._table(self._rows(self.decoder.stream_arrays(named)))
+
+    def close(self) -> None:
+        """Release threads and device memory."""
+        self.engine.close()
+
+    def _rows(self, decoded: Iterator[Decoded]) -> Iterator[Row]:
+        with (
+            closing(overlap(decoded, self.batch_size)) as images,
+            closing(overlap(self.engine.predict((image, image.views) for image in images), 64)) as predicted,
+        ):
+            for image, predictions in predicted:
+                yield self._row(image, predictions)
+
+    def _row(self, image: Decoded, predictions: NDArray[np.float32]) -> Row:
+        error = image.error
+        members = np.full((1, len(self.bundle.members)), np.nan, np.float32)
+        if error is None:
+            members[0] = predictions.mean(axis=0)
+            if not np.isfinite(members).all():
+                error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
+        score, uncertainty = combine(members, self.bundle.meta)
+        if error is not None:
+            score[0] = uncertainty[0] = np.nan
+        return Row(
+            image.key,
+            error.status if error else Status.ok,
+            error.reason if error else "",
+            float(score[0]),
+            float(uncertainty[0]),
+            members[0],
+            image.width,
+            image.height,
+            image.nbytes,
+        )
+
+    def describe(self) -> dict[str, object]:
+        """What decides the scores: recorded in every score file, and compared before a run is resumed."""
+        meta, document = self.bundle.meta, self.bundle.document
+        return {
+            "bundle": self.bundle.name,
+            "bundle_digest": self.bundle.digest,
+            "members": [member.name for member in self.bundle.members],
+            "meta_learner_weights": list(meta.weights),
+            "meta_learner_intercept": meta.intercept,
+            "score_range": [0.0, 1.0],
+            "score_direction": "higher is better",
+            "score_scale": str(document.get("score_scale", "")),
+            "engine": self.engine.name,
+            "precision": self.engine.precision,
+            "device": self.engine.device,
+            "preprocessing": f"views={self.views}, view size {self.bundle.view_size}",
+        }
+
+    def _table(self, rows: Iterator[Row]) -> ScoreTable:
+        return ScoreTable.from_rows(list(rows), self.describe())
+
+
+def overlap(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Run a generator in a thread of its own, at most `depth` items ahead of its consumer.
+
+    An exception travels to the consumer; closing the returned generator stops the thread and closes `items`.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: T | None, error: BaseException | None, more: bool) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((item, error, more), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item, None, True):
+                    return
+            put(None, None, False)
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, the consumer must see it
+            put(None, error, False)
+        finally:
+            if hasattr(items, "close"):
+                items.close()
+
+    thread = threading.Thread(target=work, daemon=True, name=f"overlap-{getattr(items, '__name__', 'stage')}")
+    thread.start()
+    try:
+        while True:
+            item, error, more = ready.get()
+            if error is not None:
+                raise error
+            if not more:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def score(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: object) -> ScoreTable:
+    """Score images once; see `Scorer` for the options and `Scorer.score` for the sources.
+
+    Raises:
+        UsageError: a source that does not exist.
+    """
+    if isinstance(sources, (str, os.PathLike)):
+        sources = [sources]
+    scorer = Scorer(**options)  # type: ignore[arg-type]
+    try:
+        return scorer.score(*sources)
+    finally:
+        scorer.close()

@@ -1,0 +1,312 @@
+"""Score tables in memory and as HDF5 (format "metaqap-scores", version 1), and their export."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.errors import MetaqapError, Status, UsageError
+
+if TYPE_CHECKING:
+    import h5py
+
+FORMAT = "metaqap-scores"
+FORMAT_VERSION = 1
+CHUNK = 4096  # rows of a dataset's chunk
+
+
+class RowLike(Protocol):
+    """What a table needs of a row; `scorer.Row` has it."""
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def uncertainty(self) -> float: ...
+    @property
+    def members(self) -> NDArray[np.float32]: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Rows as columns of equal length.
+
+    keys: paths as bytes. score, uncertainty: [N] float32, 0 worst to 1 best, NaN where failed. members:
+    [N, M] float32. status: [N] uint8, see `Status`. error: N texts. width, height: [N] uint32, pixels as
+    displayed. nbytes: [N] uint64. attributes: how the scores were made.
+    """
+
+    keys: list[bytes]
+    score: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
+    members: NDArray[np.float32]
+    status: NDArray[np.uint8]
+    error: list[str]
+    width: NDArray[np.uint32]
+    height: NDArray[np.uint32]
+    nbytes: NDArray[np.uint64]
+    attributes: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def paths(self) -> list[str]:
+        """Keys as text; bytes that are not UTF-8 by surrogateescape, as `os.fsdecode` does."""
+        return [os.fsdecode(key) for key in self.keys]
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """[N] True where the image was scored."""
+        return self.status == Status.ok
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[RowLike], attributes: Mapping[str, Any]) -> ScoreTable:
+        """Columns of a list of rows; `attributes["members"]` gives the width of an empty table."""
+        m = len(attributes["members"])
+        return cls(
+            [row.key for row in rows],
+            np.array([row.score for row in rows], np.float32),
+            np.array([row.uncertainty for row in rows], np.float32),
+            np.array([row.members for row in rows], np.float32).reshape(len(rows), m),
+            np.array([row.status for row in rows], np.uint8),
+            [row.error for row in rows],
+            np.array([row.width for row in rows], np.uint32),
+            np.array([row.height for row in rows], np.uint32),
+            np.array([row.nbytes for row in rows], np.uint64),
+            dict(attributes),
+        )
+
+    def take(self, order: Sequence[int]) -> ScoreTable:
+        """The rows of these numbers, in this order."""
+        index = np.asarray(order, np.int64)
+        columns = (self.score, self.uncertainty, self.members, self.status)
+        sizes = (self.width, self.height, self.nbytes)
+        return ScoreTable(
+            [self.keys[i] for i in index],
+            *(column[index] for column in columns),
+            [self.error[i] for i in index],
+            *(column[index] for column in sizes),
+            attributes=self.attributes,
+        )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> ScoreTable:
+        """Read a score file.
+
+        Raises:
+            UsageError: no such file.
+            MetaqapError: not a score file, damaged, or of a newer format.
+        """
+        with open_scores(path) as file:
+            return read_rows(file)
+
+
+def open_scores(path: str | os.PathLike[str]) -> h5py.File:
+    """Open a score file for reading and check what it is; raises as `ScoreTable.read`."""
+    import h5py
+
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"no such file: {path}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise MetaqapError(f"{path} is not a readable HDF5 file: {error}") from None
+    if _text(file.attrs.get("format")) != FORMAT or "scores" not in file:
+        file.close()
+        raise MetaqapError(f"{path} is an HDF5 file, but not a score file of this program")
+    if file.attrs["format_version"] != FORMAT_VERSION:
+        version = file.attrs["format_version"]
+        file.close()
+        raise MetaqapError(f"{path} has score format {version}; this program reads {FORMAT_VERSION}")
+    return file
+
+
+def read_rows(file: h5py.File, rows: slice = slice(None)) -> ScoreTable:
+    """Rows of an open score file."""
+    try:
+        g = file["scores"]
+        return ScoreTable(
+            [bytes(key) for key in g["path"][rows]],
+            g["score"][rows],
+            g["uncertainty"][rows],
+            g["members"][rows],
+            g["status"][rows],
+            [text.decode(errors="replace") for text in g["error"][rows]],
+            g["width"][rows],
+            g["height"][rows],
+            g["bytes"][rows],
+            {name: _plain(value) for name, value in file.attrs.items()},
+        )
+    except (KeyError, OSError, RuntimeError, AttributeError) as error:
+        raise MetaqapError(f"{file.filename} is damaged: {error}") from None
+
+
+def create_scores(path: Path, attributes: Mapping[str, Any]) -> h5py.File:
+    """An empty score file to `append_rows` to."""
+    import h5py
+
+    file = h5py.File(path, "w")
+    for name, value in {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}.items():
+        file.attrs[name] = value
+    g = file.create_group("scores")
+    text = h5py.string_dtype("utf-8")
+    columns: dict[str, Any] = {
+        "path": text,
+        # Only where `path` is not valid UTF-8: the same bytes, for readers that refuse to show them.
+        "path_raw": h5py.vlen_dtype(np.uint8),
+        "score": "f4",
+        "uncertainty": "f4",
+        "members": "f4",
+        "status": h5py.enum_dtype({s.name: s.value for s in Status}, basetype="u1"),
+        "error": text,
+        "width": "u4",
+        "height": "u4",
+        "bytes": "u8",
+    }
+    m = len(attributes["members"])
+    for name, dtype in columns.items():
+        wide = name == "members"
+        shape, limit, chunk = ((0, m), (None, m), (CHUNK, m)) if wide else ((0,), (None,), (CHUNK,))
+        g.create_dataset(name, shape, dtype, maxshape=limit, chunks=chunk)
+    g["status"].attrs["values"] = json.dumps({s.name: s.value for s in Status})
+    g["score"].attrs["range"] = "0 worst to 1 best, NaN where status is not ok"
+    g["uncertainty"].attrs["meaning"] = "one standard deviation, in the units of the score"
+    return file
+
+
+def append_rows(file: h5py.File, table: ScoreTable) -> None:
+    """Append rows to a file made by `create_scores`."""
+    g = file["scores"]
+    start, stop = len(g["path"]), len(g["path"]) + len(table)
+    for dataset in g.values():
+        dataset.resize(stop, axis=0)
+    if not len(table):
+        return
+    g["path"][start:] = np.array(table.keys, object)
+    for i, key in enumerate(table.keys):
+        if not _is_utf8(key):
+            g["path_raw"][start + i] = np.frombuffer(key, np.uint8)
+    g["error"][start:] = np.array(table.error, object)
+    numbers = {
+        "score": table.score,
+        "uncertainty": table.uncertainty,
+        "members": table.members,
+        "status": table.status,
+        "width": table.width,
+        "height": table.height,
+        "bytes": table.nbytes,
+    }
+    for name, values in numbers.items():
+        g[name][start:] = values
+
+
+def _is_utf8(key: bytes) -> bool:
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """HDF5 attribute as a plain Python value."""
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# --- export ----------------------------------------------------------------------------------------------
+
+
+def records(table: ScoreTable) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries of plain values; NaN is None, bytes that are not UTF-8 are escaped as \\xNN."""
+    names = table.attributes["members"]
+    for i, key in enumerate(table.keys):
+        ok = table.status[i] == Status.ok
+        yield {
+            "path": key.decode(errors="backslashreplace"),
+            "score": float(table.score[i]) if ok else None,
+            "uncertainty": float(table.uncertainty[i]) if ok else None,
+            "status": Status(table.status[i]).name,
+            "error": table.error[i],
+            "width": int(table.width[i]),
+            "height": int(table.height[i]),
+            "bytes": int(table.nbytes[i]),
+            **{f"member_{n}": float(v) if ok else None for n, v in zip(names, table.members[i], strict=True)},
+        }
+
+
+def export(table: ScoreTable, path: str | os.PathLike[str]) -> None:
+    """Write a table as .csv, .jsonl or .parquet (needs pyarrow), by the name's ending; atomically.
+
+    Raises:
+        UsageError: another ending.
+        MetaqapError: pyarrow is missing, or the file cannot be written.
+    """
+    path = Path(path)
+    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    writer = writers.get(path.suffix.lower())
+    if writer is None:
+        raise UsageError(f"cannot export to {path.name}: the name must end in {', '.join(writers)}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            writer(table, file)
+        os.replace(partial, path)
+    except OSError as error:
+        raise MetaqapError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_csv(table: ScoreTable, file: IO[bytes]) -> None:
+    import io
+
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    rows = list(records(table))
+    columns = list(rows[0]) if rows else ["path", "score", "uncertainty", "status", "error"]
+    out = csv.DictWriter(text, columns)
+    out.writeheader()
+    out.writerows(rows)
+    text.detach()
+
+
+def _write_jsonl(table: ScoreTable, file: IO[bytes]) -> None:
+    for record in records(table):
+        file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+
+def _write_parquet(table: ScoreTable, file: IO[bytes]) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MetaqapError("parquet needs pyarrow: pip install 'metaqap-fast[parquet]'") from None
+    rows = list(records(table))
+    metadata = {name: json.dumps(value) for name, value in table.attributes.items()}
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), file)

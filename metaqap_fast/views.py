@@ -1,0 +1,66 @@
+"""How an image of any size and shape becomes the members' inputs: fixed-size square views.
+
+Two modes (the choice and its numbers: the model card):
+
+fit     (default) The shorter side is fitted to the members' input size, antialiased, aspect ratio kept; the
+        image is then covered by overlapping square views along the longer side. The image as a viewer
+        shows it on a screen.
+native  No rescaling: a grid of native-resolution crops that covers the image. What a pixel peeper sees.
+
+An image's member predictions are the mean over its views.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mode = Literal["fit", "native"]
+MODES: tuple[Mode, ...] = ("fit", "native")
+
+MAX_ASPECT = 8  # a longer strip is fitted by its longer side, to MAX_ASPECT view sizes
+MAX_GRID = 8  # native: at most MAX_GRID x MAX_GRID views, spread evenly
+TOLERANCE = 16  # an overhang under 1/16 of a view is cropped rather than given a view of its own
+
+
+def target_size(width: int, height: int, size: int, mode: Mode) -> tuple[int, int]:
+    """Size (width, height) in pixels that an image is resized to before views are cut from it.
+
+    Equal to the input where nothing is to be resized.
+    """
+    if mode == "native":
+        return width, height
+    scale = min(size / min(width, height), MAX_ASPECT * size / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def cut(pixels: NDArray[np.uint8], size: int, mode: Mode) -> NDArray[np.uint8]:
+    """Square views of a resized image.
+
+    Args:
+        pixels: [H, W, 3] uint8, already at its `target_size`.
+        size: side of a view in pixels.
+
+    Returns:
+        [N, size, size, 3] uint8, N >= 1. A side shorter than `size` is extended by mirroring.
+    """
+    height, width = pixels.shape[:2]
+    if height < size or width < size:
+        pad = [(0, max(0, size - height)), (0, max(0, size - width)), (0, 0)]
+        pixels = np.pad(pixels, pad, mode="symmetric")
+    limit = MAX_GRID if mode == "native" else MAX_ASPECT
+    tops = _starts(pixels.shape[0], size, limit)
+    lefts = _starts(pixels.shape[1], size, limit)
+    return np.stack([pixels[y : y + size, x : x + size] for y in tops for x in lefts])
+
+
+def _starts(length: int, size: int, limit: int) -> list[int]:
+    """Evenly spaced starts of windows that cover `length`, first and last flush with the edges."""
+    over = length - size
+    if over <= size // TOLERANCE:
+        return [over // 2]
+    count = min(limit, math.ceil((length - size // TOLERANCE) / size))
+    return [round(i * over / (count - 1)) for i in range(count)]

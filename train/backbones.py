@@ -15,6 +15,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -162,7 +163,23 @@ def pool(x: Tensor) -> list[Tensor]:
 def _folded(conv: nn.Module, norm: nn.Module) -> nn.Module:
     """A convolution with its normalisation folded in, then the activation that timm's norm layer carries."""
     fused: Any = fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
-    return nn.Sequential(fused, norm.act if isinstance(norm.act, nn.Module) else nn.Identity())
+    return nn.Sequential(*_static_padding(fused), norm.act if isinstance(norm.act, nn.Module) else nn.Identity())
+
+
+def _static_padding(conv: Any) -> list[nn.Module]:
+    """A convolution with TensorFlow's "same" padding (timm's Conv2dSame) as constant padding and convolution.
+
+    Exact where every strided convolution sees an even size: view sizes are multiples of 32.
+    """
+    if not isinstance(conv, Conv2dSame):
+        return [conv]
+    plain = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups, bias=True  # type: ignore[arg-type]
+    )
+    plain.weight, plain.bias = conv.weight, conv.bias
+    total = conv.kernel_size[0] - conv.stride[0]
+    before = total // 2
+    return [nn.ZeroPad2d((before, total - before, before, total - before)), plain]
 
 
 def _fold(stage: nn.Module) -> nn.Module:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino as ov
 import torch
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from metaqap_fast.decode import Decoder
 from metaqap_fast.errors import MetaqapError
@@ -19,6 +21,7 @@ from metaqap_fast.source import Entry, read_all
 log = logging.getLogger(__name__)
 
 VIEW_SIZE = 512
+OPSET = 17
 
 
 def extract(network: torch.nn.Module, files: Sequence[Path], cache: Path) -> NDArray[np.float32]:
@@ -71,8 +74,50 @@ def export_onnx(network: torch.nn.Module, path: Path) -> None:
         (example,),
         str(path),
         dynamo=False,
-        opset_version=17,
+        opset_version=OPSET,
         input_names=["image"],
         output_names=["prediction"],
         dynamic_axes=axes,
     )
+    model = onnx.load(path)
+    fuse_pads(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def fuse_pads(model: onnx.ModelProto) -> None:
+    """Turn a zero padding of height and width before a convolution into the convolution's own.
+
+    TensorFlow's "same" padding is asymmetric, which torch can only express as a separate operation, and as
+    such it costs engines a pass over the image and the fusion of what stands before it.
+    """
+    graph = model.graph
+    made = {name: node for node in graph.node for name in node.output}
+    for conv in [node for node in graph.node if node.op_type == "Conv"]:
+        pad = made.get(conv.input[0])
+        if pad is None or pad.op_type != "Pad":
+            continue
+        chain = _ancestors(pad.input[1], made)
+        amounts = _evaluate(chain, pad.input[1])  # [8]: before and after, for each of N, C, H, W
+        own = next(attribute for attribute in conv.attribute if attribute.name == "pads")
+        own.ints[:] = [a + int(b) for a, b in zip(own.ints, amounts[[2, 3, 6, 7]], strict=True)]
+        conv.input[0] = pad.input[0]
+        for node in (*chain, pad):
+            graph.node.remove(node)
+
+
+def _ancestors(name: str, made: dict[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The constant nodes that a tensor is computed from, inputs first."""
+    if not name or name not in made:
+        return []
+    node = made[name]
+    above = [ancestor for source in node.input for ancestor in _ancestors(source, made)]
+    return [*above, node]
+
+
+def _evaluate(nodes: list[onnx.NodeProto], output: str) -> NDArray[np.int64]:
+    value = onnx.helper.make_tensor_value_info(output, onnx.TensorProto.INT64, None)
+    graph = onnx.helper.make_graph(nodes, "constants", [], [value])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+    (amounts,) = ReferenceEvaluator(model).run(None, {})
+    return np.asarray(amounts)

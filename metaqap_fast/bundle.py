@@ -77,7 +77,7 @@ def load(model: str = DEFAULT) -> Bundle:
         BundleError: not a bundle, damaged, tampered, or of a newer format.
     """
     path = Path(model) if Path(model).is_dir() else MODELS / model
-    if "/" in model and not Path(model).is_dir() or not path.is_dir():
+    if ("/" in model and not Path(model).is_dir()) or not path.is_dir():
         raise UsageError(f"unknown model {model!r}: give one of {', '.join(available())} or a bundle's folder")
     try:
         text = (path / "bundle.json").read_bytes()
@@ -91,7 +91,7 @@ def load(model: str = DEFAULT) -> Bundle:
     version = document.get("format_version")
     if version != FORMAT_VERSION:
         raise BundleError(
-            f"{path} has bundle format {version}; this program reads {FORMAT_VERSION}. A newer metaqap-fast may read it."
+            f"{path} has bundle format {version}; this program reads {FORMAT_VERSION}: a newer one may read it"
         )
     try:
         return _parse(path, document, hashlib.sha256(text).hexdigest())

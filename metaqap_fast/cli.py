@@ -12,12 +12,15 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from metaqap_fast import __version__
 from metaqap_fast.errors import MetaqapError
+
+if TYPE_CHECKING:
+    from metaqap_fast.store import Mode
 
 
 class _Group(click.Group):
@@ -64,7 +67,7 @@ _MAX_PIXELS = click.option(
 )
 
 
-class _BatchSize(click.ParamType):
+class _BatchSize(click.ParamType):  # type: ignore[type-arg]
     name = "auto|N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
@@ -120,16 +123,17 @@ def score(
     from metaqap_fast.source import Listing
     from metaqap_fast.store import check_output
 
-    mode = "resume" if resume else "overwrite" if overwrite else "new"
+    mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
     check_output(output, mode)  # before the seconds that a model takes to compile
-    Listing(source)
+    listing = Listing(source)
+    listing.first()
     signal.signal(signal.SIGTERM, _terminate)
-    report = Report(source, quiet=quiet, as_json=as_json)
+    report = Report(listing, quiet=quiet, as_json=as_json)
     try:
         with report:
             scorer = Scorer(**options)
             report.started(scorer)
-            summary = run(scorer, source, output, mode, report.progress)
+            summary = run(scorer, listing, output, mode, report.progress)
     except (KeyboardInterrupt, SystemExit) as stop:
         report.interrupted(output)
         report.flush()

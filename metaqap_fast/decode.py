@@ -192,9 +192,7 @@ def _pipeline(encoded: bool, options: dict[str, Any]) -> Any:
     try:
         from nvidia.dali import fn, pipeline_def, types
     except ImportError as error:
-        raise MetaqapError(
-            f"DALI is not installed: pip install nvidia-dali-cuda130 ({error})"
-        ) from None
+        raise MetaqapError(f"DALI is not installed: pip install nvidia-dali-cuda130 ({error})") from None
     on_gpu = options["device_id"] is not None
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
@@ -210,7 +208,9 @@ def _pipeline(encoded: bool, options: dict[str, Any]) -> Any:
                 adjust_orientation=True,
                 jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; the GPU's default differs
             )
-        if resized:  # a 512x512 image costs no resampling, and keeps its exact pixels
+        # A 512x512 image costs no resampling, and keeps its exact pixels. Not a conditional expression: DALI
+        # compiles the statement into a branch for each sample.
+        if resized:  # noqa: SIM108
             out = fn.resize(image, size=size, interp_type=types.INTERP_CUBIC, antialias=True)
         else:
             out = image

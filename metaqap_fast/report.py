@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from metaqap_fast.errors import MetaqapError, Status
 if TYPE_CHECKING:
     from metaqap_fast.run import Summary
     from metaqap_fast.scorer import Scorer
+    from metaqap_fast.source import Listing
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -30,12 +31,12 @@ class Report:
     Inside the `with` block, what C libraries write to stderr about bad images is dropped: the rows say it.
     """
 
-    def __init__(self, sources: Sequence[str], quiet: bool = False, as_json: bool = False) -> None:
+    def __init__(self, listing: Listing, quiet: bool = False, as_json: bool = False) -> None:
         self._quiet, self._json = quiet, as_json
         self._stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
         self.console = Console(file=self._stderr, highlight=False, soft_wrap=True)
         self._terminal = self._stderr.isatty() and not quiet and not as_json
-        self._sources = sources
+        self._listing = listing
         self._total: int | None = None
         self._last = time.monotonic()
         self._bar: Any = None
@@ -63,12 +64,8 @@ class Report:
             self._fd = None
 
     def _count(self) -> None:
-        from metaqap_fast.source import Listing
-
-        try:
-            self._total = sum(1 for _ in Listing([s for s in self._sources if s != "@-"]))
-        except MetaqapError:
-            self._total = None
+        with suppress(MetaqapError):  # the run itself will meet it too
+            self._total = self._listing.count()
 
     def started(self, scorer: Scorer) -> None:
         """Say loudly what runs."""

@@ -6,16 +6,17 @@ import heapq
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from metaqap_fast import __version__
 from metaqap_fast.errors import Status
-from metaqap_fast.scorer import Row, Scorer
+from metaqap_fast.scorer import Scorer
 from metaqap_fast.source import Listing
 from metaqap_fast.store import Mode, Store
+from metaqap_fast.table import Row
 
 EXTREMES = 5
 
@@ -79,21 +80,20 @@ class Summary:
 
 def run(
     scorer: Scorer,
-    sources: Sequence[str],
+    listing: Listing,
     output: str | os.PathLike[str],
     mode: Mode = "new",
     on_row: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
-    """Score sources into a file.
+    """Score a listing into a file.
 
     An interrupt (KeyboardInterrupt, SystemExit) or a failure commits every row that is ready before it goes
     on its way; `mode="resume"` continues from there.
 
     Raises:
-        UsageError, MetaqapError: see `Listing` and `Store`.
+        UsageError, MetaqapError: see `Store`.
     """
-    listing = Listing(sources)
-    attributes = {"program_version": __version__, "source": list(sources), **scorer.describe()}
+    attributes = {"program_version": __version__, "source": listing.sources, **scorer.describe()}
     store = Store(output, attributes, mode)
     summary = Summary(os.fspath(output), done=len(store.done))
     start = time.monotonic()

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -24,25 +23,10 @@ from metaqap_fast.combine import combine
 from metaqap_fast.decode import MAX_PIXELS, Decoded, Decoder
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.source import MAX_BYTES, Encoded, Entry, Listing, read_all
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.table import Row, ScoreTable
 
 T = TypeVar("T")
 BATCH_SIZE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One image's result, as it stands in the score file."""
-
-    key: bytes
-    status: Status
-    error: str
-    score: float  # 0 worst to 1 best, NaN where failed
-    uncertainty: float
-    members: NDArray[np.float32]  # [M]
-    width: int
-    height: int
-    nbytes: int
 
 
 class Scorer:
@@ -88,7 +72,7 @@ class Scorer:
         self.decoder = Decoder(self.bundle.view_size, views, self.batch_size, max_pixels)
         self.engine = engines.create(self.bundle, engine, device, precision)
 
-    def stream(self, entries: Iterable[Entry]) -> Iterator[Row]:
+    def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
         """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
         with closing(overlap(read_all(entries, max_bytes=self.max_bytes), 2 * self.batch_size)) as encoded:
             yield from self._rows(self.decoder.stream(encoded))
@@ -170,7 +154,7 @@ class Scorer:
         return ScoreTable.from_rows(list(rows), self.describe())
 
 
-def overlap(items: Iterator[T], depth: int) -> Iterator[T]:
+def overlap(items: Iterator[T], depth: int) -> Generator[T]:
     """Run a generator in a thread of its own, at most `depth` items ahead of its consumer.
 
     An exception travels to the consumer; closing the returned generator stops the thread and closes `items`.

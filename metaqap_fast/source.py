@@ -6,6 +6,7 @@ by component, so a folder can be listed in order without holding the whole tree:
 
 from __future__ import annotations
 
+import copy
 import glob
 import heapq
 import os
@@ -92,6 +93,20 @@ class Listing:
             if entry.key != last:
                 last = entry.key
                 yield entry
+
+    def first(self) -> Entry:
+        """The first entry.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for entry in copy.copy(self):  # a copy: `skipped` of this listing is left alone
+            return entry
+        raise UsageError(f"no image found in {', '.join(self.sources)}")
+
+    def count(self) -> int:
+        """Number of entries; lists everything."""
+        return sum(1 for _ in copy.copy(self))
 
     def _walk(self, folder: bytes, prefix: bytes, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
         try:

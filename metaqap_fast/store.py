@@ -27,7 +27,7 @@ from typing import IO, Any, Literal
 
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.source import key_order
-from metaqap_fast.table import RowLike, ScoreTable, append_rows, create_scores, open_scores, read_rows
+from metaqap_fast.table import Row, ScoreTable, append_rows, create_scores, open_scores, read_rows
 
 Mode = Literal["new", "resume", "overwrite"]
 ROWS_PER_PART = 1000
@@ -64,7 +64,7 @@ class Store:
         self.output, self.parts = Path(output), _parts(output)
         self.rows_per_part, self.seconds_per_part = rows_per_part, seconds_per_part
         self.done: set[bytes] = set()
-        self._waiting: list[RowLike] = []
+        self._waiting: list[Row] = []
         self._committed = time.monotonic()
         self._next = 0
         self._lock: IO[str] | None = None
@@ -83,7 +83,7 @@ class Store:
         if mode == "resume":
             self._recover()
 
-    def add(self, row: RowLike) -> None:
+    def add(self, row: Row) -> None:
         """Take a row; it is safe once its part is committed."""
         self._waiting.append(row)
         late = time.monotonic() - self._committed > self.seconds_per_part
@@ -105,7 +105,7 @@ class Store:
             with create_scores(partial, self.attributes) as file:
                 append_rows(file, table)
             name = f"part-{self._next:06d}-{_fsync_and_hash(partial)}.h5"
-            os.rename(partial, self.parts / name)
+            partial.rename(self.parts / name)
             _fsync_folder(self.parts)
         except (OSError, RuntimeError, ValueError) as error:  # h5py raises each of these for a full disk
             raise MetaqapError(
@@ -128,7 +128,7 @@ class Store:
                 for table in self._merged():
                     append_rows(file, table)
             _fsync_and_hash(partial)
-            os.replace(partial, self.output)
+            partial.replace(self.output)
             _fsync_folder(self.output.parent)
         except (OSError, RuntimeError, ValueError) as error:
             partial.unlink(missing_ok=True)
@@ -180,7 +180,7 @@ class Store:
             attributes = {k: v for k, v in found.items() if k not in ("format", "format_version")}
         partial = self.parts / "run.json.tmp"
         partial.write_text(json.dumps(attributes))
-        os.replace(partial, path)
+        partial.replace(path)
         return attributes
 
     def _recover(self) -> None:
@@ -210,9 +210,7 @@ class Store:
             part, first = unique[start][1:]
             stop = start + 1
             while (
-                stop < len(unique)
-                and stop - start < ROWS_PER_PART
-                and unique[stop][1:] == (part, first + stop - start)
+                stop < len(unique) and stop - start < ROWS_PER_PART and unique[stop][1:] == (part, first + stop - start)
             ):
                 stop += 1
             with open_scores(paths[part]) as file:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +23,19 @@ FORMAT_VERSION = 1
 CHUNK = 4096  # rows of a dataset's chunk
 
 
-class RowLike(Protocol):
-    """What a table needs of a row; `scorer.Row` has it."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image's result."""
 
-    @property
-    def key(self) -> bytes: ...
-    @property
-    def status(self) -> Status: ...
-    @property
-    def error(self) -> str: ...
-    @property
-    def score(self) -> float: ...
-    @property
-    def uncertainty(self) -> float: ...
-    @property
-    def members(self) -> NDArray[np.float32]: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
+    key: bytes
+    status: Status
+    error: str
+    score: float  # 0 worst to 1 best, NaN where failed
+    uncertainty: float
+    members: NDArray[np.float32]  # [M]
+    width: int
+    height: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +69,10 @@ class ScoreTable:
     @property
     def ok(self) -> NDArray[np.bool_]:
         """[N] True where the image was scored."""
-        return self.status == Status.ok
+        return np.asarray(self.status == Status.ok)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[RowLike], attributes: Mapping[str, Any]) -> ScoreTable:
+    def from_rows(cls, rows: Sequence[Row], attributes: Mapping[str, Any]) -> ScoreTable:
         """Columns of a list of rows; `attributes["members"]` gives the width of an empty table."""
         m = len(attributes["members"])
         return cls(
@@ -94,19 +86,6 @@ class ScoreTable:
             np.array([row.height for row in rows], np.uint32),
             np.array([row.nbytes for row in rows], np.uint64),
             dict(attributes),
-        )
-
-    def take(self, order: Sequence[int]) -> ScoreTable:
-        """The rows of these numbers, in this order."""
-        index = np.asarray(order, np.int64)
-        columns = (self.score, self.uncertainty, self.members, self.status)
-        sizes = (self.width, self.height, self.nbytes)
-        return ScoreTable(
-            [self.keys[i] for i in index],
-            *(column[index] for column in columns),
-            [self.error[i] for i in index],
-            *(column[index] for column in sizes),
-            attributes=self.attributes,
         )
 
     @classmethod
@@ -277,7 +256,7 @@ def export(table: ScoreTable, path: str | os.PathLike[str]) -> None:
     try:
         with open(partial, "wb") as file:
             writer(table, file)
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise MetaqapError(f"cannot write {path}: {error.strerror or error}") from None
     finally:

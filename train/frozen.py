@@ -18,6 +18,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from metaqap_fast.train.backbones import BACKBONES, Features
+from metaqap_fast.train.datasets import biq2021
+from metaqap_fast.train.features import VIEW_SIZE, export_onnx, extract
+from metaqap_fast.train.meta import MetaLearner, calibrate, held_out, stepwise
+from metaqap_fast.train.ridge import Head, fit_ridge, grouped_folds
+from metaqap_fast.train.twins import groups, near_duplicates
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,12 +31,6 @@ from metaqap_fast import __version__
 from metaqap_fast.bundle import FORMAT, FORMAT_VERSION
 from metaqap_fast.combine import spread
 from metaqap_fast.evaluate import measure
-from metaqap_fast.train.backbones import BACKBONES, Features
-from metaqap_fast.train.datasets import biq2021
-from metaqap_fast.train.features import VIEW_SIZE, export_onnx, extract
-from metaqap_fast.train.meta import MetaLearner, calibrate, held_out, stepwise
-from metaqap_fast.train.ridge import Head, fit_ridge, grouped_folds
-from metaqap_fast.train.twins import groups, near_duplicates
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ ALPHAS = (0.5, 1.0, 2.0)
 class Member(nn.Module):
     """A frozen network, its pooled features and a linear head: [N, S, S, 3] uint8 -> [N, 1] MOS."""
 
+    weights: Tensor
+    bias: Tensor
+
     def __init__(self, features: Features, head: Head) -> None:
         super().__init__()
         self.features = features
@@ -49,7 +52,9 @@ class Member(nn.Module):
         self.register_buffer("bias", torch.tensor(head.bias, dtype=torch.float32))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.features(image) @ self.weights + self.bias
+        """[N, S, S, 3] uint8 -> [N, 1] float32."""
+        prediction: Tensor = self.features(image) @ self.weights + self.bias
+        return prediction
 
 
 def build(root: Path, out: Path, work: Path, names: Sequence[str] = tuple(BACKBONES)) -> dict[str, Any]:

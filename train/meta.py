@@ -66,7 +66,7 @@ def _regress(x: F64, y: F64) -> tuple[F64, float]:
     """Ordinary least squares with an intercept."""
     design = np.column_stack([x, np.ones(len(x))])
     solution = np.linalg.lstsq(design, y, rcond=None)[0]
-    return solution[:-1], float(solution[-1])
+    return np.asarray(solution[:-1], np.float64), float(solution[-1])
 
 
 def held_out(x: F64, y: F64, folds: NDArray[np.int64]) -> F64:

@@ -7,6 +7,7 @@ correlate above 0.98.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def difference_hash(thumbnails: NDArray[np.float32]) -> NDArray[np.uint64]:
     """dHash [n]: the signs of the 8 x 8 horizontal differences of an 8 x 9 reduction."""
     rows = thumbnails.reshape(len(thumbnails), 8, -1, thumbnails.shape[2]).mean(2)  # [n, 8, 32]
     edges = np.linspace(0, thumbnails.shape[2], 10).round().astype(int)
-    small = np.stack([rows[:, :, a:b].mean(2) for a, b in zip(edges, edges[1:], strict=False)], axis=2)  # [n, 8, 9]
+    small = np.stack([rows[:, :, a:b].mean(2) for a, b in pairwise(edges)], axis=2)  # [n, 8, 9]
     bits = (small[:, :, 1:] > small[:, :, :-1]).reshape(len(thumbnails), 64)
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 

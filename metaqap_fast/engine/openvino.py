@@ -55,10 +55,6 @@ class OpenVINOEngine:
         core.set_property({"CACHE_DIR": str(cache_dir())})
         threads = threads or len(os.sched_getaffinity(0))
         model = merged(core, bundle)
-        if self.precision == "int8":
-            from metaqap_fast.engine.quantize import quantize
-
-            quantize(model, bundle)
         compiled = core.compile_model(
             model,
             "CPU",

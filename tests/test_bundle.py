@@ -1,0 +1,96 @@
+"""Bundles are data that is checked: damage, tampering and newer formats are clear errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_bundle
+
+from metaqap_fast import bundle as bundles
+from metaqap_fast.bundle import BundleError
+from metaqap_fast.errors import UsageError
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    document = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps({**document, **changes}))
+
+
+def test_load(bundle: Path) -> None:
+    loaded = bundles.load(str(bundle))
+    assert loaded.name == "tiny" and [member.name for member in loaded.members] == ["mean", "max"]
+    assert loaded.view_size == 64 and loaded.meta.weights == (0.5, 0.25)
+
+
+def test_a_changed_byte_is_found(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b")
+    data = bytearray((folder / "max.onnx").read_bytes())
+    data[-1] ^= 1
+    (folder / "max.onnx").write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=r"max\.onnx is not the file"):
+        bundles.load(str(folder))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b")
+    (folder / "mean.onnx").unlink()
+    with pytest.raises(BundleError, match=r"mean\.onnx: No such file"):
+        bundles.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "bundle format 2; this program reads 1"),
+        ({"format": "other"}, "not a metaqap-bundle"),
+        ({"members": []}, "damaged"),
+        ({"members": [{"name": "x", "file": "x.onnx"}] * 2}, "no digest"),
+        ({"meta_learner": {"weights": [1.0], "intercept": 0, "variance_floor": 0, "variance_slope": 0}}, "1 weights"),
+        (
+            {
+                "meta_learner": {
+                    "weights": [1.0, float("nan")],
+                    "intercept": 0,
+                    "variance_floor": 0,
+                    "variance_slope": 0,
+                }
+            },
+            "range",
+        ),
+        ({"meta_learner": {"weights": [1.0, 1.0], "intercept": 0, "variance_floor": -1, "variance_slope": 0}}, "range"),
+        ({"files": {"../secret": "00"}}, "leaves the bundle"),
+        ({"view_size": 10**9}, "view_size"),
+        ({"view_size": "large"}, "damaged"),
+    ],
+)
+def test_documents_that_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    folder = write_bundle(tmp_path / "b")
+    edit(folder, **changes)
+    with pytest.raises(BundleError, match=message):
+        bundles.load(str(folder))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_what_is_no_document(tmp_path: Path, text: str) -> None:
+    folder = write_bundle(tmp_path / "b")
+    (folder / "bundle.json").write_text(text)
+    with pytest.raises(BundleError):
+        bundles.load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["nosuch", "../tests", "/nowhere/at/all", ""])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises((UsageError, BundleError)):
+        bundles.load(name)
+
+
+def test_the_default_bundle_ships() -> None:
+    assert "default" in bundles.available()
+    loaded = bundles.load()
+    assert len(loaded.members) >= 4
+    size = sum(file.stat().st_size for file in loaded.path.iterdir())
+    assert size <= 40e6
+    assert (loaded.path / "README.md").exists()

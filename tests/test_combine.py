@@ -1,0 +1,33 @@
+"""The meta-ensemble against its formula, image by image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from metaqap_fast.bundle import Meta
+from metaqap_fast.combine import combine
+
+META = Meta((0.7, -0.2, 0.4), 0.05, 0.004, 1.5)
+members = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=st.floats(-1, 2, width=32))
+
+
+@given(members)
+def test_formula(predictions: np.ndarray) -> None:
+    score, uncertainty = combine(predictions, META)
+    for row, s, u in zip(predictions.tolist(), score, uncertainty, strict=True):
+        raw = sum(w * p for w, p in zip(META.weights, row, strict=True)) + META.intercept
+        spread2 = sum(abs(w) * (p - raw) ** 2 for w, p in zip(META.weights, row, strict=True)) / 1.3
+        assert math.isclose(s, min(max(raw, 0.0), 1.0), rel_tol=1e-6, abs_tol=1e-6)
+        assert math.isclose(u, math.sqrt(0.004 + 1.5 * spread2), rel_tol=1e-6)
+
+
+@given(members)
+def test_a_row_does_not_depend_on_its_batch(predictions: np.ndarray) -> None:
+    together = np.stack(combine(predictions, META))
+    alone = np.concatenate([np.stack(combine(row[None], META)) for row in predictions], axis=1)
+    assert np.array_equal(together, alone)

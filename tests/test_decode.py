@@ -1,0 +1,134 @@
+"""Decoding: pixels as Pillow sees them, and a bad image that costs only itself."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from conftest import encode
+from PIL import Image, ImageOps
+
+from metaqap_fast.decode import Decoded, Decoder
+from metaqap_fast.errors import Status
+from metaqap_fast.source import Encoded
+
+S = 64
+
+
+def decode(*images: bytes, **options: object) -> list[Decoded]:
+    decoder = Decoder(S, **options)  # type: ignore[arg-type]
+    return list(decoder.stream(Encoded(b"%d" % i, data) for i, data in enumerate(images)))
+
+
+@pytest.fixture(scope="module")
+def square(photo: Image.Image) -> Image.Image:
+    return photo.crop((200, 100, 200 + S, 100 + S))
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "options", "tolerance"),
+    [
+        ("RGB", "PNG", {}, 0),
+        ("L", "PNG", {}, 0),
+        ("P", "PNG", {}, 0),
+        ("RGBA", "PNG", {}, 0),
+        ("I;16", "PNG", {}, 1),
+        ("RGB", "BMP", {}, 0),
+        ("L", "BMP", {}, 0),
+        ("RGB", "PPM", {}, 0),
+        ("RGB", "TIFF", {}, 0),
+        ("RGB", "TIFF", {"compression": "tiff_lzw"}, 0),
+        ("RGB", "WEBP", {"lossless": True}, 0),
+        ("RGB", "WEBP", {"quality": 80}, 2),
+        ("RGB", "JPEG2000", {}, 0),
+        ("RGB", "JPEG", {"quality": 90}, 2),
+        ("RGB", "JPEG", {"quality": 60, "progressive": True}, 2),
+        ("L", "JPEG", {}, 2),
+        ("CMYK", "JPEG", {"quality": 95}, 3),
+        ("RGB", "MPO", {}, 2),
+    ],
+)
+def test_formats_agree_with_pillow(
+    square: Image.Image, mode: str, form: str, options: dict[str, object], tolerance: int
+) -> None:
+    image = (
+        square.convert(mode) if mode != "I;16" else Image.fromarray(np.asarray(square.convert("L"), np.uint16) * 257)
+    )
+    data = encode(image, form, **options)
+    (result,) = decode(data)
+    assert result.error is None and (result.width, result.height) == (S, S)
+    expected: Image.Image = Image.open(io.BytesIO(data))
+    expected = square.convert("L").convert("RGB") if mode == "I;16" else expected.convert("RGB")
+    difference = np.abs(result.views[0].astype(int) - np.asarray(expected).astype(int))
+    assert difference.mean() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(photo: Image.Image, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = encode(photo.crop((0, 0, S, 2 * S)), "JPEG", quality=95, exif=exif)
+    (result,) = decode(data)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert (result.height, result.width) == expected.shape[:2]
+    first = expected[:S, :S].astype(int)
+    assert np.abs(result.views[0].astype(int) - first).mean() < 2
+
+
+def test_resize_is_antialiased_like_pillow(photo: Image.Image) -> None:
+    (result,) = decode(encode(photo, "PNG"))
+    expected = np.asarray(photo.resize((S, S), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(result.views[0].astype(int) - expected).mean() < 1
+    aliased = np.asarray(photo)[:: 512 // S, :: 512 // S].astype(int)
+    assert np.abs(aliased - expected).mean() > 5  # the test would see a resize without antialiasing
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_a_bad_image_costs_only_itself(photo: Image.Image, square: Image.Image, batch_size: int) -> None:
+    good = encode(square, "PNG")
+    cut = encode(photo, "JPEG")[:3000]
+    damaged = bytearray(encode(photo, "PNG"))
+    damaged[5000:5200] = bytes(200)
+    results = decode(good, cut, good, b"text", good, bytes(damaged), b"", good, batch_size=batch_size)
+    assert [result.key for result in results] == [b"%d" % i for i in range(8)]
+    statuses = [result.error.status if result.error else Status.ok for result in results]
+    ok, corrupt = Status.ok, Status.corrupt
+    assert statuses == [ok, corrupt, ok, Status.unsupported, ok, corrupt, corrupt, ok]
+    for i in (0, 2, 4, 7):
+        assert np.array_equal(results[i].views[0], np.asarray(square))
+
+
+def test_limits_come_before_decoding(square: Image.Image) -> None:
+    lying = bytearray(encode(square, "PNG"))
+    lying[16:24] = (60_000).to_bytes(4, "big") * 2
+    (huge,) = decode(bytes(lying))
+    assert huge.error is not None and huge.error.status == Status.too_large
+    assert (huge.width, huge.height) == (60_000, 60_000)
+    (over,) = decode(encode(square, "PNG"), max_pixels=S * S - 1)
+    assert over.error is not None and over.error.status == Status.too_large
+    (at,) = decode(encode(square, "PNG"), max_pixels=S * S)
+    assert at.error is None
+
+
+def test_large_images_share_no_batch(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metaqap_fast.decode.BATCH_PIXELS", 512 * 512 * 2)
+    seen: list[int] = []
+    real = Decoder._pipe
+    monkeypatch.setattr(Decoder, "_pipe", lambda self, jobs: seen.append(len(jobs)) or real(self, jobs))
+    assert len(decode(*[encode(photo, "JPEG")] * 5, batch_size=16)) == 5
+    assert seen == [2, 2, 1]
+
+
+def test_arrays_are_resized_as_files_are(photo: Image.Image) -> None:
+    decoder = Decoder(S)
+    (array,) = decoder.stream_arrays([(b"0", np.asarray(photo))])
+    (file,) = decoder.stream([Encoded(b"0", encode(photo, "PNG"))])
+    assert np.array_equal(array.views, file.views)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1), (3, 700)])
+def test_extreme_shapes_are_scored(size: tuple[int, int]) -> None:
+    (result,) = decode(encode(Image.new("RGB", size, (10, 200, 30)), "PNG"))
+    assert result.error is None
+    assert np.array_equal(np.unique(result.views.reshape(-1, 3), axis=0), [[10, 200, 30]])

@@ -1,0 +1,78 @@
+"""The model that ships: what it must do on photographs under a free licence."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from conftest import encode
+from PIL import Image, ImageFilter
+
+from metaqap_fast import Scorer
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Iterator[Scorer]:
+    scorer = Scorer(precision="fp32")
+    yield scorer
+    scorer.close()
+
+
+def crop(image: Image.Image) -> Image.Image:
+    """The middle square, at most 512 pixels."""
+    side = min(*image.size, 512)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.convert("RGB").crop((left, top, left + side, top + side))
+
+
+def blur(image: Image.Image, sigma: float) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(sigma)) if sigma else image
+
+
+def noise(image: Image.Image, sigma: float) -> Image.Image:
+    pixels = np.asarray(image, np.float64)
+    noisy = pixels + np.random.default_rng(0).normal(0, sigma, pixels.shape) if sigma else pixels
+    return Image.fromarray(np.clip(noisy.round(), 0, 255).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, quality: float) -> Image.Image:
+    return Image.open(io.BytesIO(encode(image, "JPEG", quality=int(quality)))).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("distort", "levels"), [(blur, (0, 1.5, 3, 6)), (noise, (0, 12, 25, 50)), (jpeg, (95, 25, 10, 4))]
+)
+def test_more_distortion_lower_score(
+    scorer: Scorer, photos: dict[str, Image.Image], distort: object, levels: tuple[float, ...]
+) -> None:
+    images = [np.asarray(distort(crop(photo), level)) for photo in photos.values() for level in levels]  # type: ignore[operator]
+    scores = scorer.score_arrays(images).score.reshape(len(photos), len(levels))
+    assert (np.diff(scores.mean(axis=0)) < 0).all(), scores  # on average at every step
+    assert (scores[:, -1] < scores[:, 0]).all(), scores  # and for every photograph from end to end
+    assert (np.diff(scores, axis=1) < 0).mean() >= 0.9, scores
+
+
+def test_same_scores_at_any_batch_size_and_order(photos: dict[str, Image.Image]) -> None:
+    images = [encode(crop(photo), "JPEG", quality=q) for photo in photos.values() for q in (90, 30)]
+    one, many = Scorer(precision="fp32", batch_size=1), Scorer(precision="fp32", batch_size=32)
+    a, b = one.score_bytes(images), many.score_bytes(images)
+    back = many.score_bytes(images[::-1])
+    assert a.score.tobytes() == b.score.tobytes() == back.score[::-1].tobytes()
+    assert a.members.tobytes() == b.members.tobytes() and a.uncertainty.tobytes() == b.uncertainty.tobytes()
+
+
+def test_any_shape_has_a_score_and_an_uncertainty(scorer: Scorer, photos: dict[str, Image.Image]) -> None:
+    photo = photos["coffee"]  # 600x400
+    shapes = [
+        photo,
+        photo.resize((1500, 1000)),
+        photo.resize((300, 200)),
+        photo.crop((0, 0, 600, 60)),
+        photo.resize((1, 1)),
+    ]
+    table = scorer.score_arrays([np.asarray(image.convert("RGB")) for image in shapes])
+    assert table.ok.all() and ((table.score >= 0) & (table.score <= 1)).all()
+    assert ((table.uncertainty > 0.02) & (table.uncertainty < 0.6)).all()
+    assert abs(table.score[0] - table.score[1]) < 0.12  # larger, shown at the same size

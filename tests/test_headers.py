@@ -1,0 +1,93 @@
+"""The header rule: format, size and orientation of every supported format, and the status of everything else."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from conftest import encode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from metaqap_fast.errors import ImageError, Status
+from metaqap_fast.headers import read_header
+
+IMAGE = Image.effect_noise((37, 53), 60).convert("RGB")
+ENCODED = {
+    "jpeg": encode(IMAGE, "JPEG"),
+    "jpeg progressive": encode(IMAGE, "JPEG", progressive=True),
+    "jpeg mpo": encode(IMAGE, "MPO"),
+    "png": encode(IMAGE, "PNG"),
+    "webp": encode(IMAGE, "WEBP"),
+    "webp lossless": encode(IMAGE, "WEBP", lossless=True),
+    "webp extended": encode(IMAGE.convert("RGBA"), "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+    "tiff": encode(IMAGE, "TIFF"),
+    "tiff lzw": encode(IMAGE, "TIFF", compression="tiff_lzw"),
+    "bmp": encode(IMAGE, "BMP"),
+    "pnm": encode(IMAGE, "PPM"),
+    "jpeg2000": encode(IMAGE, "JPEG2000"),
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_size_of_every_format(name: str) -> None:
+    header = read_header(ENCODED[name])
+    assert (header.format, header.width, header.height) == (name.split()[0], 37, 53)
+    assert header.orientation == 1 and not header.defect
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"tiffinfo": {274: orientation}} if form == "TIFF" else {"exif": exif}
+    header = read_header(encode(IMAGE, form, **options))
+    assert header.orientation == orientation
+    assert header.display_size == ((53, 37) if orientation >= 5 else (37, 53))
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", Status.corrupt),
+        (b"hello world, this is text", Status.unsupported),
+        (encode(IMAGE, "GIF"), Status.unsupported),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", Status.unsupported),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", Status.unsupported),
+        (encode(IMAGE, "WEBP", save_all=True, append_images=[IMAGE.rotate(90)]), Status.unsupported),
+        (b"\xff\xd8\xff", Status.corrupt),
+        (ENCODED["jpeg"][:100], Status.corrupt),
+        (ENCODED["png"][:20], Status.corrupt),
+        (b"BM" + bytes(30), Status.corrupt),
+        (b"P6\n0 5\n255\n", Status.corrupt),
+        (b"II*\0" + struct.pack("<I", 1 << 30), Status.corrupt),
+    ],
+)
+def test_status_of_what_is_no_image(data: bytes, status: Status) -> None:
+    with pytest.raises(ImageError) as error:
+        read_header(data)
+    assert error.value.status == status
+    assert error.value.reason
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
+def test_truncation_is_seen_without_decoding(name: str) -> None:
+    cut = ENCODED[name][: len(ENCODED[name]) * 3 // 4]
+    header = read_header(cut)
+    assert header.defect and (header.width, header.height) == (37, 53)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(ENCODED)), st.data())
+def test_damaged_headers_raise_nothing_but_image_errors(name: str, data: st.DataObject) -> None:
+    raw = bytearray(ENCODED[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, min(len(raw), 200) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        header = read_header(bytes(raw[: data.draw(st.integers(0, len(raw)))]))
+    except ImageError as error:
+        assert error.status in (Status.corrupt, Status.unsupported)
+    else:
+        assert header.width > 0 and header.height > 0 and 1 <= header.orientation <= 8

@@ -1,0 +1,109 @@
+"""What is promised of the package: quick to start, no torch to score, nothing unpickled, wheels that work."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE_SOURCES = [p for d in ("metaqap_fast", "kernels", "train", "bench") for p in sorted((ROOT / d).rglob("*.py"))]
+
+
+@pytest.mark.parametrize(
+    "code", ["import metaqap_fast", "import sys; sys.argv[1:]=['--help']; import metaqap_fast.cli as c; c.main()"]
+)
+def test_start_up_is_quick(code: str) -> None:
+    times = []
+    for _ in range(5):  # processor time: a busy machine must not fail it
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.3, times
+
+
+def test_heavy_libraries_are_imported_only_when_used() -> None:
+    code = "import sys, metaqap_fast, metaqap_fast.cli; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"numpy", "torch", "openvino", "nvidia.dali", "h5py", "scipy", "rich"} & set(modules)
+
+
+def test_scoring_needs_no_torch() -> None:
+    code = "import sys, metaqap_fast.run, metaqap_fast.engine.openvino; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"torch", "triton", "timm", "tensorrt"} & set(modules)
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in PACKAGE_SOURCES:
+        text = path.read_text()
+        assert not re.search(r"^\s*(import|from) (pickle|dill|cloudpickle|joblib|shelve|marshal)\b", text, re.M), path
+        assert "allow_pickle=True" not in text, path
+        for call in re.finditer(r"torch\.load\((?:[^()]|\([^()]*\))*\)", text):
+            assert "weights_only=True" in call.group(), path
+
+
+def test_stages_do_not_reach_back() -> None:
+    order = [
+        "errors",
+        "headers",
+        "source",
+        "views",
+        "decode",
+        "engine",
+        "combine",
+        "table",
+        "store",
+        "scorer",
+        "run",
+        "cli",
+    ]
+    for path in (ROOT / "metaqap_fast").glob("*.py"):
+        if path.stem not in order:
+            continue
+        top = re.findall(r"^(?:from metaqap_fast\.(\w+)|from metaqap_fast import (\w+))", path.read_text(), re.M)
+        for name in {a or b for a, b in top} & set(order):
+            assert order.index(name) < order.index(path.stem), f"{path.stem} imports {name}"
+    for path in (ROOT / "train").glob("*.py"):
+        assert not re.search(r"metaqap_fast\.(scorer|store)\b|metaqap_fast import (scorer|store)", path.read_text()), (
+            path
+        )
+
+
+def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"metaqap_fast"}
+    for needed in (
+        "kernels/__init__.py",
+        "train/frozen.py",
+        "bench/__init__.py",
+        "models/default/bundle.json",
+        "py.typed",
+    ):
+        assert f"metaqap_fast/{needed}" in names
+    assert wheel.stat().st_size < 60e6
+    target = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(target)
+    code = "import metaqap_fast, metaqap_fast.bundle as b; print(metaqap_fast.__file__, b.load().name)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(target)}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert str(target) in result.stdout
+
+
+def test_files_stay_readable_in_one_sitting() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in PACKAGE_SOURCES}
+    assert statistics.fmean(lengths.values()) < 300
+    assert not {str(path): n for path, n in lengths.items() if n > 350}

@@ -1,0 +1,169 @@
+"""The stages together: same score at any batch size and order, failures alone, and the Python API."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import encode
+from PIL import Image
+
+import metaqap_fast
+from metaqap_fast import Scorer, Status, UsageError
+from metaqap_fast.scorer import overlap
+from metaqap_fast.source import Listing
+
+
+@pytest.fixture
+def scorer(bundle: Path) -> Iterator[Scorer]:
+    scorer = Scorer(str(bundle), precision="fp32")
+    yield scorer
+    scorer.close()
+
+
+def test_scores_are_the_formula(scorer: Scorer, photo: Image.Image) -> None:
+    square = np.asarray(photo.crop((10, 10, 74, 74)))
+    table = scorer.score_arrays([square])
+    mean, peak = square.mean() / 255, 0.8 * square.max() / 255
+    assert table.members[0] == pytest.approx([mean, peak], abs=1e-5)
+    assert table.score[0] == pytest.approx(0.5 * mean + 0.25 * peak + 0.1, abs=1e-5)
+    assert (table.width[0], table.height[0]) == (64, 64)
+
+
+def test_views_are_averaged(scorer: Scorer) -> None:
+    wide = np.zeros((64, 128, 3), np.uint8)
+    wide[:, 64:] = 200
+    table = scorer.score_arrays([wide])
+    assert table.members[0] == pytest.approx([100 / 255, 0.8 * 100 / 255], abs=1e-5)
+
+
+def test_folder(scorer: Scorer, folder: Path) -> None:
+    table = scorer.score(folder)
+    failed = {path: Status(status) for path, status in zip(table.paths, table.status, strict=True) if status}
+    assert failed == {
+        "b/text.jpg": Status.unsupported, "empty.png": Status.corrupt, "cut.jpg": Status.corrupt
+    }  # fmt: skip
+    assert len(table) == 13 and np.isfinite(table.score[table.ok]).all() and np.isnan(table.score[~table.ok]).all()
+    assert table.keys == [entry.key for entry in Listing([folder])]
+    assert table.attributes["engine"] == "openvino" and table.attributes["precision"] == "fp32"
+
+
+def test_batch_size_and_order_change_nothing(bundle: Path, folder: Path) -> None:
+    tables = []
+    for batch_size in (1, 3, 32):
+        scorer = Scorer(str(bundle), precision="fp32", batch_size=batch_size)
+        tables.append(scorer.score(folder))
+        scorer.close()
+    for table in tables[1:]:
+        assert table.keys == tables[0].keys
+        assert table.score.tobytes() == tables[0].score.tobytes()
+        assert table.members.tobytes() == tables[0].members.tobytes()
+        assert table.uncertainty.tobytes() == tables[0].uncertainty.tobytes()
+
+
+def test_bytes_and_arrays(scorer: Scorer, photo: Image.Image) -> None:
+    data = encode(photo, "PNG")
+    by_bytes = scorer.score_bytes([data, b"junk", data])
+    by_array = scorer.score_arrays([np.asarray(photo)])
+    assert by_bytes.keys == [b"0", b"1", b"2"]
+    assert list(by_bytes.status) == [Status.ok, Status.unsupported, Status.ok]
+    assert by_bytes.score[0] == by_bytes.score[2] == by_array.score[0]
+    assert scorer.score_bytes([data]).score[0] == by_bytes.score[0]  # called again
+    assert len(scorer.score_bytes([])) == 0
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_arrays_that_are_no_images(scorer: Scorer, bad: np.ndarray) -> None:
+    with pytest.raises(UsageError, match=r"images\[1\]"):
+        scorer.score_arrays([np.zeros((4, 4, 3), np.uint8), bad])
+
+
+def test_module_level_score(bundle: Path, folder: Path) -> None:
+    one = metaqap_fast.score(folder / "0.png", model=str(bundle))
+    assert len(one) == 1 and one.ok.all()
+    two = metaqap_fast.score([folder / "0.png", folder / "1.png"], model=str(bundle))
+    assert two.score[0] == one.score[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"engine": "abacus"}, "abacus"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"device": "cuda:0", "engine": "openvino"}, "cuda:0"),
+        ({"views": "all"}, "all"),
+        ({"batch_size": 0}, "batch size"),
+        ({"model": "nosuch"}, "nosuch"),
+    ],
+)
+def test_wrong_options_are_named(bundle: Path, options: dict[str, object], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        Scorer(**{"model": str(bundle), **options})  # type: ignore[arg-type]
+
+
+def test_max_pixels(bundle: Path, photo: Image.Image) -> None:
+    scorer = Scorer(str(bundle), max_pixels=512 * 512 - 1)
+    table = scorer.score_bytes([encode(photo, "PNG"), encode(photo.resize((64, 64)), "PNG")])
+    assert list(table.status) == [Status.too_large, Status.ok]
+    assert (table.width[0], table.height[0]) == (512, 512)
+
+
+def test_native_views_see_pixels_that_fit_hides(bundle: Path) -> None:
+    image = np.zeros((640, 640, 3), np.uint8)
+    image[::2, ::2] = 255  # one bright pixel in four: a resize leaves gray
+    fit = Scorer(str(bundle), views="fit").score_arrays([image])
+    native = Scorer(str(bundle), views="native").score_arrays([image])
+    assert native.members[0, 1] == pytest.approx(0.8, abs=1e-4) and fit.members[0, 1] < 0.4
+    assert native.members[0, 0] == pytest.approx(fit.members[0, 0], abs=0.01)
+
+
+# --- overlap ---------------------------------------------------------------------------------------------
+
+
+def test_overlap_keeps_order_and_runs_ahead_by_its_depth_only() -> None:
+    made: list[int] = []
+
+    def produce() -> Iterator[int]:
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    stream = overlap(produce(), depth=4)
+    assert next(stream) == 0
+    time.sleep(0.3)
+    assert 4 <= len(made) <= 7
+    assert list(stream) == list(range(1, 100))
+
+
+def test_overlap_passes_exceptions_on() -> None:
+    def produce() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    stream = overlap(produce(), depth=2)
+    assert next(stream) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(stream)
+
+
+def test_overlap_stops_its_thread_when_closed() -> None:
+    closed = threading.Event()
+
+    def produce() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    stream = overlap(produce(), depth=1)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert closed.wait(2)
+    assert not any(t.name.startswith("overlap-produce") and t.is_alive() for t in threading.enumerate())

@@ -1,0 +1,132 @@
+"""Listings: order, what is a row, what is skipped; and reading that never raises or hangs."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from metaqap_fast.errors import Status, UsageError
+from metaqap_fast.source import Encoded, Entry, Listing, key_order, read_all, read_bytes
+
+
+def keys(*sources: object) -> list[bytes]:
+    return [entry.key for entry in Listing([str(source) for source in sources])]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.jpg", "a/z.png", "a.jpg", "a-b/x.TIFF", "a/sub/q.webp", "readme.md", "B.JPG"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def test_folder_is_listed_sorted_by_components(tree: Path) -> None:
+    found = keys(tree)
+    assert found == [b"B.JPG", b"a/sub/q.webp", b"a/z.png", b"a-b/x.TIFF", b"a.jpg", b"b.jpg"]
+    assert found == sorted(found, key=key_order)
+
+
+def test_files_without_an_image_extension_are_counted(tree: Path) -> None:
+    listing = Listing([str(tree)])
+    assert len(list(listing)) == 6
+    assert listing.skipped == 1
+    assert len(list(listing)) == 6 and listing.skipped == 1  # again: nothing is used up
+
+
+def test_several_sources_keep_their_names_and_lose_duplicates(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    assert keys("a", "b.jpg", "a/sub") == [b"a/sub/q.webp", b"a/z.png", b"b.jpg"]
+
+
+def test_named_files_are_rows_whatever_they_are(tree: Path) -> None:
+    assert keys(tree / "readme.md") == [os.fsencode(tree / "readme.md")]
+
+
+@pytest.mark.parametrize("separator", [b"\n", b"\r\n", b"\0"])
+def test_list_of_names(tree: Path, separator: bytes) -> None:
+    names = [b"b.jpg", b"missing.jpg", b"a.jpg", b"a.jpg", b"caf\xe9.jpg"]
+    (tree / "list.txt").write_bytes(separator.join(names) + separator)
+    assert keys(f"@{tree}/list.txt") == [b"a.jpg", b"b.jpg", b"caf\xe9.jpg", b"missing.jpg"]
+
+
+def test_list_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one.jpg\ntwo.jpg\n")))
+    assert keys("@-") == [b"one.jpg", b"two.jpg"]
+
+
+def test_glob(tree: Path) -> None:
+    assert [os.path.basename(key) for key in keys(f"{tree}/**/*.png")] == [b"z.png"]
+
+
+@pytest.mark.parametrize("source", ["missing", "missing/*.jpg", "@missing.txt"])
+def test_sources_that_are_not_there(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="missing"):
+        Listing([source])
+
+
+def test_no_source() -> None:
+    with pytest.raises(UsageError, match="no source"):
+        Listing([])
+
+
+def test_link_loops_end(tree: Path) -> None:
+    (tree / "a" / "loop").symlink_to(tree, target_is_directory=True)
+    assert b"a/loop/b.jpg" not in keys(tree)
+    assert b"a/z.png" in keys(tree)
+
+
+def test_folder_that_cannot_be_listed_is_a_row(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def scandir(path: bytes) -> object:
+        if path.endswith(b"/a"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert b"a" in keys(tree)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = b"caf\xe9.jpg"
+    with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+        file.write(b"data")
+    (entry,) = Listing([str(tmp_path)])
+    assert entry.key == name
+    assert read_bytes(entry).data == b"data"
+
+
+def test_reading_never_raises_and_never_hangs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "dir.jpg").mkdir()
+    (tmp_path / "dangling.jpg").symlink_to("nowhere")
+    for name, word in [("fifo", "regular"), ("dir", "irectory"), ("dangling", "No such"), ("missing", "No such")]:
+        path = os.fsencode(tmp_path / f"{name}.jpg")
+        result = read_bytes(Entry(path, path))
+        assert result.error is not None and result.error.status == Status.unreadable
+        assert word in result.error.reason or "regular" in result.error.reason
+
+
+def test_files_over_the_limit_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "big.jpg").write_bytes(bytes(1000))
+    path = os.fsencode(tmp_path / "big.jpg")
+    result = read_bytes(Entry(path, path), max_bytes=999)
+    assert result.error is not None and result.error.status == Status.too_large and not result.data
+    assert read_bytes(Entry(path, path), max_bytes=1000).error is None
+
+
+def test_read_all_keeps_the_order(tmp_path: Path) -> None:
+    entries = []
+    for i in range(100):
+        (tmp_path / f"{i:03d}").write_bytes(b"%d" % i)
+        path = os.fsencode(tmp_path / f"{i:03d}")
+        entries.append(Entry(path, path))
+    results: list[Encoded] = list(read_all(entries, ahead=7))
+    assert [result.data for result in results] == [b"%d" % i for i in range(100)]

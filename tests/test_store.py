@@ -1,0 +1,199 @@
+"""Rows are never lost: parts, resume, merge, and two runs on one output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.store import Store
+from metaqap_fast.table import ScoreTable
+
+ATTRIBUTES = {"members": ["a", "b"], "bundle_digest": "d1", "engine": "e", "precision": "fp32", "program_version": "1"}
+
+
+@dataclass
+class FakeRow:
+    key: bytes
+    score: float = 0.5
+    uncertainty: float = 0.1
+    status: Status = Status.ok
+    error: str = ""
+    width: int = 3
+    height: int = 2
+    nbytes: int = 9
+
+    @property
+    def members(self) -> NDArray[np.float32]:
+        return np.array([self.score, self.score], np.float32)
+
+
+def rows(*numbers: int) -> list[FakeRow]:
+    return [FakeRow(b"%03d.jpg" % n, score=n / 1000) for n in numbers]
+
+
+def write(output: Path, items: list[FakeRow], mode: str = "new", per_part: int = 3, finish: bool = True) -> Store:
+    store = Store(output, ATTRIBUTES, mode, rows_per_part=per_part)  # type: ignore[arg-type]
+    for row in items:
+        if row.key not in store.done:
+            store.add(row)
+    if finish:
+        store.finish()
+    else:
+        store.close()
+    return store
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    bad = FakeRow(b"caf\xe9 \xff.jpg", float("nan"), float("nan"), Status.corrupt, "because \u00fc", 0, 0, 5)
+    write(out, [*rows(*range(7)), bad])
+    table = ScoreTable.read(out)
+    assert table.keys == [*(row.key for row in rows(*range(7))), bad.key]
+    assert table.error[-1] == "because \u00fc" and table.status[-1] == Status.corrupt and np.isnan(table.score[-1])
+    assert os.fsencode(table.paths[-1]) == bad.key
+    with h5py.File(out) as file:
+        g = file["scores"]
+        assert {name: g[name].dtype for name in ("score", "uncertainty", "members")} == dict.fromkeys(
+            ("score", "uncertainty", "members"), np.dtype("f4")
+        )
+        assert h5py.check_enum_dtype(g["status"].dtype) == {s.name: s.value for s in Status}
+        assert bytes(g["path_raw"][7]) == bad.key and len(g["path_raw"][0]) == 0
+        assert file.attrs["format"] == "metaqap-scores" and file.attrs["created"].endswith("+00:00")
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_rows_are_merged_in_the_order_of_their_keys(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    write(out, rows(5, 1, 9, 0, 3, 8, 2), per_part=2)
+    assert ScoreTable.read(out).keys == [row.key for row in rows(0, 1, 2, 3, 5, 8, 9)]
+
+
+def test_resume_keeps_committed_rows_and_gives_the_same_file(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.h5", tmp_path / "cut.h5"
+    write(whole, rows(*range(10)))
+    write(cut, rows(*range(8)), finish=False)  # two parts of three rows; two rows were never committed
+    store = write(cut, rows(*range(10)), mode="resume")
+    assert len(store.done) == 10
+    a, b = ScoreTable.read(whole), ScoreTable.read(cut)
+    assert a.keys == b.keys and np.array_equal(a.score, b.score) and np.array_equal(a.members, b.members)
+
+
+def test_resume_of_a_finished_output_adds_what_is_new(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    write(out, rows(1, 3))
+    write(out, rows(0, 1, 2, 3), mode="resume")
+    assert ScoreTable.read(out).keys == [row.key for row in rows(0, 1, 2, 3)]
+
+
+def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    write(out, rows(1))
+    with pytest.raises(UsageError, match="exists"):
+        write(out, rows(2))
+    assert ScoreTable.read(out).keys == [b"001.jpg"]
+    write(out, rows(2), mode="overwrite")
+    assert ScoreTable.read(out).keys == [b"002.jpg"]
+    write(tmp_path / "t.h5", rows(1, 2, 3), finish=False)
+    with pytest.raises(UsageError, match="interrupted run"):
+        write(tmp_path / "t.h5", rows(1))
+    write(tmp_path / "t.h5", rows(7), mode="overwrite")
+    assert ScoreTable.read(tmp_path / "t.h5").keys == [b"007.jpg"]
+
+
+def test_another_model_cannot_continue_a_run(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    write(out, rows(1, 2, 3), finish=False)
+    with pytest.raises(UsageError, match="bundle_digest 'd1', this run has 'd2'"):
+        Store(out, {**ATTRIBUTES, "bundle_digest": "d2"}, "resume")
+    write(out, rows(1, 2, 3, 4), mode="resume")  # the refusal left everything as it was
+    assert len(ScoreTable.read(out)) == 4
+
+
+def test_a_damaged_part_is_found_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "s.h5"
+    write(out, rows(*range(6)), finish=False)
+    part = sorted((tmp_path / "s.h5.parts").glob("part-*.h5"))[0]
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    part.write_bytes(bytes(data))
+    store = Store(out, ATTRIBUTES, "resume")
+    assert store.done == {row.key for row in rows(3, 4, 5)}
+    assert part.name in caplog.text
+    store.close()
+    write(out, rows(*range(6)), mode="resume")
+    assert ScoreTable.read(out).keys == [row.key for row in rows(*range(6))]
+
+
+def test_half_a_part_is_no_part(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    write(out, rows(*range(3)), finish=False)
+    (tmp_path / "s.h5.parts" / "part.tmp").write_bytes(b"half")
+    write(out, rows(*range(5)), mode="resume")
+    assert len(ScoreTable.read(out)) == 5
+
+
+def test_second_run_on_one_output_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    first = Store(out, ATTRIBUTES)
+    code = (
+        "import sys; from metaqap_fast.store import Store; from metaqap_fast.errors import UsageError\n"
+        f"try: Store({str(out)!r}, {ATTRIBUTES!r})\n"
+        "except UsageError as e: sys.exit(str(e))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"another run (process {os.getpid()})" in result.stderr
+    for row in rows(1):
+        first.add(row)
+    first.finish()
+    assert len(ScoreTable.read(out)) == 1
+
+
+def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder"):
+        Store(tmp_path, ATTRIBUTES)
+    with pytest.raises(UsageError, match="does not exist"):
+        Store(tmp_path / "no" / "s.h5", ATTRIBUTES)
+
+
+def test_a_failed_write_keeps_earlier_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "s.h5"
+    store = Store(out, ATTRIBUTES, rows_per_part=2)
+    for row in rows(1, 2):
+        store.add(row)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("metaqap_fast.store.append_rows", full)
+        store.add(FakeRow(b"003.jpg"))
+        with pytest.raises(MetaqapError, match="No space left"):
+            store.commit()
+    store.close()
+    write(out, rows(1, 2, 3), mode="resume")
+    assert len(ScoreTable.read(out)) == 3
+
+
+def test_files_that_are_no_score_files(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("no")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    for name in ("text.h5", "other.h5"):
+        with pytest.raises(MetaqapError, match=name):
+            ScoreTable.read(tmp_path / name)
+    with pytest.raises(UsageError, match="no such file"):
+        ScoreTable.read(tmp_path / "missing.h5")
+    write(tmp_path / "new.h5", rows(1))
+    with h5py.File(tmp_path / "new.h5", "a") as file:
+        file.attrs["format_version"] = 9
+    with pytest.raises(MetaqapError, match="format 9"):
+        ScoreTable.read(tmp_path / "new.h5")

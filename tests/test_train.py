@@ -1,0 +1,156 @@
+"""The parts of training that have a right answer: ridge, folds, meta-learner, twins, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from metaqap_fast.train import datasets
+from metaqap_fast.train.backbones import BACKBONES, Features, load_backbone, pool
+from metaqap_fast.train.features import export_onnx
+from metaqap_fast.train.frozen import Member, compress
+from metaqap_fast.train.meta import calibrate, stepwise
+from metaqap_fast.train.ridge import CONSTANT, Head, fit_ridge, grouped_folds
+from metaqap_fast.train.twins import groups, similar
+from numpy.testing import assert_allclose
+
+from metaqap_fast.errors import UsageError
+from metaqap_fast.evaluate import plcc
+
+RNG = np.random.default_rng(0)
+
+
+def problem(n: int = 300, d: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x = RNG.normal(size=(n, d)) * RNG.uniform(0.1, 10, d) + RNG.normal(size=d)
+    y = x @ RNG.normal(size=d) / 30 + 0.5 + 0.1 * RNG.normal(size=n)
+    return x.astype(np.float32), y, RNG.integers(0, 5, n)
+
+
+def test_out_of_fold_predictions_are_those_of_refitted_models() -> None:
+    x, y, folds = problem()
+    head = fit_ridge(x, y, folds, [0.1])
+    z = np.column_stack([(x - x.mean(0)) / x.std(0) / np.sqrt(x.shape[1]), np.full(len(x), np.sqrt(CONSTANT))])
+    z = z.astype(np.float64)
+    for fold in range(5):
+        train = folds != fold
+        gram = z[train].T @ z[train] + 0.1 * np.eye(z.shape[1])
+        weights = np.linalg.solve(gram, z[train].T @ (y[train] - y.mean()))
+        assert_allclose(head.out_of_fold[~train], z[~train] @ weights + y.mean(), atol=2e-4)
+
+
+def test_head_predicts_from_raw_features() -> None:
+    x, y, folds = problem()
+    x[:, 3] = 7.0  # a constant column
+    head = fit_ridge(x, y, folds, [1e-3])
+    assert head.weights[3] == 0
+    assert plcc(x @ head.weights + head.bias, y) > plcc(head.out_of_fold, y) > 0.9
+
+
+def test_the_penalty_is_chosen_out_of_fold() -> None:
+    x = RNG.normal(size=(100, 200)).astype(np.float32)
+    y = x[:, 0] * 0.1 + RNG.normal(size=100)
+    assert fit_ridge(x, y, RNG.integers(0, 5, 100), [1e-4, 10.0]).alpha == 10.0
+
+
+def test_groups_share_a_fold() -> None:
+    group = groups(8, [(0, 3), (3, 5), (6, 7)])
+    assert len({group[0], group[3], group[5]}) == 1 and group[6] == group[7] and len(set(group)) == 5
+    folds = grouped_folds(RNG.integers(0, 50, 1000), 5, seed=1)
+    assert set(folds) == set(range(5))
+
+
+def test_meta_learner_rejects_noise() -> None:
+    rejected = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        y = rng.normal(size=800)
+        good = np.column_stack([y + rng.normal(size=800), y + rng.normal(size=800)])
+        noise = rng.normal(size=(800, 3))
+        learner = stepwise(np.column_stack([noise[:, :1], good, noise[:, 1:]]), y, rng.integers(0, 5, 800))
+        assert learner.weights[1] > 0.2 and learner.weights[2] > 0.2
+        rejected += not learner.weights[[0, 3, 4]].any()
+    assert rejected == 20
+
+
+def test_meta_learner_keeps_one_of_two_copies() -> None:
+    y = RNG.normal(size=500)
+    one = y + RNG.normal(size=500)
+    learner = stepwise(np.column_stack([one, one]), y, RNG.integers(0, 5, 500))
+    assert (learner.weights != 0).sum() == 1
+
+
+def test_calibrated_uncertainty_covers() -> None:
+    spread = RNG.gamma(2, 0.05, 20_000)
+    score = RNG.uniform(size=20_000)
+    y = score + RNG.normal(size=20_000) * np.sqrt(0.01 + 2 * spread**2)
+    floor, slope = calibrate(score, spread, y)
+    assert floor == pytest.approx(0.01, rel=0.15) and slope == pytest.approx(2, rel=0.15)
+    sigma = np.sqrt(floor + slope * spread**2)
+    assert (np.abs(y - score) < sigma).mean() == pytest.approx(0.683, abs=0.02)
+
+
+def test_twins() -> None:
+    thumbnails = RNG.uniform(0, 255, (6, 32, 32)).astype(np.float32)
+    thumbnails = np.cumsum(thumbnails, axis=2) % 200  # structure, so that hashes differ
+    thumbnails[4] = thumbnails[1] * 0.95 + 4  # the same picture, a little darker
+    assert similar(thumbnails) == [(1, 4)]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_features_are_those_of_the_network(name: str) -> None:
+    features, network = Features(name), load_backbone(name)
+    image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        out = features(image)
+        x = (image.float().permute(0, 3, 1, 2) - features.mean) * features.scale
+        last = network.forward_features(x)  # timm's own forward pass: the map after the head convolution
+    layout = features.layout()
+    assert out.shape == (2, sum(width for _, _, width in layout)) and [d for d, _, _ in layout][-1] == "head"
+    expected = torch.cat(pool(last), 1)
+    assert_allclose(out[:, -expected.shape[1] :], expected, atol=0.05)  # weights rounded to fp16
+    assert all(torch.equal(p, p.half().float()) for p in features.parameters())
+
+
+def test_exported_member_is_the_module(tmp_path: Path) -> None:
+    features = Features("efficientnet_lite0")
+    d = sum(width for _, _, width in features.layout())
+    member = Member(features, Head(RNG.normal(size=d) / d, 0.4, 1.0, np.zeros(1)))
+    path = tmp_path / "m.onnx"
+    export_onnx(member, path)
+    full = path.stat().st_size
+    compress(path)
+    assert path.stat().st_size < 0.6 * full
+    image = RNG.integers(0, 256, (2, 512, 512, 3), dtype=np.uint8)
+    model = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.no_grad():
+        expected = member(torch.from_numpy(image)).numpy()
+    assert_allclose(model({0: image})[0], expected, atol=1e-4)
+    text = path.read_bytes()
+    assert b"Pad" not in {node.op_type.encode() for node in __import__("onnx").load_from_string(text).graph.node}
+
+
+def biq(root: Path, rows: str, images: list[str]) -> Path:
+    (root / "Images").mkdir(parents=True)
+    for name in images:
+        (root / "Images" / name).write_bytes(b"")
+    (root / "Train (Images and MOS).csv").write_text("Image Name,MOS,,\n" + rows)
+    return root
+
+
+def test_biq2021_with_its_trap(tmp_path: Path) -> None:
+    data = datasets.biq2021(
+        biq(tmp_path, "ss02 (1014).jpg,0.25,,\na.jpg,1,,\n", ["ss02 (1014).JPG", "a.jpg", "x.jpg"]), "train"
+    )
+    assert [path.name for path in data.files] == ["ss02 (1014).JPG", "a.jpg"] and list(data.mos) == [0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [("a.jpg,0.5\nb.jpg,0.5\n", "no image.*b.jpg"), ("a.jpg,1.5\n", "'a.jpg' is 1.5"), ("a.jpg,nan\n", "line 2")],
+)
+def test_biq2021_refuses(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        datasets.biq2021(biq(tmp_path, rows, ["a.jpg"]), "train")

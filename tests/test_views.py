@@ -1,0 +1,66 @@
+"""Geometry of views: everything is seen, the aspect ratio is kept, shapes are fixed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaqap_fast.views import MAX_ASPECT, MAX_GRID, cut, target_size
+
+S = 32
+
+
+@given(st.integers(1, 30_000), st.integers(1, 30_000))
+def test_fit_keeps_the_aspect_ratio_and_bounds_memory(width: int, height: int) -> None:
+    w, h = target_size(width, height, S, "fit")
+    assert 1 <= min(w, h) <= S and max(w, h) <= MAX_ASPECT * S
+    if max(width, height) <= MAX_ASPECT * min(width, height):
+        assert min(w, h) == S
+        assert abs(w / h - width / height) <= 1.01 * (width / height) / min(w, h)
+
+
+def test_what_fits_already_is_not_resized() -> None:
+    assert target_size(S, 3 * S, S, "fit") == (S, 3 * S)
+    assert target_size(4000, 3000, S, "native") == (4000, 3000)
+
+
+@settings(deadline=None)
+@given(st.integers(1, MAX_GRID * S), st.integers(1, MAX_GRID * S), st.sampled_from(["fit", "native"]))
+def test_views_cover_the_image(height: int, width: int, mode: str) -> None:
+    w, h = target_size(width, height, S, mode)  # type: ignore[arg-type]
+    index = np.arange(h * w).reshape(h, w)
+    pixels = np.stack([index % 251, index // 251 % 251, index // 63001], axis=2).astype(np.uint8)
+    views = cut(pixels, S, mode)  # type: ignore[arg-type]
+    assert views.shape[1:] == (S, S, 3) and views.dtype == np.uint8
+    seen = {tuple(p) for p in views.reshape(-1, 3)}
+    margin = S // 16  # an overhang under 1/16 of a view may be cropped
+    for y in (margin, h // 2, h - 1 - margin):
+        for x in (margin, w // 2, w - 1 - margin):
+            if 0 <= y < h and 0 <= x < w:
+                assert tuple(pixels[y, x]) in seen
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "count"),
+    [(S, S, 1), (S, S + 2, 1), (S, S + 3, 2), (S, 2 * S, 2), (S, 2 * S + 3, 3), (S, 8 * S, 8), (5, S, 1), (1, 1, 1)],
+)
+def test_number_of_views(height: int, width: int, count: int) -> None:
+    assert len(cut(np.zeros((height, width, 3), np.uint8), S, "fit")) == count
+
+
+def test_a_square_view_is_the_image_itself() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (S, S, 3), dtype=np.uint8)
+    assert np.array_equal(cut(pixels, S, "fit")[0], pixels)
+
+
+def test_native_grid_is_bounded() -> None:
+    assert len(cut(np.zeros((2000, 3000, 3), np.uint8), S, "native")) == MAX_GRID**2
+    assert len(cut(np.zeros((3 * S, 2 * S, 3), np.uint8), S, "native")) == 6
+
+
+def test_short_sides_are_mirrored() -> None:
+    pixels = np.arange(2 * S * 3, dtype=np.uint8).reshape(2, S, 3)
+    (view,) = cut(pixels, S, "fit")
+    assert np.array_equal(view[:2], pixels) and np.array_equal(view[2:4], pixels[::-1])

@@ -1,0 +1,409 @@
+"""Triton kernels of `qa_ensemble`: one read of the members for the forward sums, one for the gradients.
+
+With p [B, M] the members, w and b the meta-learner, t the MOS and n the unmasked rows:
+
+    y_i     = sum_m p_im w_m + b
+    spread  = sqrt(sum_m |w_m| (p_im - y_i)^2 / sum_m |w_m|)
+    L       = l1/2 mean((y - t)^2) + l2 (1 - r),   r = pearson(softmax(y), softmax(t)) = pearson(e^y, e^t)
+
+Pearson's r ignores scale and offset, so the softmax denominators and any shift of y and t drop out; what is left are the
+sums of e^y, e^2y, e^t, e^2t and e^(y+t), and of (y - t)^2. As raw sums these cancel when y hardly varies and 1 - r does
+when y is close to t, so they are taken about means, of x = e^(y-c) - 1, z = e^(t-d) - 1 and q = x - z, where
+c and d are maxima and q = e^(t-d) (e^(y-c-t+d) - 1) when that exponent is small. No exponent is positive: no overflow.
+
+    stage 1  each program, BLOCK rows: c, d, the block's means and co-moments           -> partials [PARTIALS + M, blocks]
+    stage 2  one program, fp64: rescaled to global maxima and merged in block order     -> loss, stats [STATS + M]
+    stage 3  each program, BLOCK rows: gradient of the members, block sums of the rest  -> partials [M + 1, blocks]
+    stage 4  one program per weight: the sum in block order
+
+With X = e^y / mean(e^y) - 1 and Z alike, both of mean 0, and g the gradient that arrives at the loss
+
+    dL/dy_i = l1 (y_i - t_i) / n - l2 (X_i + 1) (Z_i - sXZ/sXX X_i) / sqrt(sXX sZZ),    dL/dp_im = dL/dy_i w_m
+
+The second part sums to 0 over the batch, since r does not change when all y move together: it gives the intercept no
+gradient, and the weights the same one for members taken about their column means, which keeps digits.
+
+The dot product of a row is in fp64 (M multiply-adds beside M loads), because y - c must keep the digits that set rows
+apart; exponentials and sums within a block are fp32; the few sums over blocks are fp64. No atomics: every sum has one
+order, which depends on B and M alone, so a result is the same on every run.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from metaqap_fast.kernels.launch import on_device
+from metaqap_fast.kernels.stats import PARTIALS, STATS, ZERO_STD
+from metaqap_fast.kernels.triton_math import INTERPRETED, OPTIONS, correlation, expm1, is_finite, round_to
+
+_ZERO_STD = tl.constexpr(ZERO_STD)
+MERGE_BLOCK = 1024
+SUM_BLOCK = 1024
+
+
+class Tile(NamedTuple):
+    """How a launch cuts the members: rows per program, columns padded to a power of two, warps."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
+def tile(members: int) -> Tile:
+    """About 32 predictions per thread: [1024, 8] for the usual 5 to 8 members."""
+    columns = triton.next_power_of_2(members)
+    return Tile(1024 if columns <= 8 else 512, columns, 4 if columns <= 4 else 8)
+
+
+@triton.jit
+def _load_rows(members, weights, bias, rows, n_rows, row_stride, col_stride, weight_stride,  # type: ignore[no-untyped-def]
+               M: tl.constexpr, M_PAD: tl.constexpr, CONTIGUOUS: tl.constexpr):  # fmt: skip
+    """Members [BLOCK, M_PAD] and weights [M_PAD] in fp32 (0 beyond M), scores [BLOCK] in fp64."""
+    cols = tl.arange(0, M_PAD)
+    if CONTIGUOUS:  # M is known to the compiler, so whole vectors are loaded
+        offsets = rows[:, None] * M + cols[None, :]
+    else:
+        offsets = rows[:, None] * row_stride + cols[None, :].to(tl.int64) * col_stride
+    inside = (rows < n_rows)[:, None] & (cols < M)[None, :]
+    p = tl.load(members + offsets, mask=inside, other=0.0).to(tl.float32)
+    w = tl.load(weights + cols * weight_stride, mask=cols < M, other=0.0).to(tl.float32)
+    y = tl.sum(p.to(tl.float64) * w.to(tl.float64)[None, :], axis=1) + tl.load(bias).to(tl.float64)
+    return p, w, y
+
+
+@triton.jit
+def _load_valid(mask, rows, n_rows, mask_stride, HAS_MASK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Whether a row exists and is unmasked."""
+    valid = rows < n_rows
+    if HAS_MASK:
+        valid = valid & (tl.load(mask + rows * mask_stride, mask=valid, other=0) != 0)
+    return valid
+
+
+@triton.jit
+def combine_kernel(members, weights, bias, mask, score, spread, bad,  # type: ignore[no-untyped-def]
+                   n_rows, row_stride, col_stride, weight_stride, mask_stride,
+                   M: tl.constexpr, M_PAD: tl.constexpr, BLOCK: tl.constexpr,
+                   CONTIGUOUS: tl.constexpr, HAS_MASK: tl.constexpr):  # fmt: skip
+    """Score and spread of BLOCK rows, and how many unmasked ones have no finite score."""
+    block = tl.program_id(0)
+    rows = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    p, w, y = _load_rows(members, weights, bias, rows, n_rows, row_stride, col_stride, weight_stride,
+                         M, M_PAD, CONTIGUOUS)  # fmt: skip
+    size = tl.abs(w).to(tl.float64)
+    total = tl.sum(size, axis=0)
+    apart = p.to(tl.float64) - y[:, None]
+    square = tl.sum(apart * apart * size[None, :], axis=1) / tl.where(total > 0.0, total, 1.0)
+    tl.store(score + rows, y.to(tl.float32), mask=rows < n_rows)
+    tl.store(spread + rows, tl.sqrt(square).to(tl.float32), mask=rows < n_rows)
+    valid = _load_valid(mask, rows, n_rows, mask_stride, HAS_MASK)
+    tl.store(bad + block, tl.sum((valid & (is_finite(y) == 0)).to(tl.int32), axis=0))
+
+
+@triton.jit
+def loss_block_kernel(members, weights, bias, mos, mask, score, partials,  # type: ignore[no-untyped-def]
+                      n_rows, n_blocks, row_stride, col_stride, weight_stride, mos_stride, mask_stride,
+                      M: tl.constexpr, M_PAD: tl.constexpr, BLOCK: tl.constexpr,
+                      CONTIGUOUS: tl.constexpr, HAS_MASK: tl.constexpr):  # fmt: skip
+    """Stage 1: scores, and this block's maxima, means and co-moments."""
+    block = tl.program_id(0)
+    rows = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    p, _, y = _load_rows(members, weights, bias, rows, n_rows, row_stride, col_stride, weight_stride,
+                         M, M_PAD, CONTIGUOUS)  # fmt: skip
+    tl.store(score + rows, y.to(tl.float32), mask=rows < n_rows)
+    t = tl.load(mos + rows * mos_stride, mask=rows < n_rows, other=0.0).to(tl.float32).to(tl.float64)
+    valid = _load_valid(mask, rows, n_rows, mask_stride, HAS_MASK)
+    usable = is_finite(y) & is_finite(t)
+    bad = tl.sum((valid & (usable == 0)).to(tl.float32), axis=0)
+    valid = valid & usable
+    count = tl.sum(valid.to(tl.float32), axis=0)
+    y_max = tl.max(tl.where(valid, y, float("-inf")), axis=0)
+    t_max = tl.max(tl.where(valid, t, float("-inf")), axis=0)
+
+    miss = tl.where(valid, y - t, 0.0)
+    u = tl.where(valid, y - y_max, 0.0)
+    v = tl.where(valid, t - t_max, 0.0)
+    w = (u - v).to(tl.float32)
+    u = u.to(tl.float32)
+    v = v.to(tl.float32)
+    x = expm1(u)  # 0 in rows that do not count
+    z = expm1(v)
+    near = tl.abs(w) < 0.5
+    q = tl.where(near, (z + 1.0) * expm1(tl.where(near, w, 0.0)), x - z)
+
+    size = tl.where(count > 0.0, count, 1.0)
+    x_mean = tl.sum(x, axis=0) / size
+    z_mean = tl.sum(z, axis=0) / size
+    q_mean = tl.sum(q, axis=0) / size
+    # The mean of e^u. Near 0 the sum of x has the digits; when most x are close to -1 it has lost them.
+    ex_mean = tl.sum(tl.where(valid, tl.exp(u), 0.0), axis=0).to(tl.float64) / size
+    ez_mean = tl.sum(tl.where(valid, tl.exp(v), 0.0), axis=0).to(tl.float64) / size
+    ex_mean = tl.where(x_mean > -0.5, x_mean.to(tl.float64) + 1.0, ex_mean)
+    ez_mean = tl.where(z_mean > -0.5, z_mean.to(tl.float64) + 1.0, ez_mean)
+    x = tl.where(valid, x - x_mean, 0.0)
+    z = tl.where(valid, z - z_mean, 0.0)
+    q = tl.where(valid, q - q_mean, 0.0)
+
+    out = partials + block
+    tl.store(out, count.to(tl.float64))
+    tl.store(out + n_blocks, bad.to(tl.float64))
+    tl.store(out + 2 * n_blocks, y_max)
+    tl.store(out + 3 * n_blocks, t_max)
+    tl.store(out + 4 * n_blocks, tl.sum(miss * miss, axis=0))
+    tl.store(out + 5 * n_blocks, ex_mean)
+    tl.store(out + 6 * n_blocks, ez_mean)
+    tl.store(out + 7 * n_blocks, q_mean.to(tl.float64))
+    tl.store(out + 8 * n_blocks, tl.sum(x * x, axis=0).to(tl.float64))
+    tl.store(out + 9 * n_blocks, tl.sum(z * z, axis=0).to(tl.float64))
+    tl.store(out + 10 * n_blocks, tl.sum(x * z, axis=0).to(tl.float64))
+    tl.store(out + 11 * n_blocks, tl.sum(q * q, axis=0).to(tl.float64))
+    tl.store(out + 12 * n_blocks, tl.sum(x * q, axis=0).to(tl.float64))
+    cols = tl.arange(0, M_PAD)
+    p = tl.where(valid[:, None], p, 0.0)
+    tl.store(out + (13 + cols) * n_blocks, tl.sum(p, axis=0).to(tl.float64), mask=cols < M)
+
+
+@triton.jit
+def _part(partials, index, n_blocks, at, other):  # type: ignore[no-untyped-def]
+    """One row of the partials at blocks `at`, `other` beyond the last block."""
+    return tl.load(partials + index * n_blocks + at, mask=at < n_blocks, other=other)
+
+
+@triton.jit
+def loss_merge_kernel(partials, loss, stats, n_blocks, l1, l2,  # type: ignore[no-untyped-def]
+                      M: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+    """Stage 2: block maxima, means and co-moments to the loss and to what stage 3 needs (`stats`)."""
+    lanes = tl.arange(0, CHUNK)
+    count = tl.zeros([CHUNK], tl.float64)
+    bad = tl.zeros([CHUNK], tl.float64)
+    miss = tl.zeros([CHUNK], tl.float64)
+    c = tl.full([CHUNK], float("-inf"), tl.float64)
+    d = tl.full([CHUNK], float("-inf"), tl.float64)
+    for start in range(0, n_blocks, CHUNK):
+        at = start + lanes
+        count += _part(partials, 0, n_blocks, at, 0.0)
+        bad += _part(partials, 1, n_blocks, at, 0.0)
+        c = tl.maximum(c, _part(partials, 2, n_blocks, at, float("-inf")))
+        d = tl.maximum(d, _part(partials, 3, n_blocks, at, float("-inf")))
+        miss += _part(partials, 4, n_blocks, at, 0.0)
+    n = tl.sum(count, axis=0)
+    some = n > 0.0
+    n = tl.where(some, n, 1.0)
+    n_bad = tl.sum(bad, axis=0)
+    c_max = tl.where(some, tl.max(c, axis=0), 0.0)
+    d_max = tl.where(some, tl.max(d, axis=0), 0.0)
+
+    ex = tl.zeros([CHUNK], tl.float64)
+    ez = tl.zeros([CHUNK], tl.float64)
+    for start in range(0, n_blocks, CHUNK):
+        at = start + lanes
+        size = _part(partials, 0, n_blocks, at, 0.0)
+        full = size > 0.0
+        ex += tl.where(full, size * tl.exp(tl.where(full, _part(partials, 2, n_blocks, at, 0.0) - c_max, 0.0))
+                       * _part(partials, 5, n_blocks, at, 0.0), 0.0)  # fmt: skip
+        ez += tl.where(full, size * tl.exp(tl.where(full, _part(partials, 3, n_blocks, at, 0.0) - d_max, 0.0))
+                       * _part(partials, 6, n_blocks, at, 0.0), 0.0)  # fmt: skip
+    # e^y / e^c_log has mean 1: with these shifts x and z have mean 0.
+    ex_mean = tl.where(some, tl.sum(ex, axis=0) / n, 1.0)
+    ez_mean = tl.where(some, tl.sum(ez, axis=0) / n, 1.0)
+    c_log = c_max + tl.log(ex_mean)
+    d_log = d_max + tl.log(ez_mean)
+
+    sxx = tl.zeros([CHUNK], tl.float64)
+    szz = tl.zeros([CHUNK], tl.float64)
+    sxz = tl.zeros([CHUNK], tl.float64)
+    sqq = tl.zeros([CHUNK], tl.float64)
+    sxq = tl.zeros([CHUNK], tl.float64)
+    sq = tl.zeros([CHUNK], tl.float64)
+    for start in range(0, n_blocks, CHUNK):
+        at = start + lanes
+        size = _part(partials, 0, n_blocks, at, 0.0)
+        full = size > 0.0
+        # X = a e^u - 1, Z = k e^v - 1, Q = X - Z = k (q + h e^u) with h = a / k - 1.
+        a = tl.where(full, tl.exp(tl.where(full, _part(partials, 2, n_blocks, at, 0.0) - c_max, 0.0)) / ex_mean, 0.0)
+        k = tl.where(full, tl.exp(tl.where(full, _part(partials, 3, n_blocks, at, 0.0) - d_max, 0.0)) / ez_mean, 0.0)
+        eu = _part(partials, 5, n_blocks, at, 0.0)
+        x = tl.where(full, a * eu - 1.0, 0.0)
+        z = tl.where(full, k * _part(partials, 6, n_blocks, at, 0.0) - 1.0, 0.0)
+        q = tl.where(full, k * _part(partials, 7, n_blocks, at, 0.0) + (a - k) * eu, 0.0)
+        bxx = _part(partials, 8, n_blocks, at, 0.0)
+        bxq = _part(partials, 12, n_blocks, at, 0.0)
+        sxx += a * a * bxx + size * x * x
+        szz += k * k * _part(partials, 9, n_blocks, at, 0.0) + size * z * z
+        sxz += a * k * _part(partials, 10, n_blocks, at, 0.0) + size * x * z
+        # k (q + h e^u) about its mean, with k h = a - k
+        h = a - k
+        sqq += k * k * _part(partials, 11, n_blocks, at, 0.0) + 2.0 * k * h * bxq + h * h * bxx + size * q * q
+        sxq += a * (k * bxq + h * bxx) + size * x * q
+        sq += size * q
+    txx = tl.sum(sxx, axis=0)
+    tzz = tl.sum(szz, axis=0)
+    tq = tl.sum(sq, axis=0)
+    tqq = tl.sum(sqq, axis=0) - tq * tq / n
+    defined = (
+        some
+        & (tl.sqrt(txx / n) > (1.0 + tl.abs(c_log)) * _ZERO_STD)
+        & (tl.sqrt(tzz / n) > (1.0 + tl.abs(d_log)) * _ZERO_STD)
+    )
+    txz = tl.sum(sxz, axis=0)
+    distance, cx, cz, cq = correlation(txx, tzz, txz, tqq, tl.sum(sxq, axis=0), defined, n)
+    result = 0.5 * l1 * tl.sum(miss, axis=0) / n + l2 * distance
+    result = tl.where(some, result, 0.0)
+    result = tl.where(n_bad > 0.0, float("nan"), result)
+    tl.store(loss, result.to(tl.float32))
+    poison = tl.where(n_bad > 0.0, float("nan"), 1.0)
+    tl.store(stats, n_bad)
+    tl.store(stats + 1, c_log)
+    tl.store(stats + 2, d_log)
+    tl.store(stats + 3, tl.where(some, l1 / n, 0.0) * poison)
+    tl.store(stats + 4, l2 * cx * poison)
+    tl.store(stats + 5, l2 * cz * poison)
+    tl.store(stats + 6, l2 * cq * poison)
+    for m in range(0, M):
+        total = tl.zeros([CHUNK], tl.float64)
+        for start in range(0, n_blocks, CHUNK):
+            total += _part(partials, 13 + m, n_blocks, start + lanes, 0.0)
+        tl.store(stats + 7 + m, tl.sum(total, axis=0) / n)
+
+
+@triton.jit
+def loss_grad_kernel(members, weights, bias, mos, mask, stats, grad_loss, grad_score,  # type: ignore[no-untyped-def]
+                     grad_members, partials, n_rows, n_blocks,
+                     row_stride, col_stride, weight_stride, mos_stride, mask_stride, grad_stride,
+                     M: tl.constexpr, M_PAD: tl.constexpr, BLOCK: tl.constexpr, CONTIGUOUS: tl.constexpr,
+                     HAS_MASK: tl.constexpr, HAS_LOSS: tl.constexpr, HAS_SCORE: tl.constexpr,
+                     HAS_MEMBERS: tl.constexpr, INTERPRET: tl.constexpr):  # fmt: skip
+    """Stage 3: dL/dy of BLOCK rows, the members' gradient, and the block's sums for weights and intercept."""
+    block = tl.program_id(0)
+    rows = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    p, weight, y = _load_rows(members, weights, bias, rows, n_rows, row_stride, col_stride, weight_stride,
+                              M, M_PAD, CONTIGUOUS)  # fmt: skip
+    usable = is_finite(y) & (rows < n_rows)  # a masked row may hold NaN: it gives and takes nothing
+    g = tl.zeros([BLOCK], tl.float32)  # what every sum takes as it is
+    h = tl.zeros([BLOCK], tl.float32)  # the correlation's part, which sums to 0 over the batch
+    if HAS_LOSS:
+        valid = _load_valid(mask, rows, n_rows, mask_stride, HAS_MASK)
+        t = tl.load(mos + rows * mos_stride, mask=valid, other=0.0).to(tl.float32).to(tl.float64)
+        lost = valid & (usable == 0)  # only if the caller chose not to check: its gradient is NaN, as the loss is
+        valid = valid & usable
+        miss = tl.where(valid, y - t, 0.0).to(tl.float32)
+        u = tl.where(valid, y - tl.load(stats + 1), 0.0)
+        v = tl.where(valid, t - tl.load(stats + 2), 0.0)
+        w = (u - v).to(tl.float32)
+        x = expm1(u.to(tl.float32))
+        z = expm1(v.to(tl.float32))
+        near = tl.abs(w) < 0.5
+        q = tl.where(near, (z + 1.0) * expm1(tl.where(near, w, 0.0)), x - z)
+        c_miss = tl.load(stats + 3).to(tl.float32)
+        cx = tl.load(stats + 4).to(tl.float32)
+        cz = tl.load(stats + 5).to(tl.float32)
+        cq = tl.load(stats + 6).to(tl.float32)
+        upstream = tl.load(grad_loss).to(tl.float32)
+        g = tl.where(valid, c_miss * miss * upstream, tl.where(lost, float("nan"), 0.0))
+        h = tl.where(valid, (x + 1.0) * (cx * x + cz * z + cq * q) * upstream, 0.0)
+    if HAS_SCORE:
+        g += tl.load(grad_score + rows * grad_stride, mask=usable, other=0.0).to(tl.float32)
+    cols = tl.arange(0, M_PAD)
+    if HAS_MEMBERS:
+        inside = (rows < n_rows)[:, None] & (cols < M)[None, :]
+        value = round_to((g + h)[:, None] * weight[None, :], grad_members.dtype.element_ty, INTERPRET)
+        tl.store(grad_members + rows[:, None] * M + cols[None, :], value, mask=inside)
+    p = tl.where(usable[:, None], p, 0.0)
+    centre = tl.load(stats + 7 + cols, mask=cols < M, other=0.0).to(tl.float32)
+    terms = g[:, None] * p + h[:, None] * (p - centre[None, :])
+    tl.store(partials + cols * n_blocks + block, tl.sum(terms, axis=0), mask=cols < M)
+    tl.store(partials + M * n_blocks + block, tl.sum(g, axis=0))
+
+
+@triton.jit
+def sum_kernel(partials, out, n_blocks, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Stage 4: row `program_id` of partials [rows, blocks], summed in block order in fp64."""
+    row = tl.program_id(0)
+    lanes = tl.arange(0, CHUNK)
+    total = tl.zeros([CHUNK], tl.float64)
+    for start in range(0, n_blocks, CHUNK):
+        at = start + lanes
+        total += tl.load(partials + row.to(tl.int64) * n_blocks + at, mask=at < n_blocks, other=0.0).to(tl.float64)
+    tl.store(out + row, tl.sum(total, axis=0).to(tl.float32))
+
+
+def _strides(members: Tensor) -> tuple[int, int]:
+    """Row and column stride, in elements; read as they are, never copied."""
+    return members.stride(0), members.stride(1)
+
+
+def combine(members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Score and spread [B] in fp32, and the unusable unmasked rows of each block, int32."""
+    rows, columns = members.shape
+    cut = tile(columns)
+    blocks = triton.cdiv(rows, cut.rows)
+    score = members.new_empty(rows, dtype=torch.float32)
+    spread = members.new_empty(rows, dtype=torch.float32)
+    bad = members.new_empty(blocks, dtype=torch.int32)
+    flags = _flags(mask, members)
+    with on_device(members):
+        combine_kernel[(blocks,)](
+            members, weights, bias, flags, score, spread, bad, rows, *_strides(members), weights.stride(0),
+            flags.stride(0), M=columns, M_PAD=cut.columns, BLOCK=cut.rows, CONTIGUOUS=members.is_contiguous(),
+            HAS_MASK=mask is not None, num_warps=cut.warps, **OPTIONS,
+        )  # fmt: skip
+    return score, spread, bad
+
+
+def loss_forward(
+    members: Tensor, weights: Tensor, bias: Tensor, mos: Tensor, mask: Tensor | None, l1: float, l2: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss (0-dimensional) and score [B] in fp32, stats [STATS + M] in fp64."""
+    rows, columns = members.shape
+    cut = tile(columns)
+    blocks = triton.cdiv(rows, cut.rows)
+    score = members.new_empty(rows, dtype=torch.float32)
+    loss = members.new_empty((), dtype=torch.float32)
+    stats = members.new_empty(STATS + columns, dtype=torch.float64)
+    partials = members.new_empty((PARTIALS + columns, blocks), dtype=torch.float64)
+    flags = _flags(mask, members)
+    with on_device(members):
+        loss_block_kernel[(blocks,)](
+            members, weights, bias, mos, flags, score, partials, rows, blocks, *_strides(members), weights.stride(0),
+            mos.stride(0), flags.stride(0), M=columns, M_PAD=cut.columns, BLOCK=cut.rows,
+            CONTIGUOUS=members.is_contiguous(), HAS_MASK=mask is not None, num_warps=cut.warps, **OPTIONS,
+        )  # fmt: skip
+        loss_merge_kernel[(1,)](
+            partials, loss, stats, blocks, l1, l2, M=columns, CHUNK=MERGE_BLOCK, num_warps=8, **OPTIONS
+        )
+    return loss, score, stats
+
+
+def loss_backward(
+    grad_loss: Tensor | None, grad_score: Tensor | None, members: Tensor, weights: Tensor, bias: Tensor,
+    mos: Tensor, mask: Tensor | None, stats: Tensor, need_members: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradient of members (empty unless needed) in their dtype; of weights and intercept together, [M + 1] in fp32."""
+    rows, columns = members.shape
+    cut = tile(columns)
+    blocks = triton.cdiv(rows, cut.rows)
+    grad_members = members.new_empty(members.shape if need_members else (0, columns))
+    partials = members.new_empty((columns + 1, blocks), dtype=torch.float32)
+    sums = members.new_empty(columns + 1, dtype=torch.float32)
+    flags = _flags(mask, members)
+    with on_device(members):
+        loss_grad_kernel[(blocks,)](
+            members, weights, bias, mos, flags, stats, stats if grad_loss is None else grad_loss,
+            stats if grad_score is None else grad_score, grad_members, partials, rows, blocks, *_strides(members),
+            weights.stride(0), mos.stride(0), flags.stride(0), 0 if grad_score is None else grad_score.stride(0),
+            M=columns, M_PAD=cut.columns, BLOCK=cut.rows, CONTIGUOUS=members.is_contiguous(),
+            HAS_MASK=mask is not None, HAS_LOSS=grad_loss is not None, HAS_SCORE=grad_score is not None,
+            HAS_MEMBERS=need_members, INTERPRET=INTERPRETED, num_warps=cut.warps, **OPTIONS,
+        )  # fmt: skip
+        sum_kernel[(columns + 1,)](partials, sums, blocks, CHUNK=SUM_BLOCK, num_warps=4, **OPTIONS)
+    return grad_members, sums
+
+
+def _flags(mask: Tensor | None, members: Tensor) -> Tensor:
+    """The mask as bytes, or, where there is none and the kernel will not look, some tensor of its place."""
+    return members.new_empty(1, dtype=torch.uint8) if mask is None else mask.view(torch.uint8)

@@ -16,5 +16,6 @@ except ModuleNotFoundError as error:
 
 from metaqap_fast.kernels.launch import interpreted
 from metaqap_fast.kernels.qa_ensemble import combine, quality_aware_loss
+from metaqap_fast.kernels.soft_spearman import soft_spearman
 
-__all__ = ["combine", "interpreted", "quality_aware_loss"]
+__all__ = ["combine", "interpreted", "quality_aware_loss", "soft_spearman"]

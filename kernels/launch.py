@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, ContextManager
+from typing import Any
 
 import torch
 
@@ -49,6 +49,6 @@ def triton_module(name: str) -> Any:
         raise MetaqapError("the GPU kernels need triton: pip install 'metaqap-fast[gpu]'") from None
 
 
-def on_device(tensor: torch.Tensor) -> ContextManager[Any]:
+def on_device(tensor: torch.Tensor) -> AbstractContextManager[Any]:
     """Makes the tensor's GPU the current one, which is where Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from metaqap_fast.kernels import checks
 from metaqap_fast.kernels import qa_ensemble_torch as reference
 from metaqap_fast.kernels.launch import is_interpreted, triton_module
 from metaqap_fast.kernels.stats import STATS
+from torch import Tensor
 
 
 def combine(
@@ -129,9 +128,7 @@ def may_look(tensor: Tensor) -> bool:
 
 
 @torch.library.custom_op("metaqap_fast::combine", mutates_args=(), device_types="cuda")
-def _combine(
-    members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None, check: bool
-) -> tuple[Tensor, Tensor]:
+def _combine(members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None, check: bool) -> tuple[Tensor, Tensor]:
     score, spread, bad = triton_module("qa_ensemble_triton").combine(members, weights, bias, mask)
     if check and may_look(members) and bool(bad.any()):
         checks.finite(mask, members=members, weights=weights, bias=bias)

@@ -6,14 +6,15 @@ With p [B, M] the members, w and b the meta-learner, t the MOS and n the unmaske
     spread  = sqrt(sum_m |w_m| (p_im - y_i)^2 / sum_m |w_m|)
     L       = l1/2 mean((y - t)^2) + l2 (1 - r),   r = pearson(softmax(y), softmax(t)) = pearson(e^y, e^t)
 
-Pearson's r ignores scale and offset, so the softmax denominators and any shift of y and t drop out; what is left are the
-sums of e^y, e^2y, e^t, e^2t and e^(y+t), and of (y - t)^2. As raw sums these cancel when y hardly varies and 1 - r does
-when y is close to t, so they are taken about means, of x = e^(y-c) - 1, z = e^(t-d) - 1 and q = x - z, where
-c and d are maxima and q = e^(t-d) (e^(y-c-t+d) - 1) when that exponent is small. No exponent is positive: no overflow.
+Pearson's r ignores scale and offset, so the softmax denominators and any shift of y and t drop out; what is left are
+the sums of e^y, e^2y, e^t, e^2t and e^(y+t), and of (y - t)^2. As raw sums these cancel when y hardly varies, and 1 - r
+does when y is close to t, so they are taken about means, of x = e^(y-c) - 1, z = e^(t-d) - 1 and q = x - z, where c and
+d are maxima and q = e^(t-d) (e^(y-c-t+d) - 1) when that exponent is small. No exponential can overflow.
 
-    stage 1  each program, BLOCK rows: c, d, the block's means and co-moments           -> partials [PARTIALS + M, blocks]
-    stage 2  one program, fp64: rescaled to global maxima and merged in block order     -> loss, stats [STATS + M]
-    stage 3  each program, BLOCK rows: gradient of the members, block sums of the rest  -> partials [M + 1, blocks]
+    stage 1  each program, BLOCK rows: c, d, the block's means and co-moments         -> partials [PARTIALS + M, blocks]
+    stage 2  one program, fp64: rescaled to global maxima and merged in block order   -> loss, stats [STATS + M]
+             (M more programs: the column means)
+    stage 3  each program, BLOCK rows: gradient of members, block sums of the rest    -> partials [M + 1, blocks]
     stage 4  one program per weight: the sum in block order
 
 With X = e^y / mean(e^y) - 1 and Z alike, both of mean 0, and g the gradient that arrives at the loss
@@ -28,6 +29,10 @@ apart; exponentials and sums within a block are fp32; the few sums over blocks a
 order, which depends on B and M alone, so a result is the same on every run.
 """
 
+# Inside a kernel the arguments are values of Triton's language, which has no types for them.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ruff: noqa: ANN001, ANN201, ANN202
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -35,11 +40,10 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from metaqap_fast.kernels.launch import on_device
 from metaqap_fast.kernels.stats import PARTIALS, STATS, ZERO_STD
 from metaqap_fast.kernels.triton_math import INTERPRETED, OPTIONS, correlation, expm1, is_finite, round_to
+from torch import Tensor
 
 _ZERO_STD = tl.constexpr(ZERO_STD)
 MERGE_BLOCK = 1024
@@ -55,69 +59,76 @@ class Tile(NamedTuple):
 
 
 def tile(members: int) -> Tile:
-    """About 32 predictions per thread: [1024, 8] for the usual 5 to 8 members."""
-    columns = triton.next_power_of_2(members)
-    return Tile(1024 if columns <= 8 else 512, columns, 4 if columns <= 4 else 8)
+    """At most 16 predictions per thread ([512, 8] for the usual 5 to 8 members): two or three programs fit on an SM."""
+    return Tile(512, triton.next_power_of_2(members), 8)
 
 
 @triton.jit
-def _load_rows(members, weights, bias, rows, n_rows, row_stride, col_stride, weight_stride,  # type: ignore[no-untyped-def]
-               M: tl.constexpr, M_PAD: tl.constexpr, CONTIGUOUS: tl.constexpr):  # fmt: skip
-    """Members [BLOCK, M_PAD] and weights [M_PAD] in fp32 (0 beyond M), scores [BLOCK] in fp64."""
+def _load_rows(members, weights, bias, start, left, row_stride, col_stride, weight_stride,
+               BLOCK: tl.constexpr, M: tl.constexpr, M_PAD: tl.constexpr, CONTIGUOUS: tl.constexpr):  # fmt: skip
+    """Members [BLOCK, M_PAD] and weights [M_PAD] in fp32 (0 beyond M), scores [BLOCK] in fp64.
+
+    Offsets are 64-bit from the tensor to the block and 32-bit inside it, which halves the registers for addresses.
+    """
+    rows = tl.arange(0, BLOCK)
     cols = tl.arange(0, M_PAD)
     if CONTIGUOUS:  # M is known to the compiler, so whole vectors are loaded
-        offsets = rows[:, None] * M + cols[None, :]
+        at = members + start * M + (rows[:, None] * M + cols[None, :])
     else:
-        offsets = rows[:, None] * row_stride + cols[None, :].to(tl.int64) * col_stride
-    inside = (rows < n_rows)[:, None] & (cols < M)[None, :]
-    p = tl.load(members + offsets, mask=inside, other=0.0).to(tl.float32)
+        at = members + (start + rows[:, None]) * row_stride + cols[None, :].to(tl.int64) * col_stride
+    inside = (rows < left)[:, None] & (cols < M)[None, :]
+    p = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     w = tl.load(weights + cols * weight_stride, mask=cols < M, other=0.0).to(tl.float32)
     y = tl.sum(p.to(tl.float64) * w.to(tl.float64)[None, :], axis=1) + tl.load(bias).to(tl.float64)
     return p, w, y
 
 
 @triton.jit
-def _load_valid(mask, rows, n_rows, mask_stride, HAS_MASK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _load_valid(mask, start, rows, left, mask_stride, HAS_MASK: tl.constexpr):
     """Whether a row exists and is unmasked."""
-    valid = rows < n_rows
+    valid = rows < left
     if HAS_MASK:
-        valid = valid & (tl.load(mask + rows * mask_stride, mask=valid, other=0) != 0)
+        valid = valid & (tl.load(mask + (start + rows) * mask_stride, mask=valid, other=0) != 0)
     return valid
 
 
 @triton.jit
-def combine_kernel(members, weights, bias, mask, score, spread, bad,  # type: ignore[no-untyped-def]
+def combine_kernel(members, weights, bias, mask, score, spread, bad,
                    n_rows, row_stride, col_stride, weight_stride, mask_stride,
                    M: tl.constexpr, M_PAD: tl.constexpr, BLOCK: tl.constexpr,
                    CONTIGUOUS: tl.constexpr, HAS_MASK: tl.constexpr):  # fmt: skip
     """Score and spread of BLOCK rows, and how many unmasked ones have no finite score."""
     block = tl.program_id(0)
-    rows = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    p, w, y = _load_rows(members, weights, bias, rows, n_rows, row_stride, col_stride, weight_stride,
-                         M, M_PAD, CONTIGUOUS)  # fmt: skip
+    start = block.to(tl.int64) * BLOCK
+    left = (n_rows - start).to(tl.int32)
+    rows = tl.arange(0, BLOCK)
+    p, w, y = _load_rows(members, weights, bias, start, left, row_stride, col_stride, weight_stride,
+                         BLOCK, M, M_PAD, CONTIGUOUS)  # fmt: skip
     size = tl.abs(w).to(tl.float64)
     total = tl.sum(size, axis=0)
     apart = p.to(tl.float64) - y[:, None]
-    square = tl.sum(apart * apart * size[None, :], axis=1) / tl.where(total > 0.0, total, 1.0)
-    tl.store(score + rows, y.to(tl.float32), mask=rows < n_rows)
-    tl.store(spread + rows, tl.sqrt(square).to(tl.float32), mask=rows < n_rows)
-    valid = _load_valid(mask, rows, n_rows, mask_stride, HAS_MASK)
+    square = tl.sum(apart * apart * size[None, :], axis=1) * (1.0 / tl.where(total > 0.0, total, 1.0))
+    tl.store(score + start + rows, y.to(tl.float32), mask=rows < left)
+    tl.store(spread + start + rows, tl.sqrt(square).to(tl.float32), mask=rows < left)
+    valid = _load_valid(mask, start, rows, left, mask_stride, HAS_MASK)
     tl.store(bad + block, tl.sum((valid & (is_finite(y) == 0)).to(tl.int32), axis=0))
 
 
 @triton.jit
-def loss_block_kernel(members, weights, bias, mos, mask, score, partials,  # type: ignore[no-untyped-def]
+def loss_block_kernel(members, weights, bias, mos, mask, score, partials,
                       n_rows, n_blocks, row_stride, col_stride, weight_stride, mos_stride, mask_stride,
                       M: tl.constexpr, M_PAD: tl.constexpr, BLOCK: tl.constexpr,
                       CONTIGUOUS: tl.constexpr, HAS_MASK: tl.constexpr):  # fmt: skip
     """Stage 1: scores, and this block's maxima, means and co-moments."""
     block = tl.program_id(0)
-    rows = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    p, _, y = _load_rows(members, weights, bias, rows, n_rows, row_stride, col_stride, weight_stride,
-                         M, M_PAD, CONTIGUOUS)  # fmt: skip
-    tl.store(score + rows, y.to(tl.float32), mask=rows < n_rows)
-    t = tl.load(mos + rows * mos_stride, mask=rows < n_rows, other=0.0).to(tl.float32).to(tl.float64)
-    valid = _load_valid(mask, rows, n_rows, mask_stride, HAS_MASK)
+    start = block.to(tl.int64) * BLOCK
+    left = (n_rows - start).to(tl.int32)
+    rows = tl.arange(0, BLOCK)
+    p, _, y = _load_rows(members, weights, bias, start, left, row_stride, col_stride, weight_stride,
+                         BLOCK, M, M_PAD, CONTIGUOUS)  # fmt: skip
+    tl.store(score + start + rows, y.to(tl.float32), mask=rows < left)
+    t = tl.load(mos + (start + rows) * mos_stride, mask=rows < left, other=0.0).to(tl.float32).to(tl.float64)
+    valid = _load_valid(mask, start, rows, left, mask_stride, HAS_MASK)
     usable = is_finite(y) & is_finite(t)
     bad = tl.sum((valid & (usable == 0)).to(tl.float32), axis=0)
     valid = valid & usable
@@ -169,15 +180,30 @@ def loss_block_kernel(members, weights, bias, mos, mask, score, partials,  # typ
 
 
 @triton.jit
-def _part(partials, index, n_blocks, at, other):  # type: ignore[no-untyped-def]
+def _part(partials, index, n_blocks, at, other):
     """One row of the partials at blocks `at`, `other` beyond the last block."""
     return tl.load(partials + index * n_blocks + at, mask=at < n_blocks, other=other)
 
 
 @triton.jit
-def loss_merge_kernel(partials, loss, stats, n_blocks, l1, l2,  # type: ignore[no-untyped-def]
-                      M: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
-    """Stage 2: block maxima, means and co-moments to the loss and to what stage 3 needs (`stats`)."""
+def _merge_column(partials, stats, n_blocks, column, CHUNK: tl.constexpr):
+    """Stage 2, program `column` + 1: the mean of one member over the rows that count."""
+    lanes = tl.arange(0, CHUNK)
+    count = tl.zeros([CHUNK], tl.float64)
+    total = tl.zeros([CHUNK], tl.float64)
+    for start in range(0, n_blocks, CHUNK):
+        count += _part(partials, 0, n_blocks, start + lanes, 0.0)
+        total += _part(partials, 13 + column, n_blocks, start + lanes, 0.0)
+    n = tl.sum(count, axis=0)
+    tl.store(stats + 7 + column, tl.sum(total, axis=0) / tl.where(n > 0.0, n, 1.0))
+
+
+@triton.jit
+def loss_merge_kernel(partials, loss, stats, n_blocks, l1, l2, CHUNK: tl.constexpr):
+    """Stage 2, program 0: block maxima, means and co-moments to the loss and to what stage 3 needs (`stats`)."""
+    if tl.program_id(0) > 0:
+        _merge_column(partials, stats, n_blocks, tl.program_id(0) - 1, CHUNK)
+        return
     lanes = tl.arange(0, CHUNK)
     count = tl.zeros([CHUNK], tl.float64)
     bad = tl.zeros([CHUNK], tl.float64)
@@ -264,15 +290,10 @@ def loss_merge_kernel(partials, loss, stats, n_blocks, l1, l2,  # type: ignore[n
     tl.store(stats + 4, l2 * cx * poison)
     tl.store(stats + 5, l2 * cz * poison)
     tl.store(stats + 6, l2 * cq * poison)
-    for m in range(0, M):
-        total = tl.zeros([CHUNK], tl.float64)
-        for start in range(0, n_blocks, CHUNK):
-            total += _part(partials, 13 + m, n_blocks, start + lanes, 0.0)
-        tl.store(stats + 7 + m, tl.sum(total, axis=0) / n)
 
 
 @triton.jit
-def loss_grad_kernel(members, weights, bias, mos, mask, stats, grad_loss, grad_score,  # type: ignore[no-untyped-def]
+def loss_grad_kernel(members, weights, bias, mos, mask, stats, grad_loss, grad_score,
                      grad_members, partials, n_rows, n_blocks,
                      row_stride, col_stride, weight_stride, mos_stride, mask_stride, grad_stride,
                      M: tl.constexpr, M_PAD: tl.constexpr, BLOCK: tl.constexpr, CONTIGUOUS: tl.constexpr,
@@ -280,15 +301,17 @@ def loss_grad_kernel(members, weights, bias, mos, mask, stats, grad_loss, grad_s
                      HAS_MEMBERS: tl.constexpr, INTERPRET: tl.constexpr):  # fmt: skip
     """Stage 3: dL/dy of BLOCK rows, the members' gradient, and the block's sums for weights and intercept."""
     block = tl.program_id(0)
-    rows = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    p, weight, y = _load_rows(members, weights, bias, rows, n_rows, row_stride, col_stride, weight_stride,
-                              M, M_PAD, CONTIGUOUS)  # fmt: skip
-    usable = is_finite(y) & (rows < n_rows)  # a masked row may hold NaN: it gives and takes nothing
+    start = block.to(tl.int64) * BLOCK
+    left = (n_rows - start).to(tl.int32)
+    rows = tl.arange(0, BLOCK)
+    p, weight, y = _load_rows(members, weights, bias, start, left, row_stride, col_stride, weight_stride,
+                              BLOCK, M, M_PAD, CONTIGUOUS)  # fmt: skip
+    usable = is_finite(y) & (rows < left)  # a masked row may hold NaN: it gives and takes nothing
     g = tl.zeros([BLOCK], tl.float32)  # what every sum takes as it is
     h = tl.zeros([BLOCK], tl.float32)  # the correlation's part, which sums to 0 over the batch
     if HAS_LOSS:
-        valid = _load_valid(mask, rows, n_rows, mask_stride, HAS_MASK)
-        t = tl.load(mos + rows * mos_stride, mask=valid, other=0.0).to(tl.float32).to(tl.float64)
+        valid = _load_valid(mask, start, rows, left, mask_stride, HAS_MASK)
+        t = tl.load(mos + (start + rows) * mos_stride, mask=valid, other=0.0).to(tl.float32).to(tl.float64)
         lost = valid & (usable == 0)  # only if the caller chose not to check: its gradient is NaN, as the loss is
         valid = valid & usable
         miss = tl.where(valid, y - t, 0.0).to(tl.float32)
@@ -307,12 +330,12 @@ def loss_grad_kernel(members, weights, bias, mos, mask, stats, grad_loss, grad_s
         g = tl.where(valid, c_miss * miss * upstream, tl.where(lost, float("nan"), 0.0))
         h = tl.where(valid, (x + 1.0) * (cx * x + cz * z + cq * q) * upstream, 0.0)
     if HAS_SCORE:
-        g += tl.load(grad_score + rows * grad_stride, mask=usable, other=0.0).to(tl.float32)
+        g += tl.load(grad_score + (start + rows) * grad_stride, mask=usable, other=0.0).to(tl.float32)
     cols = tl.arange(0, M_PAD)
     if HAS_MEMBERS:
-        inside = (rows < n_rows)[:, None] & (cols < M)[None, :]
+        inside = (rows < left)[:, None] & (cols < M)[None, :]
         value = round_to((g + h)[:, None] * weight[None, :], grad_members.dtype.element_ty, INTERPRET)
-        tl.store(grad_members + rows[:, None] * M + cols[None, :], value, mask=inside)
+        tl.store(grad_members + start * M + (rows[:, None] * M + cols[None, :]), value, mask=inside)
     p = tl.where(usable[:, None], p, 0.0)
     centre = tl.load(stats + 7 + cols, mask=cols < M, other=0.0).to(tl.float32)
     terms = g[:, None] * p + h[:, None] * (p - centre[None, :])
@@ -321,7 +344,7 @@ def loss_grad_kernel(members, weights, bias, mos, mask, stats, grad_loss, grad_s
 
 
 @triton.jit
-def sum_kernel(partials, out, n_blocks, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]
+def sum_kernel(partials, out, n_blocks, CHUNK: tl.constexpr):
     """Stage 4: row `program_id` of partials [rows, blocks], summed in block order in fp64."""
     row = tl.program_id(0)
     lanes = tl.arange(0, CHUNK)
@@ -373,8 +396,8 @@ def loss_forward(
             mos.stride(0), flags.stride(0), M=columns, M_PAD=cut.columns, BLOCK=cut.rows,
             CONTIGUOUS=members.is_contiguous(), HAS_MASK=mask is not None, num_warps=cut.warps, **OPTIONS,
         )  # fmt: skip
-        loss_merge_kernel[(1,)](
-            partials, loss, stats, blocks, l1, l2, M=columns, CHUNK=MERGE_BLOCK, num_warps=8, **OPTIONS
+        loss_merge_kernel[(columns + 1,)](
+            partials, loss, stats, blocks, l1, l2, CHUNK=MERGE_BLOCK, num_warps=8, **OPTIONS
         )
     return loss, score, stats
 

@@ -1,25 +1,17 @@
-"""The soft Spearman loss as a PyTorch operator.
-
-`torch.ops.metaqap.soft_spearman` and `.soft_spearman_grad`: the kernels of `soft_spearman_triton` on a GPU, the PyTorch
-code of `soft_spearman_reference` on a CPU.
-"""
+"""One minus the correlation of soft ranks: the operator and the call."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+import math
+from typing import Any
 
 import torch
-from torch import Tensor
-
 from metaqap_fast.kernels import checks
-from metaqap_fast.kernels import soft_spearman_reference as reference
-from metaqap_fast.kernels.dispatch import as_dtype, buffer, launch, operator, uses_kernels
-
-COLUMNS = 128
-ROWS = 16  # of a program: 256 programs for 4,096 rows, enough to fill a GPU
-FINISH_BLOCK = 1024
-NUM_WARPS = 4
-LEAST_TEMPERATURE = 1e-30  # its inverse is a float32
+from metaqap_fast.kernels import soft_spearman_torch as reference
+from metaqap_fast.kernels.launch import is_interpreted, triton_module
+from metaqap_fast.kernels.qa_ensemble import may_look
+from metaqap_fast.kernels.stats import SPEARMAN_STATS
+from torch import Tensor
 
 
 def soft_spearman(
@@ -31,128 +23,118 @@ def soft_spearman(
     *,
     check: bool = True,
 ) -> Tensor:
-    """One minus the Pearson correlation of the soft ranks of scores and of MOS.
+    """One minus the Pearson correlation of the soft ranks of scores and of MOS: the ranking loss of arXiv 2506.16601.
 
-        soft rank of i = sum_j sigmoid((x_i - x_j) / temperature)
+        soft rank of i = sum_j sigmoid((x_i - x_j) / temperature),   j over the unmasked rows, i among them
 
-    The ranking loss that the text of MetaQAP (arXiv 2506.16601) describes; towards temperature 0 it becomes one minus
-    Spearman's correlation with mid-ranks for ties. Sums run over the unmasked rows. The correlation of a constant
-    batch (one row; ranks with a standard deviation of at most 1e-9 times their number) is taken as 0 with gradient 0:
-    the loss is 1. With every row masked it is 0.
+    The paper's text describes a ranking term that its published code does not have; this is that term. The smaller the
+    temperature, the closer to 1 - SROCC, and the fewer pairs have a gradient. Work grows with B^2, memory with B;
+    tested to B = 8,192.
 
-    Differentiable in the scores; mos is taken as a constant. The same bits on every run. Time grows with B^2, memory
-    with B; meant for B up to 8,192. `impl="torch"` holds [B, B].
+    Defined values: the correlation is 0, without gradient, where the scores or the MOS are all tied (or one row); the
+    loss is 0, without gradient, where no row is unmasked. Differentiable once in score; not in mos.
 
     Args:
-        score: [B] scores in any unit, float16, bfloat16 or float32; B >= 1; any stride.
-        mos: [B] mean opinion scores, in a unit for which the same temperature suits, one of these dtypes.
-        temperature: how far apart two values must be to count as ranked, in their unit; >= 1e-30.
-        mask: [B] bool, True for rows that count; None for all. Scores and MOS of masked rows may be NaN.
-        impl: "triton", kernels on a GPU and PyTorch on a CPU; or "torch", PyTorch everywhere, also in float64.
-        check: look for NaN, which waits for the GPU; see `quality_aware_loss`.
+        score: [B] scores, B >= 1; fp16, bf16 or fp32 (with impl="torch" also fp64), of any stride.
+        mos: [B] mean opinion scores, in the units of the score.
+        temperature: between 1e-30 and 1e30, in the units of the score: pairs that differ by much more count as ordered.
+        mask: optional bool [B], False for rows to leave out, which may hold NaN.
+        impl: "triton" for the operator, which is the kernels on a GPU and fp64 torch on a CPU, or "torch" for plain
+            differentiable torch, which holds B x B.
+        check: raise on NaN. On a GPU this makes the host wait for the forward kernels; False, a graph capture and
+            (with impl="torch") a compiler's trace do not look, and the loss and its gradient are NaN.
 
     Returns:
-        loss [] in [0, 2], float32 (float64 for float64).
+        The loss, 0-dimensional, from 0 to 2, fp32 (fp64 for fp64 inputs).
 
     Raises:
-        ValueError: a wrong shape, dtype, device or number, or a NaN or infinity in an unmasked row; the message begins
-            with the argument's name.
+        ValueError: a wrong shape, dtype, device or temperature, or a NaN or infinite value in an unmasked row; the
+            message begins with the argument's name.
+        MetaqapError: Triton is missing and the tensors are on a GPU.
     """
-    checks.check_impl(impl)
-    if not isinstance(score, Tensor) or score.ndim != 1 or score.shape[0] < 1:
-        raise ValueError(f"score: shape {tuple(getattr(score, 'shape', ()))} is not [B] with B at least 1")
-    if score.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"score: device {score.device} is neither cpu nor cuda")
-    shape = (score.shape[0],)
-    checks.check_floats("score", score, shape, score.device, impl)
-    checks.check_floats("mos", mos, shape, score.device, impl)
-    checks.check_mask(mask, shape, score.device)
-    temperature = checks.check_number("temperature", temperature, LEAST_TEMPERATURE)
-    mos = mos.detach()
-    if impl == "torch":
-        loss, bad = reference.soft_spearman(score, mos, temperature, mask)
-    else:
-        loss, _, stats = torch.ops.metaqap.soft_spearman(score, mos, mask, temperature)
-        bad = stats[3:5]
-    if check:
-        checks.raise_unusable(bad, "score")
-    return loss
-
-
-# Optional[...] below: that is what PyTorch reads an operator's signature from.
-def _forward(
-    score: Tensor, mos: Tensor, mask: Optional[Tensor], temperature: float  # noqa: UP045
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not uses_kernels(score):
-        return reference.forward(score, mos, mask, temperature)
-    from metaqap_fast.kernels import soft_spearman_triton as kernels
-
+    checks.tensor("score", score, 1, checks.float_dtypes(impl))
+    checks.device("score", score)
     rows = score.shape[0]
-    ranks = buffer((2, rows), score, torch.float32)
-    stats = buffer((reference.HEADER,), score, torch.float64)
-    loss = buffer((), score, torch.float32)
-    mask_pointer, mask_stride = (score, 0) if mask is None else (mask, mask.stride(0))
-    strides = (score.stride(0), mos.stride(0), mask_stride)
-    launch(
-        kernels.rank_rows, (_programs(rows), 2),
-        score, mos, mask_pointer, ranks, rows, *strides, 1 / temperature,
-        MASKED=mask is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=NUM_WARPS,
-    )  # fmt: skip
-    launch(
-        kernels.rank_finish, (1,),
-        score, mos, mask_pointer, ranks, stats, loss, rows, *strides,
-        MASKED=mask is not None, BLOCK=FINISH_BLOCK, num_warps=NUM_WARPS,
-    )  # fmt: skip
+    if rows < 1:
+        raise ValueError("score: expected at least one row")
+    checks.mos(mos, rows, score, impl)
+    checks.row_mask(mask, rows, score)
+    temperature = float(temperature)
+    if not (math.isfinite(temperature) and 1e-30 <= temperature <= 1e30):
+        raise ValueError(f"temperature: expected from 1e-30 to 1e30, got {temperature}")
+    if impl == "triton":
+        loss: Tensor = torch.ops.metaqap_fast.soft_spearman(score, mos, temperature, mask, check)[0]
+        return loss
+    if check and may_look(score):
+        checks.finite(mask, score=score, mos=mos)
+    return reference.soft_spearman(score, mos, temperature, mask)
+
+
+@torch.library.custom_op("metaqap_fast::soft_spearman", mutates_args=(), device_types="cuda")
+def _spearman(
+    score: Tensor, mos: Tensor, temperature: float, mask: Tensor | None, check: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss, ranks, stats = triton_module("soft_spearman_triton").forward(score, mos, temperature, mask)
+    if check and may_look(score) and bool(stats[0] > 0):
+        checks.finite(mask, score=score, mos=mos)
     return loss, ranks, stats
 
 
-def _forward_fake(
-    score: Tensor, mos: Tensor, mask: Tensor | None, temperature: float
+@_spearman.register_kernel("cpu")
+def _spearman_cpu(
+    score: Tensor, mos: Tensor, temperature: float, mask: Tensor | None, check: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    ranks = score.new_empty((2, score.shape[0]), dtype=torch.float32)
-    return ranks.new_empty(()), ranks, score.new_empty((reference.HEADER,), dtype=torch.float64)
+    if is_interpreted():
+        return _spearman._init_fn(score, mos, temperature, mask, check)
+    if check:
+        checks.finite(mask, score=score, mos=mos)
+    return reference.forward(score, mos, temperature, mask)
 
 
-def _backward(
-    score: Tensor, mask: Optional[Tensor], ranks: Tensor, stats: Tensor, grad_loss: Tensor, temperature: float  # noqa: UP045
+@_spearman.register_fake
+def _spearman_fake(
+    score: Tensor, mos: Tensor, temperature: float, mask: Tensor | None, check: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss = score.new_empty((), dtype=torch.float32)
+    return loss, loss.new_empty((3, score.shape[0])), loss.new_empty(SPEARMAN_STATS, dtype=torch.float64)
+
+
+@torch.library.custom_op("metaqap_fast::soft_spearman_backward", mutates_args=(), device_types="cuda")
+def _spearman_grad(
+    grad_loss: Tensor, score: Tensor, temperature: float, mask: Tensor | None, ranks: Tensor, stats: Tensor
 ) -> Tensor:
-    if not uses_kernels(score):
-        return reference.backward(score, mask, ranks, stats, grad_loss, temperature)
-    from metaqap_fast.kernels import soft_spearman_triton as kernels
-
-    rows = score.shape[0]
-    grad_score = buffer((rows,), score)
-    mask_pointer, mask_stride = (score, 0) if mask is None else (mask, mask.stride(0))
-    launch(
-        kernels.rank_grad, (_programs(rows),),
-        score, mask_pointer, ranks, stats, grad_loss, grad_score, rows, score.stride(0), mask_stride, 1 / temperature,
-        MASKED=mask is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=NUM_WARPS,
-    )  # fmt: skip
-    return as_dtype(grad_score, score.dtype)
+    grad: Tensor = triton_module("soft_spearman_triton").backward(grad_loss, score, temperature, mask, ranks, stats)
+    return grad
 
 
-def _backward_fake(
-    score: Tensor, mask: Tensor | None, ranks: Tensor, stats: Tensor, grad_loss: Tensor, temperature: float
+@_spearman_grad.register_kernel("cpu")
+def _spearman_grad_cpu(
+    grad_loss: Tensor, score: Tensor, temperature: float, mask: Tensor | None, ranks: Tensor, stats: Tensor
 ) -> Tensor:
-    return score.new_empty(score.shape)
+    if is_interpreted():
+        return _spearman_grad._init_fn(grad_loss, score, temperature, mask, ranks, stats)
+    return reference.backward(grad_loss, score, temperature, mask, ranks, stats)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    score, _, mask, temperature = inputs
-    ctx.save_for_backward(score, mask, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.temperature = temperature
+@_spearman_grad.register_fake
+def _spearman_grad_fake(
+    grad_loss: Tensor, score: Tensor, temperature: float, mask: Tensor | None, ranks: Tensor, stats: Tensor
+) -> Tensor:
+    return score.new_empty(score.shape[0])
 
 
-def _autograd(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    score, _, ctx.temperature, mask, _ = inputs
+    ctx.save_for_backward(score, mask, output[1], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_loss is None:
+        return (None,) * 5
     score, mask, ranks, stats = ctx.saved_tensors
-    grad = torch.ops.metaqap.soft_spearman_grad(score, mask, ranks, stats, grad_loss, ctx.temperature)
-    return grad, None, None, None
+    grad = torch.ops.metaqap_fast.soft_spearman_backward(grad_loss, score, ctx.temperature, mask, ranks, stats)
+    return grad, None, None, None, None
 
 
-def _programs(rows: int) -> int:
-    return (rows + ROWS - 1) // ROWS
-
-
-operator("soft_spearman", _forward, _forward_fake).register_autograd(_autograd, setup_context=_setup)
-operator("soft_spearman_grad", _backward, _backward_fake)
+_spearman.register_autograd(_backward, setup_context=_setup)

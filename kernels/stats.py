@@ -11,3 +11,7 @@ PARTIALS = 13
 
 ZERO_STD = 1e-12
 """Standard deviation of exp(y) / mean(exp(y)), relative to 1 + |log mean exp(y)|, up to which y counts as constant."""
+
+SPEARMAN_STATS = 4
+"""fp64 numbers that `soft_spearman` hands to its backward: unusable rows, then the coefficients of the soft ranks of
+the scores, of those of the MOS and of their difference in dL/da (see `soft_spearman_triton`)."""

@@ -1,5 +1,9 @@
 """Arithmetic that the Triton kernels share. FP fusion is off in every launch, see `OPTIONS`."""
 
+# Inside a kernel the arguments are values of Triton's language, which has no types for them.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ruff: noqa: ANN001, ANN201
+
 from __future__ import annotations
 
 from typing import Any
@@ -16,7 +20,7 @@ INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def expm1(u):  # type: ignore[no-untyped-def]
+def expm1(u):
     """exp(u) - 1 in fp32, relative error below 4e-7 near 0, where exp(u) - 1 itself would have lost the digits of u.
 
     Taylor to u^8/8! for |u| < 1/2 (remainder 0.5^8/9! = 1e-8), the exponential elsewhere.
@@ -34,7 +38,7 @@ def expm1(u):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def tanh(u):  # type: ignore[no-untyped-def]
+def tanh(u):
     """tanh(u) in fp32, odd to the last bit: -expm1(-2|u|) / (2 + expm1(-2|u|)), with the sign of u."""
     m = expm1(-2.0 * tl.abs(u))
     t = -m / (2.0 + m)
@@ -42,13 +46,13 @@ def tanh(u):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def is_finite(v):  # type: ignore[no-untyped-def]
+def is_finite(v):
     """False for NaN and the infinities."""
     return (v - v) == 0.0
 
 
 @triton.jit
-def round_to(v, dtype: tl.constexpr, INTERPRET: tl.constexpr):  # type: ignore[no-untyped-def]
+def round_to(v, dtype: tl.constexpr, INTERPRET: tl.constexpr):
     """fp32 to `dtype`, to nearest even. Triton's interpreter truncates to bf16, so there the bits are rounded first."""
     if INTERPRET and dtype == tl.bfloat16:
         bits = v.to(tl.int32, bitcast=True)
@@ -58,7 +62,7 @@ def round_to(v, dtype: tl.constexpr, INTERPRET: tl.constexpr):  # type: ignore[n
 
 
 @triton.jit
-def correlation(sxx, szz, sxz, sqq, sxq, defined, n):  # type: ignore[no-untyped-def]
+def correlation(sxx, szz, sxz, sqq, sxq, defined, n):
     """1 - r and the coefficients of its gradient, from co-moments of x, z and q = x - z, all scalars in fp64.
 
         r            = sxz / sqrt(sxx szz)

@@ -106,13 +106,14 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         Member(
             str(entry["name"]),
             path / entry["file"],
-            {str(k): (float(low), float(high)) for k, (low, high) in entry.get("ranges", {}).items()},
+            _ranges(path / entry["ranges"]) if "ranges" in entry else {},
         )
         for entry in document["members"]
     )
-    for member in members:
-        if member.file.name not in document["files"]:
-            raise BundleError(f"{path}: {member.file.name} has no digest in bundle.json")
+    for entry in document["members"]:
+        for name in (entry["file"], entry.get("ranges", entry["file"])):
+            if name not in document["files"]:
+                raise BundleError(f"{path}: {name} has no digest in bundle.json")
     entry = document["meta_learner"]
     meta = Meta(
         tuple(float(weight) for weight in entry["weights"]),
@@ -129,6 +130,10 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
     if not 32 <= size <= 4096:
         raise ValueError(f"view_size {size}")
     return Bundle(str(document["name"]), path, members, meta, size, digest, document)
+
+
+def _ranges(path: Path) -> dict[str, tuple[float, float]]:
+    return {str(name): (float(low), float(high)) for name, (low, high) in json.loads(path.read_bytes()).items()}
 
 
 def _check(path: Path, name: str, expected: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_bundle
 
+from conftest import write_bundle
 from metaqap_fast import bundle as bundles
 from metaqap_fast.bundle import BundleError
 from metaqap_fast.errors import UsageError

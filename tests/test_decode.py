@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from conftest import encode
 from PIL import Image, ImageOps
 
+from conftest import encode
 from metaqap_fast.decode import Decoded, Decoder
 from metaqap_fast.errors import Status
 from metaqap_fast.source import Encoded

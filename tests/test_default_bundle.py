@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import encode
 from PIL import Image, ImageFilter
 
+from conftest import encode
 from metaqap_fast import Scorer
 
 

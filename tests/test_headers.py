@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
-from conftest import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import encode
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.headers import read_header
 

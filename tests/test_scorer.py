@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encode
 from PIL import Image
 
 import metaqap_fast
+from conftest import encode
 from metaqap_fast import Scorer, Status, UsageError
 from metaqap_fast.scorer import overlap
 from metaqap_fast.source import Listing

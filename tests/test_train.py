@@ -8,6 +8,10 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
+from numpy.testing import assert_allclose
+
+from metaqap_fast.errors import UsageError
+from metaqap_fast.evaluate import plcc
 from metaqap_fast.train import datasets
 from metaqap_fast.train.backbones import BACKBONES, Features, load_backbone, pool
 from metaqap_fast.train.features import export_onnx
@@ -15,10 +19,6 @@ from metaqap_fast.train.frozen import Member, compress
 from metaqap_fast.train.meta import calibrate, stepwise
 from metaqap_fast.train.ridge import CONSTANT, Head, fit_ridge, grouped_folds
 from metaqap_fast.train.twins import groups, similar
-from numpy.testing import assert_allclose
-
-from metaqap_fast.errors import UsageError
-from metaqap_fast.evaluate import plcc
 
 RNG = np.random.default_rng(0)
 

@@ -65,6 +65,12 @@ def extract(network: torch.nn.Module, files: Sequence[Path], cache: Path) -> NDA
     return out
 
 
+def views_of(files: Sequence[Path]) -> list[NDArray[np.uint8]]:
+    """The first view of each file, [S, S, 3] uint8."""
+    entries = [Entry(bytes(path), bytes(path)) for path in files]
+    return [image.views[0] for image in Decoder(VIEW_SIZE).stream(read_all(entries)) if image.error is None]
+
+
 def export_onnx(network: torch.nn.Module, path: Path) -> None:
     """Write a module that takes [N, S, S, 3] uint8 as ONNX with a free batch dimension."""
     example = torch.zeros(1, VIEW_SIZE, VIEW_SIZE, 3, dtype=torch.uint8)

@@ -18,12 +18,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from metaqap_fast.train.backbones import BACKBONES, Features
-from metaqap_fast.train.datasets import biq2021
-from metaqap_fast.train.features import VIEW_SIZE, export_onnx, extract
-from metaqap_fast.train.meta import MetaLearner, calibrate, held_out, stepwise
-from metaqap_fast.train.ridge import Head, fit_ridge, grouped_folds
-from metaqap_fast.train.twins import groups, near_duplicates
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -31,11 +25,19 @@ from metaqap_fast import __version__
 from metaqap_fast.bundle import FORMAT, FORMAT_VERSION
 from metaqap_fast.combine import spread
 from metaqap_fast.evaluate import measure
+from metaqap_fast.train.backbones import BACKBONES, Features
+from metaqap_fast.train.datasets import biq2021
+from metaqap_fast.train.features import VIEW_SIZE, export_onnx, extract, views_of
+from metaqap_fast.train.meta import MetaLearner, calibrate, held_out, stepwise
+from metaqap_fast.train.ranges import measure_ranges
+from metaqap_fast.train.ridge import Head, fit_ridge, grouped_folds
+from metaqap_fast.train.twins import groups, near_duplicates
 
 log = logging.getLogger(__name__)
 
 FOLDS = 5
 SEED = 2021
+RANGE_IMAGES = 100  # photographs that the int8 ranges are measured on
 ALPHAS = (0.5, 1.0, 2.0)
 
 
@@ -83,7 +85,8 @@ def build(root: Path, out: Path, work: Path, names: Sequence[str] = tuple(BACKBO
     kept = [m for m in range(len(names)) if learner.weights[m]]
     document = _document(names, heads, learner, kept, predictions, data.mos, folds)
     document["training"]["twin_pairs"] = len(twins)
-    _write(out, document, [(names[m], Member(Features(names[m]), heads[names[m]])) for m in kept])
+    modules = [(names[m], Member(Features(names[m]), heads[names[m]])) for m in kept]
+    _write(out, document, modules, views_of(data.files[:: len(data.files) // RANGE_IMAGES]))
     return document
 
 
@@ -115,6 +118,7 @@ def _document(
             {
                 "name": names[m],
                 "file": f"{names[m]}.onnx",
+                "ranges": f"{names[m]}.ranges.json",
                 "alpha": heads[names[m]].alpha,
                 "initial_weights": BACKBONES[names[m]].distribution,
                 "initial_weights_licence": BACKBONES[names[m]].licence,
@@ -144,16 +148,24 @@ def _round(metrics: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in metrics.items()}
 
 
-def _write(out: Path, document: dict[str, Any], members: Sequence[tuple[str, Member]]) -> None:
+def _write(
+    out: Path,
+    document: dict[str, Any],
+    members: Sequence[tuple[str, Member]],
+    photographs: Sequence[NDArray[np.uint8]],
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("*.onnx"):
+    for old in (*out.glob("*.onnx"), *out.glob("*.ranges.json")):
         old.unlink()
     files = {}
     for name, module in members:
         path = out / f"{name}.onnx"
         export_onnx(module, path)
         compress(path)
-        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        ranges = path.with_suffix(".ranges.json")
+        ranges.write_text(json.dumps(measure_ranges(path, photographs), indent=0) + "\n")
+        for file in (path, ranges):
+            files[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     (out / "bundle.json").write_text(json.dumps({**document, "files": files}, indent=2) + "\n")
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.bundle import Bundle
 from metaqap_fast.engine import T
+from metaqap_fast.engine.quantize import quantize
 from metaqap_fast.errors import MetaqapError, UsageError
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -54,7 +55,7 @@ class OpenVINOEngine:
         core = ov.Core()
         core.set_property({"CACHE_DIR": str(cache_dir())})
         threads = threads or len(os.sched_getaffinity(0))
-        model = merged(core, bundle)
+        model = merged(core, bundle, int8=self.precision == "int8")
         compiled = core.compile_model(
             model,
             "CPU",
@@ -98,8 +99,12 @@ def _collect(request: Any, slot: tuple[_Image[Any], int]) -> None:
     image.missing -= 1  # the queue runs callbacks one at a time, holding the interpreter's lock
 
 
-def merged(core: Any, bundle: Bundle) -> Any:
-    """One `ov.Model`: [1, S, S, 3] uint8 -> [1, M] float32, members in the bundle's order."""
+def merged(core: Any, bundle: Bundle, int8: bool = False) -> Any:
+    """One `ov.Model`: [1, S, S, 3] uint8 -> [1, M] float32, members in the bundle's order.
+
+    Raises:
+        UsageError: int8 is asked for, and a member has no activation ranges.
+    """
     import openvino as ov
     from openvino import opset13 as op
 
@@ -111,6 +116,10 @@ def merged(core: Any, bundle: Bundle) -> Any:
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise MetaqapError(f"{member.file}: a member has one input and one output")
         model.reshape([1, size, size, 3])
+        if int8:
+            if not member.ranges:
+                raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision fp32 or bf16")
+            quantize(model, member.ranges)
         (parameter,) = model.get_parameters()
         for node in model.get_ordered_ops():
             node.set_friendly_name(f"{member.name}/{node.get_friendly_name()}")

@@ -1,0 +1,78 @@
+"""INT8 for OpenVINO: the network of a member with its convolutions in 8 bits.
+
+Activations are quantised per tensor to the ranges that the bundle holds (measured on training photographs),
+weights per output channel to their own largest magnitude. What has no range in the bundle (the first
+convolution, pooling, the head) stays in floating point. OpenVINO turns the FakeQuantize operations that are
+inserted here into int8 kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
+
+
+def conv_inputs(model: Any) -> dict[str, Any]:
+    """The activations that convolutions read, by the name of their tensor, in the order of execution."""
+    found: dict[str, Any] = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() in CONVOLUTIONS:
+            source = node.input_value(0)
+            found.setdefault(min(source.get_names()), source)
+    return found
+
+
+def quantize(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Quantise the convolutions of an `ov.Model` whose input has a range; changes the model.
+
+    Args:
+        model: a member's network, convolution weights constant.
+        ranges: (low, high) by tensor name. A range that starts at 0 is unsigned, any other symmetric.
+    """
+    from openvino import opset13 as op
+
+    for name, source in conv_inputs(model).items():
+        if name not in ranges:
+            continue
+        low, high = _limits(*ranges[name])
+        readers = list(source.get_target_inputs())
+        bounds = [op.constant(np.full((1, 1, 1, 1), value, np.float32)) for value in (low, high)]
+        quantised = op.fake_quantize(source, *bounds, *bounds, 256)
+        for reader in readers:
+            reader.replace_source_output(quantised.output(0))
+            if (node := reader.get_node()).get_type_name() in CONVOLUTIONS:
+                _quantize_weights(node)
+    model.validate_nodes_and_infer_types()
+
+
+def _limits(low: float, high: float) -> tuple[float, float]:
+    if low >= 0:
+        return 0.0, max(high, 1e-6)
+    bound = max(-low, high, 1e-6)
+    return -bound, bound * 127 / 128  # 256 levels, zero among them
+
+
+def _quantize_weights(conv: Any) -> None:
+    from openvino import opset13 as op
+
+    weights = _constant(conv.input_value(1).get_node())
+    # Convolution [O, I, h, w]: a scale for each O; GroupConvolution [G, O, I, h, w]: for each G and O.
+    inner = tuple(range(1 if conv.get_type_name() == "Convolution" else 2, weights.ndim))
+    bound = np.maximum(np.abs(weights).max(axis=inner, keepdims=True), 1e-8)
+    bounds = [op.constant(-bound), op.constant(bound)]
+    conv.input(1).replace_source_output(op.fake_quantize(op.constant(weights), *bounds, *bounds, 255).output(0))
+
+
+def _constant(node: Any) -> NDArray[np.float32]:
+    """Weights of a convolution: a constant, stored in fp16 behind a cast, or reshaped into groups."""
+    kind = node.get_type_name()
+    if kind == "Constant":
+        return np.asarray(node.get_data(), np.float32)
+    if kind in ("Convert", "Reshape"):
+        return _constant(node.input_value(0).get_node()).reshape(list(node.get_output_shape(0)))
+    raise ValueError(f"convolution weights made by {kind}")

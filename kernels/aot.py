@@ -102,9 +102,10 @@ def variants() -> list[Variant]:
 
 def compile_variant(variant: Variant, target: int) -> Usage:
     """Compiles one variant for sm_`target` and reads what ptxas gave it."""
-    from metaqap_fast.kernels.triton_math import OPTIONS
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
+
+    from metaqap_fast.kernels.triton_math import OPTIONS
 
     # As a launch on contiguous tensors finds them: strides of 1, and pointers aligned to 16 bytes, which is what lets
     # it load whole vectors.

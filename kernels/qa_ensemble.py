@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from metaqap_fast.kernels import checks
 from metaqap_fast.kernels import qa_ensemble_torch as reference
 from metaqap_fast.kernels.launch import is_interpreted, triton_module
 from metaqap_fast.kernels.stats import STATS
-from torch import Tensor
 
 
 def combine(
@@ -80,7 +81,8 @@ def quality_aware_loss(
         loss  = l1/2 mean((mos - score)^2) + l2 (1 - pearson(softmax(score), softmax(mos)))
 
     over the unmasked rows; softmax over the batch. MOS should be scaled to [0, 1]: for 0..100 the second term sees
-    little but the best image. Any other scale is computed correctly, without overflow.
+    little but the best image. Any other scale is computed without overflow; in fp32 the error of loss and gradients is
+    below 1e-5 of the largest (1e-4 of the gradient where softmax leaves a single image).
 
     Defined values: r = 0, without gradient, where the scores or the MOS do not vary (one row, or exp(y) within a
     relative standard deviation of 1e-12); the loss is 0, without gradient, where no row is unmasked.

@@ -8,8 +8,9 @@ throughout and the gradient in closed form, because an operator cannot call auto
 from __future__ import annotations
 
 import torch
-from metaqap_fast.kernels.stats import STATS, ZERO_STD
 from torch import Tensor
+
+from metaqap_fast.kernels.stats import STATS, ZERO_STD
 
 
 def combine(members: Tensor, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,10 +40,11 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from metaqap_fast.kernels.launch import on_device
 from metaqap_fast.kernels.stats import PARTIALS, STATS, ZERO_STD
-from metaqap_fast.kernels.triton_math import INTERPRETED, OPTIONS, correlation, expm1, is_finite, round_to
-from torch import Tensor
+from metaqap_fast.kernels.triton_math import INTERPRETED, OPTIONS, correlation, exponentials, is_finite, round_to, split
 
 _ZERO_STD = tl.constexpr(ZERO_STD)
 MERGE_BLOCK = 1024
@@ -93,6 +94,19 @@ def _load_valid(mask, start, rows, left, mask_stride, HAS_MASK: tl.constexpr):
 
 
 @triton.jit
+def _exponentials(u, v):
+    """e^u - 1, e^u, e^v - 1, e^v and e^u - e^v in fp32, each with its own digits, from u and v in fp64."""
+    high, low = split(u)
+    x, eu = exponentials(high, low)
+    high, low = split(v)
+    z, ev = exponentials(high, low)
+    near = tl.abs(u - v) < 0.5
+    high, low = split(tl.where(near, u - v, 0.0))
+    apart, _ = exponentials(high, low)
+    return x, eu, z, ev, tl.where(near, ev * apart, x - z)
+
+
+@triton.jit
 def combine_kernel(members, weights, bias, mask, score, spread, bad,
                    n_rows, row_stride, col_stride, weight_stride, mask_stride,
                    M: tl.constexpr, M_PAD: tl.constexpr, BLOCK: tl.constexpr,
@@ -139,21 +153,15 @@ def loss_block_kernel(members, weights, bias, mos, mask, score, partials,
     miss = tl.where(valid, y - t, 0.0)
     u = tl.where(valid, y - y_max, 0.0)
     v = tl.where(valid, t - t_max, 0.0)
-    w = (u - v).to(tl.float32)
-    u = u.to(tl.float32)
-    v = v.to(tl.float32)
-    x = expm1(u)  # 0 in rows that do not count
-    z = expm1(v)
-    near = tl.abs(w) < 0.5
-    q = tl.where(near, (z + 1.0) * expm1(tl.where(near, w, 0.0)), x - z)
+    x, eu, z, ev, q = _exponentials(u, v)  # x, z and q are 0 in rows that do not count
 
     size = tl.where(count > 0.0, count, 1.0)
     x_mean = tl.sum(x, axis=0) / size
     z_mean = tl.sum(z, axis=0) / size
     q_mean = tl.sum(q, axis=0) / size
     # The mean of e^u. Near 0 the sum of x has the digits; when most x are close to -1 it has lost them.
-    ex_mean = tl.sum(tl.where(valid, tl.exp(u), 0.0), axis=0).to(tl.float64) / size
-    ez_mean = tl.sum(tl.where(valid, tl.exp(v), 0.0), axis=0).to(tl.float64) / size
+    ex_mean = tl.sum(tl.where(valid, eu, 0.0), axis=0).to(tl.float64) / size
+    ez_mean = tl.sum(tl.where(valid, ev, 0.0), axis=0).to(tl.float64) / size
     ex_mean = tl.where(x_mean > -0.5, x_mean.to(tl.float64) + 1.0, ex_mean)
     ez_mean = tl.where(z_mean > -0.5, z_mean.to(tl.float64) + 1.0, ez_mean)
     x = tl.where(valid, x - x_mean, 0.0)
@@ -317,18 +325,14 @@ def loss_grad_kernel(members, weights, bias, mos, mask, stats, grad_loss, grad_s
         miss = tl.where(valid, y - t, 0.0).to(tl.float32)
         u = tl.where(valid, y - tl.load(stats + 1), 0.0)
         v = tl.where(valid, t - tl.load(stats + 2), 0.0)
-        w = (u - v).to(tl.float32)
-        x = expm1(u.to(tl.float32))
-        z = expm1(v.to(tl.float32))
-        near = tl.abs(w) < 0.5
-        q = tl.where(near, (z + 1.0) * expm1(tl.where(near, w, 0.0)), x - z)
+        x, eu, z, _, q = _exponentials(u, v)
         c_miss = tl.load(stats + 3).to(tl.float32)
         cx = tl.load(stats + 4).to(tl.float32)
         cz = tl.load(stats + 5).to(tl.float32)
         cq = tl.load(stats + 6).to(tl.float32)
         upstream = tl.load(grad_loss).to(tl.float32)
         g = tl.where(valid, c_miss * miss * upstream, tl.where(lost, float("nan"), 0.0))
-        h = tl.where(valid, (x + 1.0) * (cx * x + cz * z + cq * q) * upstream, 0.0)
+        h = tl.where(valid, eu * (cx * x + cz * z + cq * q) * upstream, 0.0)
     if HAS_SCORE:
         g += tl.load(grad_score + (start + rows) * grad_stride, mask=usable, other=0.0).to(tl.float32)
     cols = tl.arange(0, M_PAD)

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from metaqap_fast.kernels import checks
 from metaqap_fast.kernels import soft_spearman_torch as reference
 from metaqap_fast.kernels.launch import is_interpreted, triton_module
 from metaqap_fast.kernels.qa_ensemble import may_look
 from metaqap_fast.kernels.stats import SPEARMAN_STATS
-from torch import Tensor
 
 
 def soft_spearman(

@@ -28,10 +28,11 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from metaqap_fast.kernels.launch import on_device
 from metaqap_fast.kernels.stats import SPEARMAN_STATS
 from metaqap_fast.kernels.triton_math import INTERPRETED, OPTIONS, correlation, is_finite, round_to, tanh
-from torch import Tensor
 
 ROWS = 16
 COLUMNS = 128

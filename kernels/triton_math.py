@@ -20,27 +20,39 @@ INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def expm1(u):
-    """exp(u) - 1 in fp32, relative error below 4e-7 near 0, where exp(u) - 1 itself would have lost the digits of u.
+def split(u):
+    """fp64 to two fp32 that add up to it, to about 2^-48."""
+    high = u.to(tl.float32)
+    return high, (u - high.to(tl.float64)).to(tl.float32)
 
-    Taylor to u^8/8! for |u| < 1/2 (remainder 0.5^8/9! = 1e-8), the exponential elsewhere.
+
+@triton.jit
+def exponentials(high, low):
+    """exp(u) - 1 and exp(u) in fp32 for u = high + low, both with relative errors of a few 1e-7, exp(u) - 1 near 0 too.
+
+    u = k ln 2 + r with |r| < 0.35, then 2^k (exp(r) - 1) + (2^k - 1), the first by Taylor to r^7/7! (remainder 2e-8).
+    ln 2 is taken in two parts whose product with k is exact (Cody and Waite), so that an error does not grow with u, as
+    it does in the hardware's exponential, nor with the rounding of u, which `low` makes good. Below -80 exp(u) is
+    exp(-80); nothing is passed here that could be above 80.
     """
-    small = tl.abs(u) < 0.5
-    v = tl.where(small, u, 0.0)
-    p = v * (1.0 / 40320.0) + (1.0 / 5040.0)
-    p = p * v + (1.0 / 720.0)
-    p = p * v + (1.0 / 120.0)
-    p = p * v + (1.0 / 24.0)
-    p = p * v + (1.0 / 6.0)
-    p = p * v + 0.5
-    p = p * v + 1.0
-    return tl.where(small, p * v, tl.exp(u) - 1.0)
+    low = tl.where(high < -80.0, 0.0, low)
+    high = tl.maximum(high, -80.0)
+    k = tl.floor(high * 1.4426950408889634 + 0.5)
+    r = ((high - k * 0.693359375) + k * 2.12194440e-4) + low
+    p = r * (1.0 / 5040.0) + (1.0 / 720.0)
+    p = p * r + (1.0 / 120.0)
+    p = p * r + (1.0 / 24.0)
+    p = p * r + (1.0 / 6.0)
+    p = p * r + 0.5
+    p = r + (p * r) * r
+    power = ((k.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    return power * p + (power - 1.0), power * p + power
 
 
 @triton.jit
 def tanh(u):
     """tanh(u) in fp32, odd to the last bit: -expm1(-2|u|) / (2 + expm1(-2|u|)), with the sign of u."""
-    m = expm1(-2.0 * tl.abs(u))
+    m, _ = exponentials(-2.0 * tl.abs(u), 0.0)
     t = -m / (2.0 + m)
     return tl.where(u < 0.0, -t, t)
 

@@ -108,7 +108,8 @@ class Decoder:
             if error := self._too_large(width, height):
                 yield Decoded(key, array.nbytes, self._none(), width, height, error)
             else:
-                yield from self._run([self._job(array, key, array.nbytes, width, height)])
+                pixels = np.ascontiguousarray(array)  # DALI takes no strides
+                yield from self._run([self._job(pixels, key, array.nbytes, width, height)])
 
     def _admit(self, image: Encoded) -> _Job | Decoded:
         """Check what can be checked without decoding."""

@@ -95,7 +95,7 @@ class Scorer:
         for i, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise UsageError(f"images[{i}] is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3]")
-        named = ((str(i).encode(), np.ascontiguousarray(image)) for i, image in enumerate(images))
+        named = ((str(i).encode(), image) for i, image in enumerate(images))
         return self._table(self._rows(self.decoder.stream_arrays(named)))
 
     def close(self) -> None:

@@ -42,16 +42,17 @@ def jpeg(image: Image.Image, quality: float) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("distort", "levels"), [(blur, (0, 1.5, 3, 6)), (noise, (0, 12, 25, 50)), (jpeg, (95, 25, 10, 4))]
+    ("distort", "levels"), [(blur, (0, 1, 2, 4)), (noise, (0, 12, 25, 50)), (jpeg, (95, 25, 10, 4))]
 )
 def test_more_distortion_lower_score(
     scorer: Scorer, photos: dict[str, Image.Image], distort: object, levels: tuple[float, ...]
 ) -> None:
     images = [np.asarray(distort(crop(photo), level)) for photo in photos.values() for level in levels]  # type: ignore[operator]
     scores = scorer.score_arrays(images).score.reshape(len(photos), len(levels))
+    steps = np.diff(scores, axis=1)
     assert (np.diff(scores.mean(axis=0)) < 0).all(), scores  # on average at every step
-    assert (scores[:, -1] < scores[:, 0]).all(), scores  # and for every photograph from end to end
-    assert (np.diff(scores, axis=1) < 0).mean() >= 0.9, scores
+    assert (steps < 0.02).all(), scores  # for each photograph, up to the noise where a distortion saturates
+    assert (scores[:, 0] - scores[:, -1] > 0.1).all(), scores
 
 
 def test_same_scores_at_any_batch_size_and_order(photos: dict[str, Image.Image]) -> None:

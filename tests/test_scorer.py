@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -68,7 +70,8 @@ def test_batch_size_and_order_change_nothing(bundle: Path, folder: Path) -> None
 def test_bytes_and_arrays(scorer: Scorer, photo: Image.Image) -> None:
     data = encode(photo, "PNG")
     by_bytes = scorer.score_bytes([data, b"junk", data])
-    by_array = scorer.score_arrays([np.asarray(photo)])
+    strided = np.asarray(photo)[:, ::-1][:, ::-1]
+    by_array = scorer.score_arrays([strided])
     assert by_bytes.keys == [b"0", b"1", b"2"]
     assert list(by_bytes.status) == [Status.ok, Status.unsupported, Status.ok]
     assert by_bytes.score[0] == by_bytes.score[2] == by_array.score[0]
@@ -167,3 +170,22 @@ def test_overlap_stops_its_thread_when_closed() -> None:
     stream.close()  # type: ignore[attr-defined]
     assert closed.wait(2)
     assert not any(t.name.startswith("overlap-produce") and t.is_alive() for t in threading.enumerate())
+
+
+def test_memory_does_not_grow_with_the_number_of_images(bundle: Path, tmp_path: Path, photo: Image.Image) -> None:
+    code = (
+        "import sys, resource; from metaqap_fast.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    peaks = []
+    for count in (300, 4000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        photo.save(folder / "0.jpg")
+        for i in range(1, count):
+            (folder / f"{i}.jpg").hardlink_to(folder / "0.jpg")
+        arguments = ["score", str(folder), "--model", str(bundle), "-o", str(tmp_path / f"{count}.h5"), "--quiet"]
+        result = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+        peaks.append(int(result.stdout))
+    assert peaks[1] - peaks[0] < 50, peaks

@@ -129,8 +129,9 @@ def may_look(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-@torch.library.custom_op("metaqap_fast::combine", mutates_args=(), device_types="cuda")
-def _combine(members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None, check: bool) -> tuple[Tensor, Tensor]:
+def _combine_kernels(
+    members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None, check: bool
+) -> tuple[Tensor, Tensor]:
     score, spread, bad = triton_module("qa_ensemble_triton").combine(members, weights, bias, mask)
     if check and may_look(members) and bool(bad.any()):
         checks.finite(mask, members=members, weights=weights, bias=bias)
@@ -138,12 +139,15 @@ def _combine(members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None
     return score, spread
 
 
+_combine = torch.library.custom_op("metaqap_fast::combine", _combine_kernels, mutates_args=(), device_types="cuda")
+
+
 @_combine.register_kernel("cpu")
 def _combine_cpu(
     members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None, check: bool
 ) -> tuple[Tensor, Tensor]:
     if is_interpreted():
-        return _combine._init_fn(members, weights, bias, mask, check)
+        return _combine_kernels(members, weights, bias, mask, check)
     if check:
         checks.finite(mask, members=members, weights=weights, bias=bias)
     score, spread = reference.combine(members.double(), weights.double(), bias.double())
@@ -175,8 +179,7 @@ def _combine_backward(ctx: Any, grad_score: Tensor | None, grad_spread: Tensor |
 _combine.register_autograd(_combine_backward, setup_context=_combine_setup)
 
 
-@torch.library.custom_op("metaqap_fast::quality_aware_loss", mutates_args=(), device_types="cuda")
-def _loss(
+def _loss_kernels(
     members: Tensor,
     weights: Tensor,
     bias: Tensor,
@@ -192,6 +195,9 @@ def _loss(
     return loss, score, stats
 
 
+_loss = torch.library.custom_op("metaqap_fast::quality_aware_loss", _loss_kernels, mutates_args=(), device_types="cuda")
+
+
 @_loss.register_kernel("cpu")
 def _loss_cpu(
     members: Tensor,
@@ -204,7 +210,7 @@ def _loss_cpu(
     check: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if is_interpreted():
-        return _loss._init_fn(members, weights, bias, mos, mask, l1, l2, check)
+        return _loss_kernels(members, weights, bias, mos, mask, l1, l2, check)
     loss, score, stats = reference.loss_forward(members, weights, bias, mos, mask, l1, l2)
     _refuse_nan(members, weights, bias, mos, mask, stats, check)
     return loss, score, stats
@@ -234,8 +240,7 @@ def _loss_fake(
     return wide, wide.new_empty(members.shape[0]), wide.new_empty(STATS + members.shape[1], dtype=torch.float64)
 
 
-@torch.library.custom_op("metaqap_fast::quality_aware_loss_backward", mutates_args=(), device_types="cuda")
-def _loss_grad(
+def _loss_grad_kernels(
     grad_loss: Tensor | None,
     grad_score: Tensor | None,
     members: Tensor,
@@ -251,6 +256,11 @@ def _loss_grad(
     return grad_members, sums
 
 
+_loss_grad = torch.library.custom_op(
+    "metaqap_fast::quality_aware_loss_backward", _loss_grad_kernels, mutates_args=(), device_types="cuda"
+)
+
+
 @_loss_grad.register_kernel("cpu")
 def _loss_grad_cpu(
     grad_loss: Tensor | None,
@@ -263,7 +273,7 @@ def _loss_grad_cpu(
     stats: Tensor,
     need_members: bool,
 ) -> tuple[Tensor, Tensor]:
-    run = _loss_grad._init_fn if is_interpreted() else reference.loss_backward
+    run = _loss_grad_kernels if is_interpreted() else reference.loss_backward
     grad_members, sums = run(grad_loss, grad_score, members, weights, bias, mos, mask, stats, need_members)
     return grad_members, sums
 

@@ -71,8 +71,7 @@ def soft_spearman(
     return reference.soft_spearman(score, mos, temperature, mask)
 
 
-@torch.library.custom_op("metaqap_fast::soft_spearman", mutates_args=(), device_types="cuda")
-def _spearman(
+def _spearman_kernels(
     score: Tensor, mos: Tensor, temperature: float, mask: Tensor | None, check: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     loss, ranks, stats = triton_module("soft_spearman_triton").forward(score, mos, temperature, mask)
@@ -81,12 +80,17 @@ def _spearman(
     return loss, ranks, stats
 
 
+_spearman = torch.library.custom_op(
+    "metaqap_fast::soft_spearman", _spearman_kernels, mutates_args=(), device_types="cuda"
+)
+
+
 @_spearman.register_kernel("cpu")
 def _spearman_cpu(
     score: Tensor, mos: Tensor, temperature: float, mask: Tensor | None, check: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     if is_interpreted():
-        return _spearman._init_fn(score, mos, temperature, mask, check)
+        return _spearman_kernels(score, mos, temperature, mask, check)
     if check:
         checks.finite(mask, score=score, mos=mos)
     return reference.forward(score, mos, temperature, mask)
@@ -100,12 +104,16 @@ def _spearman_fake(
     return loss, loss.new_empty((3, score.shape[0])), loss.new_empty(SPEARMAN_STATS, dtype=torch.float64)
 
 
-@torch.library.custom_op("metaqap_fast::soft_spearman_backward", mutates_args=(), device_types="cuda")
-def _spearman_grad(
+def _spearman_grad_kernels(
     grad_loss: Tensor, score: Tensor, temperature: float, mask: Tensor | None, ranks: Tensor, stats: Tensor
 ) -> Tensor:
     grad: Tensor = triton_module("soft_spearman_triton").backward(grad_loss, score, temperature, mask, ranks, stats)
     return grad
+
+
+_spearman_grad = torch.library.custom_op(
+    "metaqap_fast::soft_spearman_backward", _spearman_grad_kernels, mutates_args=(), device_types="cuda"
+)
 
 
 @_spearman_grad.register_kernel("cpu")
@@ -113,7 +121,7 @@ def _spearman_grad_cpu(
     grad_loss: Tensor, score: Tensor, temperature: float, mask: Tensor | None, ranks: Tensor, stats: Tensor
 ) -> Tensor:
     if is_interpreted():
-        return _spearman_grad._init_fn(grad_loss, score, temperature, mask, ranks, stats)
+        return _spearman_grad_kernels(grad_loss, score, temperature, mask, ranks, stats)
     return reference.backward(grad_loss, score, temperature, mask, ranks, stats)
 
 

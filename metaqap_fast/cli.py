@@ -124,9 +124,9 @@ def score(
     from metaqap_fast.store import check_output
 
     mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
-    check_output(output, mode)  # before the seconds that a model takes to compile
     listing = Listing(source)
     listing.first()
+    check_output(output, mode)  # before the seconds that a model takes to compile
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(listing, quiet=quiet, as_json=as_json)
     try:

@@ -2,9 +2,9 @@
 
 Two modes (the choice and its numbers: the model card):
 
-fit     (default) The shorter side is fitted to the members' input size, antialiased, aspect ratio kept; the
-        image is then covered by overlapping square views along the longer side. The image as a viewer
-        shows it on a screen.
+fit     (default) A larger image is shown as on a screen: the shorter side fitted to the members' input size,
+        antialiased, aspect ratio kept. A smaller one is not enlarged, which would blur it, but extended by
+        mirroring. The image is then covered by overlapping square views along the longer side.
 native  No rescaling: a grid of native-resolution crops that covers the image. What a pixel peeper sees.
 
 An image's member predictions are the mean over its views.
@@ -33,7 +33,7 @@ def target_size(width: int, height: int, size: int, mode: Mode) -> tuple[int, in
     """
     if mode == "native":
         return width, height
-    scale = min(size / min(width, height), MAX_ASPECT * size / max(width, height))
+    scale = min(1.0, size / min(width, height), MAX_ASPECT * size / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

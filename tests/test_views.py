@@ -16,13 +16,16 @@ S = 32
 def test_fit_keeps_the_aspect_ratio_and_bounds_memory(width: int, height: int) -> None:
     w, h = target_size(width, height, S, "fit")
     assert 1 <= min(w, h) <= S and max(w, h) <= MAX_ASPECT * S
-    if max(width, height) <= MAX_ASPECT * min(width, height):
+    assert w <= width and h <= height  # nothing is enlarged
+    if min(width, height) >= S and max(width, height) <= MAX_ASPECT * min(width, height):
         assert min(w, h) == S
+    if min(w, h) > 1:
         assert abs(w / h - width / height) <= 1.01 * (width / height) / min(w, h)
 
 
 def test_what_fits_already_is_not_resized() -> None:
     assert target_size(S, 3 * S, S, "fit") == (S, 3 * S)
+    assert target_size(S - 5, S, S, "fit") == (S - 5, S)
     assert target_size(4000, 3000, S, "native") == (4000, 3000)
 
 

@@ -58,4 +58,4 @@ def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision
         from metaqap_fast.engine.openvino import OpenVINOEngine
 
         return OpenVINOEngine(bundle, precision)
-    raise UsageError(f"the {engine} engine is not built yet; use --engine openvino")
+    raise UsageError(f"this version has no {engine} engine yet: use --engine openvino")

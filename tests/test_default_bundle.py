@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,3 +79,16 @@ def test_any_shape_has_a_score_and_an_uncertainty(scorer: Scorer, photos: dict[s
     assert table.ok.all() and ((table.score >= 0) & (table.score <= 1)).all()
     assert ((table.uncertainty > 0.02) & (table.uncertainty < 0.6)).all()
     assert abs(table.score[0] - table.score[1]) < 0.12  # larger, shown at the same size
+
+
+def test_readme_shows_what_the_examples_score(scorer: Scorer) -> None:
+    root = Path(__file__).parent.parent
+    shown = re.search(r"<!-- output -->(.*?)<!-- end -->", (root / "README.md").read_text(), re.S)
+    assert shown is not None
+    lines = re.findall(r"^  (0\.\d{3})  (\S+)$", shown[1], re.M)
+    table = scorer.score(root / "examples")
+    scores = dict(zip(table.paths, table.score, strict=True))
+    assert len(lines) == 10
+    for value, name in lines:
+        assert scores[name] == pytest.approx(float(value), abs=0.002)
+    assert f"{table.ok.sum()} scored, {(~table.ok).sum()} failed" in shown[1]

@@ -52,12 +52,13 @@ class Usage:
 
 def variants() -> list[Variant]:
     """The kernels as they are launched on contiguous tensors, for the usual member counts and each dtype."""
+    from metaqap_fast.kernels import qa_ensemble_launch as launch
     from metaqap_fast.kernels import qa_ensemble_triton as qa
     from metaqap_fast.kernels import soft_spearman_triton as spearman
 
     out = []
     for members, dtype in ((3, "fp32"), (5, "fp32"), (8, "fp32"), (16, "fp32"), (8, "bf16"), (8, "fp16")):
-        cut = qa.tile(members)
+        cut = launch.tile(members)
         p, f = _FLOAT[dtype], "*fp32"
         sizes = {"M": members, "M_PAD": cut.columns, "BLOCK": cut.rows, "CONTIGUOUS": True, "HAS_MASK": True}
         head = {"members": p, "weights": f, "bias": f}
@@ -91,8 +92,8 @@ def variants() -> list[Variant]:
     warps = spearman.RANK_WARPS
     return [
         *out,
-        Variant("loss_merge", qa.loss_merge_kernel, merge, {"CHUNK": qa.MERGE_BLOCK}, 8),
-        Variant("sum", qa.sum_kernel, {"partials": f, "out": f, "n_blocks": "i32"}, {"CHUNK": qa.SUM_BLOCK}, 4),
+        Variant("loss_merge", qa.loss_merge_kernel, merge, {"CHUNK": launch.MERGE_BLOCK}, 8),
+        Variant("sum", qa.sum_kernel, {"partials": f, "out": f, "n_blocks": "i32"}, {"CHUNK": launch.SUM_BLOCK}, 4),
         Variant("spearman_rank", spearman.rank_kernel, rank, pairs, warps),
         Variant("spearman_merge", spearman.spearman_merge_kernel, rank_merge,
                 {"CHUNK": spearman.MERGE_BLOCK, "HAS_MASK": True}, 8),

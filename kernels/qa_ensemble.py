@@ -132,7 +132,7 @@ def may_look(tensor: Tensor) -> bool:
 def _combine_kernels(
     members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None, check: bool
 ) -> tuple[Tensor, Tensor]:
-    score, spread, bad = triton_module("qa_ensemble_triton").combine(members, weights, bias, mask)
+    score, spread, bad = triton_module("qa_ensemble_launch").combine(members, weights, bias, mask)
     if check and may_look(members) and bool(bad.any()):
         checks.finite(mask, members=members, weights=weights, bias=bias)
         raise ValueError("members: a score is too large for fp64")
@@ -189,7 +189,7 @@ def _loss_kernels(
     l2: float,
     check: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    forward = triton_module("qa_ensemble_triton").loss_forward
+    forward = triton_module("qa_ensemble_launch").loss_forward
     loss, score, stats = forward(members, weights, bias, mos, mask, l1, l2)
     _refuse_nan(members, weights, bias, mos, mask, stats, check)
     return loss, score, stats
@@ -251,7 +251,7 @@ def _loss_grad_kernels(
     stats: Tensor,
     need_members: bool,
 ) -> tuple[Tensor, Tensor]:
-    backward = triton_module("qa_ensemble_triton").loss_backward
+    backward = triton_module("qa_ensemble_launch").loss_backward
     grad_members, sums = backward(grad_loss, grad_score, members, weights, bias, mos, mask, stats, need_members)
     return grad_members, sums
 

@@ -35,33 +35,13 @@ order, which depends on B and M alone, so a result is the same on every run.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from metaqap_fast.kernels.launch import on_device
-from metaqap_fast.kernels.stats import PARTIALS, STATS, ZERO_STD
-from metaqap_fast.kernels.triton_math import INTERPRETED, OPTIONS, correlation, exponentials, is_finite, round_to, split
+from metaqap_fast.kernels.stats import ZERO_STD
+from metaqap_fast.kernels.triton_math import correlation, exponentials, is_finite, round_to, split
 
 _ZERO_STD = tl.constexpr(ZERO_STD)
-MERGE_BLOCK = 1024
-SUM_BLOCK = 1024
-
-
-class Tile(NamedTuple):
-    """How a launch cuts the members: rows per program, columns padded to a power of two, warps."""
-
-    rows: int
-    columns: int
-    warps: int
-
-
-def tile(members: int) -> Tile:
-    """At most 16 predictions per thread ([512, 8] for the usual 5 to 8 members): two or three programs fit on an SM."""
-    return Tile(512, triton.next_power_of_2(members), 8)
 
 
 @triton.jit
@@ -322,16 +302,15 @@ def loss_grad_kernel(members, weights, bias, mos, mask, stats, grad_loss, grad_s
         t = tl.load(mos + (start + rows) * mos_stride, mask=valid, other=0.0).to(tl.float32).to(tl.float64)
         lost = valid & (usable == 0)  # only if the caller chose not to check: its gradient is NaN, as the loss is
         valid = valid & usable
-        miss = tl.where(valid, y - t, 0.0).to(tl.float32)
+        upstream = tl.load(grad_loss).to(tl.float32)
+        c_miss = tl.load(stats + 3).to(tl.float32) * upstream
+        g = tl.where(valid, (y - t).to(tl.float32) * c_miss, tl.where(lost, float("nan"), 0.0))
         u = tl.where(valid, y - tl.load(stats + 1), 0.0)
         v = tl.where(valid, t - tl.load(stats + 2), 0.0)
         x, eu, z, _, q = _exponentials(u, v)
-        c_miss = tl.load(stats + 3).to(tl.float32)
         cx = tl.load(stats + 4).to(tl.float32)
         cz = tl.load(stats + 5).to(tl.float32)
         cq = tl.load(stats + 6).to(tl.float32)
-        upstream = tl.load(grad_loss).to(tl.float32)
-        g = tl.where(valid, c_miss * miss * upstream, tl.where(lost, float("nan"), 0.0))
         h = tl.where(valid, eu * (cx * x + cz * z + cq * q) * upstream, 0.0)
     if HAS_SCORE:
         g += tl.load(grad_score + (start + rows) * grad_stride, mask=usable, other=0.0).to(tl.float32)
@@ -357,80 +336,3 @@ def sum_kernel(partials, out, n_blocks, CHUNK: tl.constexpr):
         at = start + lanes
         total += tl.load(partials + row.to(tl.int64) * n_blocks + at, mask=at < n_blocks, other=0.0).to(tl.float64)
     tl.store(out + row, tl.sum(total, axis=0).to(tl.float32))
-
-
-def _strides(members: Tensor) -> tuple[int, int]:
-    """Row and column stride, in elements; read as they are, never copied."""
-    return members.stride(0), members.stride(1)
-
-
-def combine(members: Tensor, weights: Tensor, bias: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Score and spread [B] in fp32, and the unusable unmasked rows of each block, int32."""
-    rows, columns = members.shape
-    cut = tile(columns)
-    blocks = triton.cdiv(rows, cut.rows)
-    score = members.new_empty(rows, dtype=torch.float32)
-    spread = members.new_empty(rows, dtype=torch.float32)
-    bad = members.new_empty(blocks, dtype=torch.int32)
-    flags = _flags(mask, members)
-    with on_device(members):
-        combine_kernel[(blocks,)](
-            members, weights, bias, flags, score, spread, bad, rows, *_strides(members), weights.stride(0),
-            flags.stride(0), M=columns, M_PAD=cut.columns, BLOCK=cut.rows, CONTIGUOUS=members.is_contiguous(),
-            HAS_MASK=mask is not None, num_warps=cut.warps, **OPTIONS,
-        )  # fmt: skip
-    return score, spread, bad
-
-
-def loss_forward(
-    members: Tensor, weights: Tensor, bias: Tensor, mos: Tensor, mask: Tensor | None, l1: float, l2: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss (0-dimensional) and score [B] in fp32, stats [STATS + M] in fp64."""
-    rows, columns = members.shape
-    cut = tile(columns)
-    blocks = triton.cdiv(rows, cut.rows)
-    score = members.new_empty(rows, dtype=torch.float32)
-    loss = members.new_empty((), dtype=torch.float32)
-    stats = members.new_empty(STATS + columns, dtype=torch.float64)
-    partials = members.new_empty((PARTIALS + columns, blocks), dtype=torch.float64)
-    flags = _flags(mask, members)
-    with on_device(members):
-        loss_block_kernel[(blocks,)](
-            members, weights, bias, mos, flags, score, partials, rows, blocks, *_strides(members), weights.stride(0),
-            mos.stride(0), flags.stride(0), M=columns, M_PAD=cut.columns, BLOCK=cut.rows,
-            CONTIGUOUS=members.is_contiguous(), HAS_MASK=mask is not None, num_warps=cut.warps, **OPTIONS,
-        )  # fmt: skip
-        loss_merge_kernel[(columns + 1,)](
-            partials, loss, stats, blocks, l1, l2, CHUNK=MERGE_BLOCK, num_warps=8, **OPTIONS
-        )
-    return loss, score, stats
-
-
-def loss_backward(
-    grad_loss: Tensor | None, grad_score: Tensor | None, members: Tensor, weights: Tensor, bias: Tensor,
-    mos: Tensor, mask: Tensor | None, stats: Tensor, need_members: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradient of members (empty unless needed) in their dtype; of weights and intercept together, [M + 1] in fp32."""
-    rows, columns = members.shape
-    cut = tile(columns)
-    blocks = triton.cdiv(rows, cut.rows)
-    grad_members = members.new_empty(members.shape if need_members else (0, columns))
-    partials = members.new_empty((columns + 1, blocks), dtype=torch.float32)
-    sums = members.new_empty(columns + 1, dtype=torch.float32)
-    flags = _flags(mask, members)
-    with on_device(members):
-        loss_grad_kernel[(blocks,)](
-            members, weights, bias, mos, flags, stats, stats if grad_loss is None else grad_loss,
-            stats if grad_score is None else grad_score, grad_members, partials, rows, blocks, *_strides(members),
-            weights.stride(0), mos.stride(0), flags.stride(0), 0 if grad_score is None else grad_score.stride(0),
-            M=columns, M_PAD=cut.columns, BLOCK=cut.rows, CONTIGUOUS=members.is_contiguous(),
-            HAS_MASK=mask is not None, HAS_LOSS=grad_loss is not None, HAS_SCORE=grad_score is not None,
-            HAS_MEMBERS=need_members, INTERPRET=INTERPRETED, num_warps=cut.warps, **OPTIONS,
-        )  # fmt: skip
-        sum_kernel[(columns + 1,)](partials, sums, blocks, CHUNK=SUM_BLOCK, num_warps=4, **OPTIONS)
-    return grad_members, sums
-
-
-def _flags(mask: Tensor | None, members: Tensor) -> Tensor:
-    """The mask as bytes, or, where there is none and the kernel will not look, some tensor of its place."""
-    return members.new_empty(1, dtype=torch.uint8) if mask is None else mask.view(torch.uint8)

@@ -39,7 +39,7 @@ def _import_kernels() -> None:
 
     early = "triton" in sys.modules
     with interpreter():
-        importlib.import_module("metaqap_fast.kernels.qa_ensemble_triton")
+        importlib.import_module("metaqap_fast.kernels.qa_ensemble_launch")
         importlib.import_module("metaqap_fast.kernels.soft_spearman_triton")
     from triton.runtime.interpreter import InterpretedFunction
 

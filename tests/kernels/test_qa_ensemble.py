@@ -239,7 +239,7 @@ def test_nothing_of_the_size_of_the_batch_is_written_besides_the_outputs():
                 made.append(out.numel())
             return out
 
-    from metaqap_fast.kernels import qa_ensemble_triton as ops
+    from metaqap_fast.kernels import qa_ensemble_launch as ops
 
     case = ensemble(16, 30_000, 3)
     with Record():

@@ -1,14 +1,20 @@
-"""Members to score and uncertainty: the meta-learner, on a CPU.
+"""Members to score and uncertainty: the meta-learner.
 
-The mathematics of `metaqap_fast.kernels.qa_ensemble`, which does the same on a GPU.
+On arrays in float64; on torch tensors, which is what a GPU's engines give, by the fused operator of
+`metaqap_fast.kernels`, so that nothing but its results leaves the device.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.bundle import Meta
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -38,6 +44,22 @@ def combine(members: F32, meta: Meta) -> tuple[F32, F32]:
     disagreement = spread(predictions, score, weights)
     uncertainty = np.sqrt(meta.variance_floor + meta.variance_slope * disagreement**2)
     return np.clip(score, 0.0, 1.0).astype(np.float32), uncertainty.astype(np.float32)
+
+
+def combine_tensors(members: Tensor, meta: Meta) -> tuple[Tensor, Tensor]:
+    """`combine` for a torch tensor [B, M], on its own device: the Triton kernel on a GPU.
+
+    Returns:
+        score [B] and uncertainty [B], float32, on the device of `members`. A row with a NaN has a NaN score.
+    """
+    import torch
+
+    from metaqap_fast import kernels
+
+    weights = torch.tensor(meta.weights, dtype=torch.float32, device=members.device)
+    score, disagreement = kernels.combine(members, weights, meta.intercept, check=False)
+    uncertainty = (meta.variance_floor + meta.variance_slope * disagreement.square()).sqrt()
+    return score.clamp(0.0, 1.0), uncertainty
 
 
 def spread(predictions: F64, score: F64, weights: F64) -> F64:

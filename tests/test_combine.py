@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from metaqap_fast.bundle import Meta
-from metaqap_fast.combine import combine
+from metaqap_fast.combine import combine, combine_tensors
 
 META = Meta((0.7, -0.2, 0.4), 0.05, 0.004, 1.5)
 members = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=st.floats(-1, 2, width=32))
@@ -31,3 +32,18 @@ def test_a_row_does_not_depend_on_its_batch(predictions: np.ndarray) -> None:
     together = np.stack(combine(predictions, META))
     alone = np.concatenate([np.stack(combine(row[None], META)) for row in predictions], axis=1)
     assert np.array_equal(together, alone)
+
+
+@settings(deadline=None)  # the first call imports torch
+@given(members)
+def test_the_operator_gives_the_same_scores(predictions: np.ndarray) -> None:
+    score, uncertainty = combine(predictions, META)
+    tensors = combine_tensors(torch.from_numpy(predictions.copy()), META)
+    assert np.allclose(tensors[0], score, rtol=1e-5, atol=1e-6)
+    assert np.allclose(tensors[1], uncertainty, rtol=1e-5)
+
+
+def test_a_failed_row_on_a_device_is_nan_and_alone() -> None:
+    predictions = torch.tensor([[0.5, 0.6, 0.7], [float("nan"), 0.5, 0.5], [0.1, 0.2, 0.3]])
+    score, uncertainty = combine_tensors(predictions, META)
+    assert list(torch.isnan(score)) == [False, True, False] and not torch.isnan(uncertainty[::2]).any()

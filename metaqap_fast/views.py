@@ -58,9 +58,10 @@ def cut(pixels: NDArray[np.uint8], size: int, mode: Mode) -> NDArray[np.uint8]:
 
 
 def _starts(length: int, size: int, limit: int) -> list[int]:
-    """Evenly spaced starts of windows that cover `length`, first and last flush with the edges."""
-    over = length - size
-    if over <= size // TOLERANCE:
-        return [over // 2]
-    count = min(limit, math.ceil((length - size // TOLERANCE) / size))
-    return [round(i * over / (count - 1)) for i in range(count)]
+    """Evenly spaced starts of windows that cover `length`, but for a margin under 1/TOLERANCE of a window."""
+    count = max(1, math.ceil((length - size // TOLERANCE) / size))
+    if count > limit:
+        return [round(i * (length - size) / (limit - 1)) for i in range(limit)]
+    margin = max(0, length - count * size)
+    span = length - margin - size
+    return [margin // 2 + round(i * span / max(1, count - 1)) for i in range(count)]

@@ -113,7 +113,9 @@ def test_features_are_those_of_the_network(name: str) -> None:
     layout = features.layout()
     assert out.shape == (2, sum(width for _, _, width in layout)) and [d for d, _, _ in layout][-1] == "head"
     expected = torch.cat(pool(last), 1)
-    assert_allclose(out[:, -expected.shape[1] :], expected, atol=0.05)  # weights rounded to fp16
+    got = out[:, -expected.shape[1] :]
+    assert_allclose(got, expected, atol=0.2)  # weights rounded to fp16
+    assert (got - expected).abs().mean() < 0.005
     assert all(torch.equal(p, p.half().float()) for p in features.parameters())
 
 

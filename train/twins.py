@@ -6,6 +6,8 @@ correlate above 0.98.
 
 from __future__ import annotations
 
+import argparse
+import csv
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from metaqap_fast.decode import Decoder
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.source import Entry, read_all
+from metaqap_fast.train.datasets import biq2021
 
 MAX_BITS = 2
 MIN_CORRELATION = 0.98
@@ -70,3 +73,23 @@ def groups(count: int, pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     for i, j in pairs:
         parent[root(i)] = root(j)
     return np.array([root(i) for i in range(count)], np.int64)
+
+
+def main() -> None:
+    """Write the labels of BIQ2021's test images that have no twin in the training split."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("biq2021", type=Path)
+    parser.add_argument("-o", "--output", required=True, type=Path, help="csv to write")
+    options = parser.parse_args()
+    train, test = (biq2021(options.biq2021, split) for split in ("train", "test"))
+    count = len(train.files)
+    pairs = near_duplicates([*train.files, *test.files])
+    twins = {j - count for i, j in pairs if i < count <= j}
+    rows = [row for k, row in enumerate(zip(test.labels, test.mos, strict=True)) if k not in twins]
+    with open(options.output, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("Image Name", "MOS"), *rows])
+    print(f"{len(rows)} of {len(test.files)} test images have no twin in train")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from metaqap_fast.decode import Decoder
+from metaqap_fast.decode import Decoded, Decoder
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.source import Entry, read_all
 
@@ -37,9 +37,11 @@ def extract(network: torch.nn.Module, files: Sequence[Path], cache: Path) -> NDA
         if len(stored) != len(files):
             raise MetaqapError(f"{cache} holds {len(stored)} images, not {len(files)}: remove it")
         return np.asarray(stored)
-    onnx = cache.with_suffix(".onnx")
-    export_onnx(network, onnx)
-    model = ov.Core().compile_model(onnx, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"})
+    exported = cache.with_suffix(".onnx")
+    export_onnx(network, exported)
+    model = ov.Core().compile_model(
+        exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+    )
     width = model.output(0).partial_shape[1].get_length()
     partial = cache.with_suffix(".partial")
     out = np.lib.format.open_memmap(partial, "w+", np.float32, (len(files), width))
@@ -51,10 +53,7 @@ def extract(network: torch.nn.Module, files: Sequence[Path], cache: Path) -> NDA
 
     queue.set_callback(collect)
     start = time.monotonic()
-    entries = [Entry(bytes(path), bytes(path)) for path in files]
-    for row, image in enumerate(Decoder(VIEW_SIZE).stream(read_all(entries))):
-        if image.error is not None:
-            raise MetaqapError(f"{files[row]}: {image.error}")
+    for row, image in enumerate(decoded(files)):
         for view in image.views:
             queue.start_async({0: view[None]}, (row, len(image.views)))
         if row % 1000 == 0:
@@ -65,10 +64,22 @@ def extract(network: torch.nn.Module, files: Sequence[Path], cache: Path) -> NDA
     return out
 
 
-def views_of(files: Sequence[Path]) -> list[NDArray[np.uint8]]:
-    """The first view of each file, [S, S, 3] uint8."""
+def decoded(files: Sequence[Path]) -> Iterator[Decoded]:
+    """Each file through the program's own decoder, in order.
+
+    Raises:
+        MetaqapError: an image that cannot be decoded; leaving it out would part images from their labels.
+    """
     entries = [Entry(bytes(path), bytes(path)) for path in files]
-    return [image.views[0] for image in Decoder(VIEW_SIZE).stream(read_all(entries)) if image.error is None]
+    for path, image in zip(files, Decoder(VIEW_SIZE).stream(read_all(entries)), strict=True):
+        if image.error is not None:
+            raise MetaqapError(f"{path}: {image.error}")
+        yield image
+
+
+def views_of(files: Sequence[Path]) -> list[NDArray[np.uint8]]:
+    """The first view of each file, [S, S, 3] uint8; raises as `decoded`."""
+    return [image.views[0] for image in decoded(files)]
 
 
 def export_onnx(network: torch.nn.Module, path: Path) -> None:

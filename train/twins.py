@@ -15,24 +15,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.decode import Decoder
-from metaqap_fast.errors import MetaqapError
-from metaqap_fast.source import Entry, read_all
 from metaqap_fast.train.datasets import biq2021
+from metaqap_fast.train.features import VIEW_SIZE, decoded
 
 MAX_BITS = 2
 MIN_CORRELATION = 0.98
-VIEW_SIZE = 512
 THUMBNAIL = 32
 
 
 def near_duplicates(files: Sequence[Path]) -> list[tuple[int, int]]:
     """Index pairs (i < j) of near-duplicate images; of an image that is not square its first view counts."""
     thumbnails = np.empty((len(files), THUMBNAIL, THUMBNAIL), np.float32)
-    entries = [Entry(bytes(path), bytes(path)) for path in files]
-    for i, image in enumerate(Decoder(VIEW_SIZE).stream(read_all(entries))):
-        if image.error is not None:
-            raise MetaqapError(f"{files[i]}: {image.error}")
+    for i, image in enumerate(decoded(files)):
         step = VIEW_SIZE // THUMBNAIL
         gray = image.views[0].mean(axis=2, dtype=np.float32)
         thumbnails[i] = gray.reshape(THUMBNAIL, step, THUMBNAIL, step).mean((1, 3))

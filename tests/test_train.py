@@ -13,10 +13,11 @@ from numpy.testing import assert_allclose
 from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluate import plcc
 from metaqap_fast.train import datasets
-from metaqap_fast.train.backbones import BACKBONES, Features, load_backbone, pool
+from metaqap_fast.train.backbones import BACKBONES, Features
 from metaqap_fast.train.features import export_onnx
 from metaqap_fast.train.frozen import Member, compress
 from metaqap_fast.train.meta import calibrate, stepwise
+from metaqap_fast.train.networks import load_network, pool, read_config
 from metaqap_fast.train.ridge import CONSTANT, Head, fit_ridge, grouped_folds
 from metaqap_fast.train.twins import groups, similar
 
@@ -104,12 +105,11 @@ def test_twins() -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_features_are_those_of_the_network(name: str) -> None:
-    features, network = Features(name), load_backbone(name)
+    features, network = Features(name), load_network(read_config(name))
     image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         out = features(image)
-        x = (image.float().permute(0, 3, 1, 2) - features.mean) * features.scale
-        last = network.forward_features(x)  # timm's own forward pass: the map after the head convolution
+        last = network.taps(features.preprocess(image))[-1]  # not folded, not rounded
     layout = features.layout()
     assert out.shape == (2, sum(width for _, _, width in layout)) and [d for d, _, _ in layout][-1] == "head"
     expected = torch.cat(pool(last), 1)

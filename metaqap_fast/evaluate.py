@@ -191,13 +191,25 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, float]:
     for number, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
-        try:
-            name, mos = row[name_at].strip(), float(row[mos_at])
-        except (IndexError, ValueError):
-            raise UsageError(f"{path} line {number}: no name and number in {','.join(row)!r}") from None
-        if not name or not math.isfinite(mos):
-            raise UsageError(f"{path} line {number}: {'no name' if not name else f'MOS is {mos}'}")
-        if name in labels:
-            raise UsageError(f"{path} line {number}: {name!r} stands there twice")
-        labels[name] = mos
+        if max(name_at, mos_at) >= len(row):
+            raise UsageError(f"{path} line {number}: no name and number in {','.join(row)!r}")
+        add_label(labels, f"{path} line {number}", row[name_at], row[mos_at])
     return labels
+
+
+def add_label(labels: dict[str, float], where: str, name: str, mos: str | float) -> None:
+    """Add one row of a label table, checked; `where` says which row it is.
+
+    Raises:
+        UsageError: no name, a MOS that is no finite number, a name that is there already.
+    """
+    name = name.strip()
+    try:
+        value = float(mos)
+    except ValueError:
+        raise UsageError(f"{where}: the MOS of {name!r} is {mos!r}, not a number") from None
+    if not name or not math.isfinite(value):
+        raise UsageError(f"{where}: {'no name' if not name else f'the MOS of {name!r} is {value}'}")
+    if name in labels:
+        raise UsageError(f"{where}: {name!r} stands there twice")
+    labels[name] = value

@@ -100,7 +100,7 @@ def test_too_few_images() -> None:
         ("name,mos\na.jpg,high\n", "line 2"),
         ("name,mos\na.jpg,0.5\nb.jpg\n", "line 3"),
         ("name,mos\na.jpg,0.5\na.jpg,0.6\n", "line 3: 'a.jpg' stands there twice"),
-        ("name,mos\na.jpg,nan\n", "line 2: MOS is nan"),
+        ("name,mos\na.jpg,nan\n", "line 2: the MOS of 'a.jpg' is nan"),
         ("name,mos\n,0.4\n", "line 2: no name"),
     ],
 )

@@ -10,9 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluate import plcc
-from metaqap_fast.train import datasets
 from metaqap_fast.train.backbones import BACKBONES, Features
 from metaqap_fast.train.features import export_onnx
 from metaqap_fast.train.frozen import Member, compress
@@ -135,27 +133,3 @@ def test_exported_member_is_the_module(tmp_path: Path) -> None:
     assert_allclose(model({0: image})[0], expected, atol=1e-4)
     text = path.read_bytes()
     assert b"Pad" not in {node.op_type.encode() for node in __import__("onnx").load_from_string(text).graph.node}
-
-
-def biq(root: Path, rows: str, images: list[str]) -> Path:
-    (root / "Images").mkdir(parents=True)
-    for name in images:
-        (root / "Images" / name).write_bytes(b"")
-    (root / "Train (Images and MOS).csv").write_text("Image Name,MOS,,\n" + rows)
-    return root
-
-
-def test_biq2021_with_its_trap(tmp_path: Path) -> None:
-    data = datasets.biq2021(
-        biq(tmp_path, "ss02 (1014).jpg,0.25,,\na.jpg,1,,\n", ["ss02 (1014).JPG", "a.jpg", "x.jpg"]), "train"
-    )
-    assert [path.name for path in data.files] == ["ss02 (1014).JPG", "a.jpg"] and list(data.mos) == [0.25, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [("a.jpg,0.5\nb.jpg,0.5\n", "no image.*b.jpg"), ("a.jpg,1.5\n", "'a.jpg' is 1.5"), ("a.jpg,nan\n", "line 2")],
-)
-def test_biq2021_refuses(tmp_path: Path, rows: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        datasets.biq2021(biq(tmp_path, rows, ["a.jpg"]), "train")

@@ -45,12 +45,11 @@ def _vif(distorted: Tensor, reference: Tensor) -> Tensor:
     return torch.where(vif > 1, 1 / vif.clamp_min(1), vif)
 
 
-# All from piq; those that have a colour form are used in it. GMSD, DSS, VIF see luminance alone. SR-SIM is left out:
-# its value for one image depends on the others of the batch (piq 0.8).
+# All from piq, in their colour form where they have one; GMSD, DSS and VIF see luminance alone. Left out: SR-SIM, whose
+# value for one image depends on the rest of its batch, and IW-SSIM, which cannot be computed for flat images.
 _METRICS: dict[str, Metric] = {
     "ssim": _of(piq.ssim, downsample=False),
     "ms_ssim": _of(piq.multi_scale_ssim),
-    "iw_ssim": _of(piq.information_weighted_ssim),
     "fsim": _of(piq.fsim, chromatic=True),
     "vsi": _of(piq.vsi),
     "gmsd": _of(piq.gmsd),

@@ -58,6 +58,11 @@ def draw(generators: Draws, sample: Callable[[np.random.Generator], np.ndarray],
     return torch.from_numpy(np.stack([sample(g) for g in generators]).astype(np.float32)).to(like.device)
 
 
+def singles(x: Tensor) -> list[Tensor]:
+    """The images of x [N, C, H, W], each [1, C, H, W]."""
+    return [x[i : i + 1] for i in range(len(x))]
+
+
 def to_uint8(image: Tensor) -> np.ndarray:
     """One image [3, H, W] in 0..1 as [H, W, 3] uint8, rounded to nearest: what codecs and palettes take."""
     pixels: np.ndarray = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()

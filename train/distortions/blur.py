@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from metaqap_fast.train.distortions.base import Draws
+from metaqap_fast.train.distortions.base import Draws, singles
 from metaqap_fast.train.distortions.filters import convolve, disk_kernel, gaussian, line_kernel
 from metaqap_fast.train.distortions.spaces import lab_to_rgb, rgb_to_lab
 
@@ -27,7 +27,7 @@ def lens_blur(x: Tensor, radius: float, _: Draws) -> Tensor:
 def motion_blur(x: Tensor, length: float, draws: Draws) -> Tensor:
     """3: average along a line at an angle uniform in 0..180 degrees; length 1 is the identity."""
     kernels = [line_kernel(length, g.uniform(0, math.pi)) for g in draws]
-    return torch.cat([convolve(one, kernel) for one, kernel in zip(x.split(1), kernels, strict=True)])
+    return torch.cat([convolve(one, kernel) for one, kernel in zip(singles(x), kernels, strict=True)])
 
 
 def sharpen(x: Tensor, amount: float, _: Draws) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metaqap_fast.train.distortions.base import Draws
+from metaqap_fast.train.distortions.base import Draws, singles
 from metaqap_fast.train.distortions.filters import convolve, gaussian
 from metaqap_fast.train.distortions.spaces import lab_to_rgb, rgb_to_lab
 
@@ -27,14 +28,14 @@ def colour_shift(x: Tensor, amount: float, draws: Draws) -> Tensor:
 
     Red and blue stay as they are. The uncovered border repeats the edge.
     """
-    shifted = torch.cat([_displaced(one[:, 1:2], amount, g) for one, g in zip(x.split(1), draws, strict=True)])
+    shifted = torch.cat([_displaced(one[:, 1:2], amount, g) for one, g in zip(singles(x), draws, strict=True)])
     mask = edge_mask(x)
     green = mask * shifted + (1 - mask) * x[:, 1:2]
     return torch.cat([x[:, :1], green, x[:, 2:]], 1)
 
 
-def _displaced(channel: Tensor, amount: float, g: object) -> Tensor:
-    angle = g.uniform(0, math.pi / 2)  # type: ignore[attr-defined]
+def _displaced(channel: Tensor, amount: float, g: np.random.Generator) -> Tensor:
+    angle = g.uniform(0, math.pi / 2)
     dx, dy = round(amount * math.cos(angle)), round(amount * math.sin(angle))
     height, width = channel.shape[2:]
     return F.pad(channel, (dx, 0, dy, 0), mode="replicate")[..., :height, :width]

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metaqap_fast.train.distortions.base import singles
+
 BLOCK = 8
 STRIDE = 2
 THRESHOLD = 2.7  # in standard deviations of the noise; the usual hard threshold of transform denoisers
@@ -32,7 +34,7 @@ def denoise_standin(x: Tensor, sigma: float) -> Tensor:
     colour = cosine_basis(3).to(x.device)
     basis = cosine_basis(BLOCK).to(x.device)
     transform = torch.einsum("ij,kl->ikjl", basis, basis).reshape(BLOCK * BLOCK, -1)
-    return torch.cat([_denoise_one(one, sigma, colour, transform) for one in x.split(1)])
+    return torch.cat([_denoise_one(one, sigma, colour, transform) for one in singles(x)])
 
 
 def _denoise_one(x: Tensor, sigma: float, colour: Tensor, transform: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metaqap_fast.train.distortions.base import singles
+
 
 def gaussian_kernel(sigma: float) -> Tensor:
     """[2 r + 1] float64, r = ceil(2 sigma), sum 1."""
@@ -62,4 +64,4 @@ def convolve(x: Tensor, kernel: Tensor) -> Tensor:
     weight = kernel.to(x.device, x.dtype).expand(x.shape[1], 1, kh, kw).contiguous()
     padded = F.pad(x, (kw // 2, kw // 2, kh // 2, kh // 2), mode="replicate")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        return torch.cat([F.conv2d(one, weight, groups=x.shape[1]) for one in padded.split(1)])
+        return torch.cat([F.conv2d(one, weight, groups=x.shape[1]) for one in singles(padded)])

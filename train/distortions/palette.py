@@ -48,7 +48,8 @@ def minimum_variance_palette(pixels: NDArray[np.uint8], colours: int) -> NDArray
             boxes[k : k + 1], sums[k : k + 1] = [box], [_box_sum(table, box)]
             cuts[k : k + 1] = [_best_cut(table, box)]
     totals = np.stack(sums)
-    return np.rint(totals[:, 1:] / totals[:, :1]).astype(np.uint8)
+    palette: NDArray[np.uint8] = np.rint(totals[:, 1:] / totals[:, :1]).astype(np.uint8)
+    return palette
 
 
 def _cumulative(colours: NDArray[np.uint8]) -> NDArray[np.float64]:

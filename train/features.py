@@ -1,11 +1,17 @@
-"""Features of labelled images through the program's own decoder and OpenVINO in fp32, cached on disk."""
+"""Features of labelled images through the program's own decoder, cached on disk; and the export to ONNX."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,55 +19,126 @@ import openvino as ov
 import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
 
 from metaqap_fast.decode import Decoded, Decoder
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.source import Entry, read_all
+from metaqap_fast.train.member import VIEW_SIZE, Features
+from metaqap_fast.train.pooling import pool
 
 log = logging.getLogger(__name__)
 
-VIEW_SIZE = 512
 OPSET = 17
 
 
-def extract(network: torch.nn.Module, files: Sequence[Path], cache: Path) -> NDArray[np.float32]:
-    """Features [n, D] of each file, the mean over its views; kept in `cache`, a .npy in fp32.
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """What a network with its first weights sees in every image, through the image's middle view.
 
-    A cache of another length is an error, not a silent mismatch; an interrupted extraction starts again.
+    `pooled` [n, D] float32 are its pooled taps; `activation` is what stage number `stage` reads: float16
+    [n, C, h, w], or for stage 0 the views themselves, uint8 [n, S, S, 3].
+    """
+
+    pooled: NDArray[np.float32]
+    activation: NDArray[Any]
+    stage: int
+
+
+class _Probe(nn.Module):
+    """Pooled taps of all stages, and the activation before stage `k` if that is not the image."""
+
+    def __init__(self, features: Features, k: int) -> None:
+        super().__init__()
+        self.features, self.k = features, k
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        network = self.features.network
+        x = self.features.preprocess(image)
+        if not self.k:
+            return (torch.cat([pool(tap) for tap in network.taps(x)], 1),)
+        taps, activation = network.until(self.k, x)
+        taps += network.from_stage(self.k, activation)
+        return torch.cat([pool(tap) for tap in taps], 1), activation
+
+
+def cached(features: Features, files: Sequence[Path], folder: Path, stage: int, device: torch.device) -> Cache:
+    """Run a network over images once and keep what training needs in `folder`, as .npy files.
+
+    A cache of another length is an error, not a silent mismatch; an interrupted one starts again.
 
     Raises:
         MetaqapError: an image that cannot be decoded.
     """
-    if cache.exists():
-        stored = np.load(cache, mmap_mode="r", allow_pickle=False)
-        if len(stored) != len(files):
-            raise MetaqapError(f"{cache} holds {len(stored)} images, not {len(files)}: remove it")
-        return np.asarray(stored)
-    exported = cache.with_suffix(".onnx")
-    export_onnx(network, exported)
-    model = ov.Core().compile_model(
-        exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-    )
-    width = model.output(0).partial_shape[1].get_length()
-    partial = cache.with_suffix(".partial")
-    out = np.lib.format.open_memmap(partial, "w+", np.float32, (len(files), width))
-    queue = ov.AsyncInferQueue(model)
-
-    def collect(request: ov.InferRequest, slot: tuple[int, int]) -> None:
-        row, views = slot
-        out[row] += request.get_output_tensor(0).data[0] / views
-
-    queue.set_callback(collect)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "pooled.npy", folder / f"stage{stage}.npy"]
+    if all(path.exists() for path in paths):
+        pooled, activation = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+        if len(pooled) != len(files):
+            raise MetaqapError(f"{folder} holds {len(pooled)} images, not {len(files)}: remove it")
+        return Cache(pooled, activation, stage)
+    stores: dict[int, NDArray[Any]] = {}
+    lock = threading.Lock()  # outputs arrive on the engine's threads
     start = time.monotonic()
-    for row, image in enumerate(decoded(files)):
-        for view in image.views:
-            queue.start_async({0: view[None]}, (row, len(image.views)))
+
+    def store(place: int, row: int, value: NDArray[Any], kind: type) -> None:
+        with lock:
+            if place not in stores:
+                shape = (len(files), *value.shape)
+                stores[place] = np.lib.format.open_memmap(paths[place].with_suffix(".partial"), "w+", kind, shape)
+        stores[place][row] = value
+
+    def collect(row: int, outputs: list[NDArray[Any]]) -> None:
+        store(0, row, outputs[0], np.float32)
+        if stage:
+            store(1, row, outputs[1], np.float16)
         if row % 1000 == 0:
-            log.info("%s: %d of %d images, %.0f s", cache.stem, row, len(files), time.monotonic() - start)
+            log.info("%s: %d of %d images, %.0f s", folder.name, row, len(files), time.monotonic() - start)
+
+    def views() -> Iterator[NDArray[np.uint8]]:
+        for row, image in enumerate(decoded(files)):
+            view = image.views[len(image.views) // 2]
+            if not stage:
+                store(1, row, view, np.uint8)
+            yield view
+
+    infer = _on_cpu if device.type == "cpu" else _on_device
+    infer(_Probe(features, stage), views(), collect, device)
+    for path in paths:
+        path.with_suffix(".partial").rename(path)
+    return cached(features, files, folder, stage, device)
+
+
+Collect = Callable[[int, list[NDArray[Any]]], None]
+
+
+def _on_cpu(network: nn.Module, views: Iterable[NDArray[np.uint8]], collect: Collect, _: torch.device) -> None:
+    """By OpenVINO in fp32, as scoring does."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        export_onnx(network, path)
+        hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+        model = ov.Core().compile_model(path, "CPU", hints)
+    queue = ov.AsyncInferQueue(model)
+    outputs = range(len(model.outputs))
+    queue.set_callback(lambda request, row: collect(row, [request.get_output_tensor(i).data[0] for i in outputs]))
+    for row, view in enumerate(views):
+        queue.start_async({0: view[None]}, row)
     queue.wait_all()
-    out.flush()
-    partial.rename(cache)
-    return out
+
+
+@torch.no_grad()
+def _on_device(
+    network: nn.Module, views: Iterable[NDArray[np.uint8]], collect: Collect, device: torch.device, batch: int = 16
+) -> None:
+    """By torch in fp32 on a GPU."""
+    network = copy.deepcopy(network).to(device, memory_format=torch.channels_last)
+    rows = enumerate(views)
+    while block := list(itertools.islice(rows, batch)):
+        images = torch.from_numpy(np.stack([view for _, view in block])).to(device)
+        outputs = [output.cpu().numpy() for output in network(images)]
+        for i, (row, _) in enumerate(block):
+            collect(row, [output[i] for output in outputs])
 
 
 def decoded(files: Sequence[Path]) -> Iterator[Decoded]:
@@ -82,19 +159,22 @@ def views_of(files: Sequence[Path]) -> list[NDArray[np.uint8]]:
     return [image.views[0] for image in decoded(files)]
 
 
-def export_onnx(network: torch.nn.Module, path: Path) -> None:
+def export_onnx(network: nn.Module, path: Path) -> None:
     """Write a module that takes [N, S, S, 3] uint8 as ONNX with a free batch dimension."""
+    network.eval()
     example = torch.zeros(1, VIEW_SIZE, VIEW_SIZE, 3, dtype=torch.uint8)
-    axes = {"image": {0: "batch"}, "prediction": {0: "batch"}}
+    with torch.no_grad():
+        outputs = network(example)
+    names = ["prediction", "activation"][: 1 if isinstance(outputs, Tensor) else len(outputs)]
     torch.onnx.export(
-        network.eval(),
+        network,
         (example,),
         str(path),
         dynamo=False,
         opset_version=OPSET,
         input_names=["image"],
-        output_names=["prediction"],
-        dynamic_axes=axes,
+        output_names=names,
+        dynamic_axes={name: {0: "batch"} for name in ("image", *names)},
     )
     model = onnx.load(path)
     fuse_pads(model)

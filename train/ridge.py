@@ -53,8 +53,7 @@ def fit_ridge(features: F32, y: F64, folds: NDArray[np.int64], alphas: Sequence[
         folds: [n] fold numbers.
         alphas: penalties to try, relative to a kernel with mean diagonal 1.
     """
-    mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
-    used = std > 1e-4 * np.maximum(1.0, np.abs(mean))
+    mean, std, used = standardisation(features)
     x = ((features[:, used] - mean[used]) / std[used]).astype(np.float32)  # [n, d']
     kernel = x @ x.T / np.float32(x.shape[1]) + np.float32(CONSTANT)  # [n, n]
     centre = float(y.mean())
@@ -70,6 +69,12 @@ def fit_ridge(features: F32, y: F64, folds: NDArray[np.int64], alphas: Sequence[
     weights[used] = (x.T @ dual.astype(np.float32)) / x.shape[1] / std[used]
     bias = centre + CONSTANT * float(dual.sum()) - float(mean @ weights)
     return Head(weights, bias, alpha, held_out)
+
+
+def standardisation(features: F32) -> tuple[F64, F64, NDArray[np.bool_]]:
+    """Mean [d], standard deviation [d], and whether a column varies: one that does not gets weight 0."""
+    mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    return mean, std, std > 1e-4 * np.maximum(1.0, np.abs(mean))
 
 
 def _solve(kernel: F32, y: F64, folds: NDArray[np.int64], alpha: float) -> tuple[F64, F64]:

@@ -261,6 +261,11 @@ def _pair(value: Any) -> tuple[int, int]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
+def foldable(network: Taps) -> bool:
+    """Whether `fold` takes the network: one of the MobileNet type."""
+    return any(isinstance(stage, BlockStage) for stage in network.stages)
+
+
 @torch.no_grad()
 def fold(network: Taps) -> Taps:
     """A copy of a MobileNet-type network as a bundle stores it, in eval mode.

@@ -1,0 +1,82 @@
+"""How a member is fine-tuned, and what a smaller budget does less of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from metaqap_fast.errors import UsageError
+from metaqap_fast.train.networks import Config
+
+BUDGETS = {
+    "frozen": "no training: ridge heads on frozen networks, out-of-fold predictions for every image in closed form",
+    "cpu": "the first stages frozen and their output cached, the rest trained; out-of-fold predictions from one fold",
+    "gpu": "every stage trained; out-of-fold predictions from every fold",
+}
+LOSSES = ("quality-aware", "mse", "softmax-pearson", "soft-spearman")
+FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Fine-tuning of one member after its linear probe.
+
+    `frozen_stages` counts stages from the image; the rest are trained, each with `layer_decay` times the rate
+    of the one above it. `l1` and `l2` weigh squared error and softmax correlation in the quality-aware loss.
+    `folds` is how many of the FOLDS models for out-of-fold predictions are trained. `probe_penalty`
+    is stronger than a ridge head's own best, so that the training images leave something to learn.
+    """
+
+    epochs: float = 4.0
+    batch: int = 32
+    lr: float = 2e-4
+    head_lr: float = 1e-4
+    layer_decay: float = 0.95
+    weight_decay: float = 0.05
+    frozen_stages: int = 0
+    dropout: float = 0.2
+    ema: float = 0.99
+    probe_penalty: float = 5.0
+    loss: str = "quality-aware"
+    l1: float = 0.5
+    l2: float = 0.5
+    flip: bool = True
+    folds: int = FOLDS
+
+
+def recipe_for(config: Config, budget: str, **changes: Any) -> Recipe | None:
+    """The recipe of a network's configuration within a budget; None for `frozen`.
+
+    A configuration's `[recipe]` is for a GPU; its `[recipe.cpu]` says what differs on a CPU.
+
+    Raises:
+        UsageError: an unknown budget, an unknown entry, or one out of range.
+    """
+    if budget not in BUDGETS:
+        raise UsageError(f"unknown budget {budget!r}: one of {', '.join(BUDGETS)}")
+    if budget == "frozen":
+        return None
+    entries = dict(config.recipe)
+    reduced = entries.pop("cpu", {})
+    if budget == "cpu":
+        entries |= {"folds": 1, **reduced}
+    entries |= {name: value for name, value in changes.items() if value is not None}
+    known = {field.name: field.type for field in fields(Recipe)}
+    for name in entries:
+        if name not in known:
+            raise UsageError(f"{config.name}: the recipe has no entry {name!r}; it has {', '.join(known)}")
+    try:
+        recipe = replace(Recipe(), **entries)
+        _check(recipe)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{config.name}: recipe: {error}") from None
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    if recipe.loss not in LOSSES:
+        raise ValueError(f"loss is {recipe.loss!r}, not one of {', '.join(LOSSES)}")
+    if not 1 <= recipe.folds <= FOLDS or recipe.frozen_stages < 0 or recipe.batch < 2 or recipe.epochs <= 0:
+        raise ValueError(f"folds is 1 to {FOLDS}, batch at least 2, epochs above 0, frozen_stages at least 0")
+    if not 0 <= recipe.dropout < 1 or not 0 <= recipe.ema < 1 or not 0 < recipe.layer_decay <= 1:
+        raise ValueError("dropout and ema are 0 to below 1, layer_decay above 0 to 1")

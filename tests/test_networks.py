@@ -265,7 +265,7 @@ OPERATIONS = {
     *("Add", "AveragePool", "BatchNormalization", "Cast", "Concat", "Constant", "Conv", "Gemm", "Identity"),
     *("MatMul", "MaxPool", "Mul", "ReduceMean", "Relu", "Sqrt", "Sub", "Transpose", "Unsqueeze"),
 }
-PADS = {"Pad", "Reshape", "Slice"}  # of NASNet: constant amounts, computed in the graph
+PADS = {"ConstantOfShape", "Pad", "Reshape", "Slice"}  # of NASNet: constant amounts, computed in the graph
 
 
 @pytest.mark.parametrize("name", PAPER)

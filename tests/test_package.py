@@ -87,6 +87,7 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     for needed in (
         "kernels/__init__.py",
         "train/frozen.py",
+        "train/configs/resnet50.toml",
         "bench/__init__.py",
         "models/default/bundle.json",
         "py.typed",

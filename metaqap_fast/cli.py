@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from metaqap_fast import __version__
+from metaqap_fast.cli_train import train
 from metaqap_fast.errors import MetaqapError
 
 if TYPE_CHECKING:
@@ -213,22 +214,4 @@ def inspect(what: str) -> None:
         describe_bundle(what)
 
 
-@main.group()
-def train() -> None:
-    """Turn labelled images into model bundles (needs the train extra)."""
-
-
-@train.command()
-@click.argument("biq2021", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the bundle.")
-@click.option("--work", default="work", show_default=True, type=click.Path(path_type=Path), help="Cached features.")
-def frozen(biq2021: Path, output: Path, work: Path) -> None:
-    """Rebuild the default bundle, version 0, from BIQ2021's training split (hours on two cores)."""
-    import logging
-
-    try:
-        from metaqap_fast.train.frozen import build
-    except ImportError as error:
-        raise MetaqapError(f"training needs more packages: pip install 'metaqap-fast[train]' ({error})") from None
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    build(biq2021, output, work)
+main.add_command(train)

@@ -30,10 +30,10 @@ from metaqap_fast.train.networks import (
     fold,
     load_network,
     names,
-    pool,
     read_config,
     resize_weights,
 )
+from metaqap_fast.train.pooling import pool
 
 SMALL = ("mobilenetv2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 PAPER = {"densenet201": 224, "nasnetalarge": 331, "legacy_xception": 299, "resnet50": 224, "inception_resnet_v2": 299}
@@ -198,7 +198,7 @@ class Member(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         taps = self.network.taps(self.preprocess(image))
-        return torch.cat([statistic for tap in taps for statistic in pool(tap)[:2]], 1)
+        return torch.cat([pool(tap)[:, : 2 * tap.shape[1]] for tap in taps], 1)  # means and deviations
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.features(image))

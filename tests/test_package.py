@@ -86,7 +86,7 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"metaqap_fast"}
     for needed in (
         "kernels/__init__.py",
-        "train/frozen.py",
+        "train/run.py",
         "train/configs/resnet50.toml",
         "bench/__init__.py",
         "models/default/bundle.json",

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino as ov
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
 from metaqap_fast.evaluate import plcc
-from metaqap_fast.train.backbones import BACKBONES, Features
+from metaqap_fast.train.build import compress
 from metaqap_fast.train.features import export_onnx
-from metaqap_fast.train.frozen import Member, compress
+from metaqap_fast.train.member import Features, Member
 from metaqap_fast.train.meta import calibrate, stepwise
-from metaqap_fast.train.networks import load_network, pool, read_config
-from metaqap_fast.train.ridge import CONSTANT, Head, fit_ridge, grouped_folds
+from metaqap_fast.train.networks import load_network, read_config
+from metaqap_fast.train.pooling import fast_pool, pool
+from metaqap_fast.train.pretrain import first_network
+from metaqap_fast.train.ridge import CONSTANT, fit_ridge, grouped_folds
 from metaqap_fast.train.twins import groups, similar
 
 RNG = np.random.default_rng(0)
@@ -101,16 +104,16 @@ def test_twins() -> None:
     assert similar(thumbnails) == [(1, 4)]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ["mobilenetv2", "efficientnet_lite1"])
 def test_features_are_those_of_the_network(name: str) -> None:
-    features, network = Features(name), load_network(read_config(name))
+    config = read_config(name)
+    features, network = Features(config, first_network(config)), load_network(config)
     image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         out = features(image)
         last = network.taps(features.preprocess(image))[-1]  # not folded, not rounded
-    layout = features.layout()
-    assert out.shape == (2, sum(width for _, _, width in layout)) and [d for d, _, _ in layout][-1] == "head"
-    expected = torch.cat(pool(last), 1)
+    assert out.shape == (2, 3 * sum(network.widths()))
+    expected = pool(last)
     got = out[:, -expected.shape[1] :]
     assert_allclose(got, expected, atol=0.2)  # weights rounded to fp16
     assert (got - expected).abs().mean() < 0.005
@@ -118,9 +121,10 @@ def test_features_are_those_of_the_network(name: str) -> None:
 
 
 def test_exported_member_is_the_module(tmp_path: Path) -> None:
-    features = Features("efficientnet_lite0")
-    d = sum(width for _, _, width in features.layout())
-    member = Member(features, Head(RNG.normal(size=d) / d, 0.4, 1.0, np.zeros(1)))
+    config = read_config("efficientnet_lite0")
+    features = Features(config, first_network(config))
+    d = 3 * sum(features.network.widths())
+    member = Member(features, RNG.normal(size=d) / d, 0.4)
     path = tmp_path / "m.onnx"
     export_onnx(member, path)
     full = path.stat().st_size
@@ -131,5 +135,15 @@ def test_exported_member_is_the_module(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = member(torch.from_numpy(image)).numpy()
     assert_allclose(model({0: image})[0], expected, atol=1e-4)
-    text = path.read_bytes()
-    assert b"Pad" not in {node.op_type.encode() for node in __import__("onnx").load_from_string(text).graph.node}
+    assert "Pad" not in {node.op_type for node in onnx.load(path).graph.node}
+
+
+def test_fast_pool_is_pool() -> None:
+    x = torch.randn(2, 5, 6, 7, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 15, dtype=torch.float64)
+    (pool(x) * weights).sum().backward()
+    expected, x.grad = x.grad, None
+    pooled = fast_pool(x)
+    assert_allclose(pooled.detach(), pool(x).detach(), atol=1e-5)  # fast_pool's sums are fp32
+    (pooled * weights).sum().backward()
+    assert_allclose(x.grad, expected, atol=1e-5)

@@ -37,12 +37,12 @@ class Cache:
     """What a network with its first weights sees in every image, through the image's middle view.
 
     `pooled` [n, D] float32 are its pooled taps; `activation` is what stage number `stage` reads: float16
-    [n, C, h, w], or for stage 0 the views themselves, uint8 [n, S, S, 3].
+    [n, C, h, w], or for stage 0 the views themselves, uint8 [n, S, S, 3]; for no stage there is none.
     """
 
     pooled: NDArray[np.float32]
     activation: NDArray[Any]
-    stage: int
+    stage: int | None
 
 
 class _Probe(nn.Module):
@@ -62,8 +62,10 @@ class _Probe(nn.Module):
         return torch.cat([pool(tap) for tap in taps], 1), activation
 
 
-def cached(features: Features, files: Sequence[Path], folder: Path, stage: int, device: torch.device) -> Cache:
+def cached(features: Features, files: Sequence[Path], folder: Path, stage: int | None, device: torch.device) -> Cache:
     """Run a network over images once and keep what training needs in `folder`, as .npy files.
+
+    Without a `stage` only the pooled taps are kept, which a frozen network's head is fitted on.
 
     A cache of another length is an error, not a silent mismatch; an interrupted one starts again.
 
@@ -71,12 +73,12 @@ def cached(features: Features, files: Sequence[Path], folder: Path, stage: int, 
         MetaqapError: an image that cannot be decoded.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "pooled.npy", folder / f"stage{stage}.npy"]
+    paths = [folder / "pooled.npy", *([] if stage is None else [folder / f"stage{stage}.npy"])]
     if all(path.exists() for path in paths):
-        pooled, activation = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+        pooled, *activation = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
         if len(pooled) != len(files):
             raise MetaqapError(f"{folder} holds {len(pooled)} images, not {len(files)}: remove it")
-        return Cache(pooled, activation, stage)
+        return Cache(pooled, activation[0] if activation else np.empty(0), stage)
     stores: dict[int, NDArray[Any]] = {}
     lock = threading.Lock()  # outputs arrive on the engine's threads
     start = time.monotonic()
@@ -98,15 +100,32 @@ def cached(features: Features, files: Sequence[Path], folder: Path, stage: int, 
     def views() -> Iterator[NDArray[np.uint8]]:
         for row, image in enumerate(decoded(files)):
             view = image.views[len(image.views) // 2]
-            if not stage:
+            if stage == 0:
                 store(1, row, view, np.uint8)
             yield view
 
     infer = _on_cpu if device.type == "cpu" else _on_device
-    infer(_Probe(features, stage), views(), collect, device)
+    infer(_Probe(features, stage or 0), views(), collect, device)
     for path in paths:
         path.with_suffix(".partial").rename(path)
     return cached(features, files, folder, stage, device)
+
+
+def predict_files(member: nn.Module, files: Sequence[Path], device: torch.device) -> NDArray[np.float64]:
+    """[n] MOS of files by a member, as scoring computes it: the mean over an image's views."""
+    image_of: list[int] = []  # of each view
+    predicted: dict[int, float] = {}
+
+    def views() -> Iterator[NDArray[np.uint8]]:
+        for row, image in enumerate(decoded(files)):
+            for view in image.views:
+                image_of.append(row)
+                yield view
+
+    infer = _on_cpu if device.type == "cpu" else _on_device
+    infer(member, views(), lambda view, outputs: predicted.__setitem__(view, float(outputs[0][0])), device)
+    values = [predicted[view] for view in range(len(image_of))]
+    return np.bincount(image_of, values, len(files)) / np.bincount(image_of, minlength=len(files))
 
 
 Collect = Callable[[int, list[NDArray[Any]]], None]
@@ -136,7 +155,8 @@ def _on_device(
     rows = enumerate(views)
     while block := list(itertools.islice(rows, batch)):
         images = torch.from_numpy(np.stack([view for _, view in block])).to(device)
-        outputs = [output.cpu().numpy() for output in network(images)]
+        result = network(images)
+        outputs = [output.cpu().numpy() for output in ((result,) if isinstance(result, Tensor) else result)]
         for i, (row, _) in enumerate(block):
             collect(row, [output[i] for output in outputs])
 

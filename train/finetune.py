@@ -118,6 +118,7 @@ def finetune(
     head = _probe(cache, mos, rows, recipe)
     trainee = _Trainee(copy.deepcopy(features), head, recipe.frozen_stages).to(device).eval()
     trainee.to(memory_format=torch.channels_last)
+    assert cache.stage == recipe.frozen_stages
     width = 3 * sum(features.network.widths()[: recipe.frozen_stages])
     loss = objective(recipe)
 
@@ -154,9 +155,8 @@ def finetune(
     with _exact_depthwise(trainee, device):
         fit(run, _groups(trainee, recipe), step, plan, validate if len(predict) else None)
         predicted = predictions(predict)
-    trained = Features.__new__(Features)
-    nn.Module.__init__(trained)
-    trained.preprocess, trained.network = trainee.preprocess.cpu(), rounded(trainee.network)
+    trained = copy.copy(features)  # with its own network
+    trained._modules = {**features._modules, "network": rounded(trainee.network)}
     return Tuned(Member(trained, *head.raw()), predicted)
 
 

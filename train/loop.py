@@ -125,7 +125,15 @@ def fit(
             remaining = (time.monotonic() - start) / (state.step - first) * (plan.steps - state.step)
             history.add(state.step, shown, state.metrics)
             quality = "".join(f", {name} {number:.4f}" for name, number in state.metrics.items())
-            log.info("%s: step %d of %d, loss %.4f%s, %.0f s left", run.name, state.step, plan.steps, shown, quality, remaining)
+            log.info(
+                "%s: step %d of %d, loss %.4f%s, %.0f s left",
+                run.name,
+                state.step,
+                plan.steps,
+                shown,
+                quality,
+                remaining,
+            )
         if last or state.step % plan.checkpoint_every == 0:
             state.save()
     history.plot()

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.train.taps import Taps, cut, fold
 
-__all__ = ["Config", "Preprocess", "Taps", "Weights", "fold", "load_network", "names", "pool", "read_config"]
+__all__ = ["Config", "Preprocess", "Taps", "Weights", "fold", "load_network", "names", "read_config"]
 
 CONFIGS = Path(__file__).parent / "configs"
 SOURCES = ("timm", "package", "none")
@@ -203,10 +203,3 @@ def resize_weights(view: int, size: int) -> Tensor:
     units = torch.eye(view)[None, None]  # [1, 1, view, view], a column each
     resized = F.interpolate(units, (size, view), mode="bilinear", antialias=True, align_corners=False)
     return resized[0, 0]
-
-
-def pool(x: Tensor) -> list[Tensor]:
-    """Mean, standard deviation and maximum over space: [N, C, H, W] -> three times [N, C]."""
-    mean = x.mean((2, 3))
-    variance = (x - mean[:, :, None, None]).square().mean((2, 3))
-    return [mean, (variance + 1e-6).sqrt(), x.amax((2, 3))]

@@ -134,7 +134,9 @@ class Judge(nn.Module):
         return quality[:, 0] + 0.5, kind, level
 
 
-def pretrain(run: Path, config: Config, photographs: Sequence[Path], settings: Pretraining, device: torch.device) -> Path:
+def pretrain(
+    run: Path, config: Config, photographs: Sequence[Path], settings: Pretraining, device: torch.device
+) -> Path:
     """Pretrain one network and write `run/network.pt`: its weights in fp16, its heads, its settings and its metrics.
 
     Args:

@@ -10,8 +10,8 @@ from metaqap_fast.train.networks import Config
 
 BUDGETS = {
     "frozen": "no training: ridge heads on frozen networks, out-of-fold predictions for every image in closed form",
-    "cpu": "the first stages frozen and their output cached, the rest trained; out-of-fold predictions from one fold",
-    "gpu": "every stage trained; out-of-fold predictions from every fold",
+    "cpu": "later stages trained on the cached output of the first; one fold held out, its model is the member",
+    "gpu": "every stage trained; a model for each fold, then one on all images, which is the member",
 }
 LOSSES = ("quality-aware", "mse", "softmax-pearson", "soft-spearman")
 FOLDS = 5
@@ -23,7 +23,9 @@ class Recipe:
 
     `frozen_stages` counts stages from the image; the rest are trained, each with `layer_decay` times the rate
     of the one above it. `l1` and `l2` weigh squared error and softmax correlation in the quality-aware loss.
-    `folds` is how many of the FOLDS models for out-of-fold predictions are trained. `probe_penalty`
+    `folds` is how many of the FOLDS models for out-of-fold predictions are trained. `refit` trains the member once more
+    on all rows; without it the first fold's model is the member, which a fifth of the rows never reached. No epochs at
+    all leave the frozen network with its ridge head, as the budget `frozen` does. `probe_penalty`
     is stronger than a ridge head's own best, so that the training images leave something to learn.
     """
 
@@ -42,10 +44,11 @@ class Recipe:
     l2: float = 0.5
     flip: bool = True
     folds: int = FOLDS
+    refit: bool = True
 
 
 def recipe_for(config: Config, budget: str, **changes: Any) -> Recipe | None:
-    """The recipe of a network's configuration within a budget; None for `frozen`.
+    """The recipe of a network's configuration within a budget; None for a frozen network.
 
     A configuration's `[recipe]` is for a GPU; its `[recipe.cpu]` says what differs on a CPU.
 
@@ -59,7 +62,7 @@ def recipe_for(config: Config, budget: str, **changes: Any) -> Recipe | None:
     entries = dict(config.recipe)
     reduced = entries.pop("cpu", {})
     if budget == "cpu":
-        entries |= {"folds": 1, **reduced}
+        entries |= {"folds": 1, "refit": False, **reduced}
     entries |= {name: value for name, value in changes.items() if value is not None}
     known = {field.name: field.type for field in fields(Recipe)}
     for name in entries:
@@ -70,13 +73,13 @@ def recipe_for(config: Config, budget: str, **changes: Any) -> Recipe | None:
         _check(recipe)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{config.name}: recipe: {error}") from None
-    return recipe
+    return recipe if recipe.epochs else None
 
 
 def _check(recipe: Recipe) -> None:
     if recipe.loss not in LOSSES:
         raise ValueError(f"loss is {recipe.loss!r}, not one of {', '.join(LOSSES)}")
-    if not 1 <= recipe.folds <= FOLDS or recipe.frozen_stages < 0 or recipe.batch < 2 or recipe.epochs <= 0:
-        raise ValueError(f"folds is 1 to {FOLDS}, batch at least 2, epochs above 0, frozen_stages at least 0")
+    if not 1 <= recipe.folds <= FOLDS or recipe.frozen_stages < 0 or recipe.batch < 2 or recipe.epochs < 0:
+        raise ValueError(f"folds is 1 to {FOLDS}, batch at least 2, epochs and frozen_stages at least 0")
     if not 0 <= recipe.dropout < 1 or not 0 <= recipe.ema < 1 or not 0 < recipe.layer_decay <= 1:
         raise ValueError("dropout and ema are 0 to below 1, layer_decay above 0 to 1")

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.train.datasets import biq2021
-from metaqap_fast.train.features import VIEW_SIZE, decoded
+from metaqap_fast.train.features import decoded
+from metaqap_fast.train.member import VIEW_SIZE
 
 MAX_BITS = 2
 MIN_CORRELATION = 0.98

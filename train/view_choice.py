@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 
 from metaqap_fast.decode import Decoder
 from metaqap_fast.evaluate import measure
-from metaqap_fast.train.backbones import Features
 from metaqap_fast.train.datasets import biq2021
-from metaqap_fast.train.features import VIEW_SIZE, export_onnx, views_of
-from metaqap_fast.train.frozen import ALPHAS, FOLDS, SEED
+from metaqap_fast.train.features import export_onnx, views_of
+from metaqap_fast.train.member import VIEW_SIZE, Features
+from metaqap_fast.train.members import ALPHAS, SEED
+from metaqap_fast.train.networks import read_config
+from metaqap_fast.train.pretrain import first_network
+from metaqap_fast.train.recipe import FOLDS
 from metaqap_fast.train.ridge import fit_ridge, grouped_folds
 from metaqap_fast.train.twins import groups, near_duplicates
 
@@ -45,7 +48,8 @@ def main() -> None:
     folds = grouped_folds(groups(len(files), near_duplicates(files)), FOLDS, SEED)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "features.onnx"
-        export_onnx(Features(options.backbone), path)
+        config = read_config(options.backbone)
+        export_onnx(Features(config, first_network(config)), path)
         views = views_of(files)
         features = {size: _features(path, _resized(views, size), size) for size in SIZES}
         print(f"{options.backbone}, {len(files)} training images, {FOLDS} folds")

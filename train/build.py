@@ -73,7 +73,7 @@ def combine_members(members: Sequence[Trained], data: Examples) -> tuple[MetaLea
         "licence": "Apache-2.0",
         "members": [
             {"name": m.name, "file": f"{m.name}.onnx", "ranges": f"{m.name}.ranges.json", **m.facts}
-            for m in (members[i] for i in kept)
+            for m in (members[int(i)] for i in kept)
         ],
         "meta_learner": {
             "weights": [float(w) for w in weights],

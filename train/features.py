@@ -151,7 +151,7 @@ def _on_device(
     network: nn.Module, views: Iterable[NDArray[np.uint8]], collect: Collect, device: torch.device, batch: int = 16
 ) -> None:
     """By torch in fp32 on a GPU."""
-    network = copy.deepcopy(network).to(device, memory_format=torch.channels_last)
+    network = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last)
     rows = enumerate(views)
     while block := list(itertools.islice(rows, batch)):
         images = torch.from_numpy(np.stack([view for _, view in block])).to(device)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.evaluate import measure
+from metaqap_fast.evaluate import plcc, srocc
 from metaqap_fast.kernels import quality_aware_loss, soft_spearman
 from metaqap_fast.train.features import Cache
 from metaqap_fast.train.loop import Group, Plan, fit, rows_of
@@ -145,8 +145,8 @@ def finetune(
         return np.concatenate(parts) if parts else np.empty(0)
 
     def validate() -> dict[str, float]:
-        values = measure(predictions(predict), mos[predict])
-        return {name: values[name] for name in ("srocc", "plcc")}
+        predicted = predictions(predict)
+        return {"srocc": srocc(predicted, mos[predict]), "plcc": plcc(predicted, mos[predict])}
 
     predict = np.sort(predict)
     per_epoch = max(1, len(rows) // recipe.batch)
@@ -173,7 +173,7 @@ def _groups(trainee: _Trainee, recipe: Recipe) -> list[Group]:
     stages = list(trainee.network.stages)[recipe.frozen_stages :]
     groups = []
     for height, stage in enumerate(reversed(stages)):
-        parameters = [parameter.requires_grad_(True) for parameter in stage.parameters()]
+        parameters = list(stage.requires_grad_(True).parameters())
         groups.append(Group(parameters, recipe.lr * recipe.layer_decay**height, recipe.weight_decay))
     return [*groups, Group([trainee.head.weights], recipe.head_lr), Group([trainee.head.bias], recipe.head_lr)]
 

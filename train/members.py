@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 ALPHAS = (0.5, 1.0, 2.0, 4.0)  # penalties of a frozen network's head
 SEED = 2021
+SMALLEST_FOLD = 5  # what a logistic can be fitted on
 
 F64 = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -71,8 +72,8 @@ def examples(files: Sequence[Path], mos: F64, reference: Sequence[str] | None = 
         first = {name: i for i, name in reversed(list(enumerate(reference)))}
         pairs = [*pairs, *((first[name], i) for i, name in enumerate(reference) if first[name] != i)]
     folds = grouped_folds(groups(len(files), pairs), FOLDS, SEED)
-    if len(np.unique(folds)) < FOLDS:
-        raise UsageError(f"{len(files)} images are too few to train on in {FOLDS} folds")
+    if np.bincount(folds, minlength=FOLDS).min() < SMALLEST_FOLD:
+        raise UsageError(f"{len(files)} images are too few to train on in {FOLDS} folds of {SMALLEST_FOLD} or more")
     return Examples(list(files), mos, folds, len(pairs))
 
 

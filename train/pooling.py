@@ -26,7 +26,7 @@ def fast_pool(x: Tensor) -> Tensor:
 
     Where a maximum is reached more than once, its gradient goes to one of the places, not evenly to all.
     """
-    pooled: Tensor = _Pool.apply(x)  # type: ignore[no-untyped-call]
+    pooled: Tensor = _Pool.apply(x)
     return pooled
 
 

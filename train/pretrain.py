@@ -79,14 +79,16 @@ def sample(photographs: Sequence[NDArray[np.uint8]], settings: Pretraining, step
     seeds = rng.integers(0, 2**31, count)
     crops = []
     for _ in range(count):
-        photograph = photographs[rng.integers(len(photographs))]
+        photograph = photographs[int(rng.integers(len(photographs)))]
         y, x = (int(rng.integers(0, photograph.shape[axis] - settings.crop + 1)) for axis in (0, 1))
         crops.append(photograph[y : y + settings.crop, x : x + settings.crop])
     pristine = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
     distorted = pristine.clone()
     changed = np.flatnonzero(kinds)
     if len(changed):
-        distorted[changed] = distort(pristine[changed], kinds[changed], levels[changed], seeds[changed])
+        distorted[changed] = distort(
+            pristine[changed], *(values[changed].tolist() for values in (kinds, levels, seeds))
+        )
     views = (distorted * 255).round().clamp(0, 255).byte()  # as it would be read from a file
     metrics = fr_metrics(pristine, views.float() / 255, fast=settings.fast_labels)
     target = quality_target(metrics, fast=settings.fast_labels)
@@ -167,7 +169,7 @@ def pretrain(
         if stream is None:
             todo = range(number, settings.steps)
             steps = _Steps(images[held:], settings)
-            stream = iter(DataLoader(steps, None, sampler=todo, num_workers=1, prefetch_factor=4, collate_fn=_as_is))
+            stream = iter(DataLoader(steps, None, sampler=todo, num_workers=1, prefetch_factor=4))
         batch = next(stream)
         return loss(judge(batch.views.to(device)), batch, settings)
 
@@ -234,7 +236,7 @@ def loss(judged: tuple[Tensor, Tensor, Tensor], batch: Batch, settings: Pretrain
 @torch.no_grad()
 def metrics(judge: Judge, batch: Batch, device: torch.device) -> dict[str, float]:
     """SROCC and PLCC with the target; the share of visible distortions whose kind, or level, is named rightly."""
-    judged = [judge(part.to(device)) for part in batch.views.split(16)]
+    judged = [judge(part.to(device)) for part in torch.split(batch.views, 16)]
     quality, kind, level = (torch.cat(parts).cpu() for parts in zip(*judged, strict=True))
     visible = (batch.target < 1) & (batch.kind > 0)
     q, t = quality.double().numpy(), batch.target.double().numpy()
@@ -249,8 +251,4 @@ def metrics(judge: Judge, batch: Batch, device: torch.device) -> dict[str, float
 @torch.no_grad()
 def _example(features: Features, views: Tensor, device: torch.device) -> Tensor:
     features = copy.deepcopy(features).to(device)
-    return torch.cat([features(part.to(device)).float().cpu() for part in views.split(16)])
-
-
-def _as_is(batch: Batch) -> Batch:
-    return batch
+    return torch.cat([features(part.to(device)).float().cpu() for part in torch.split(views, 16)])

@@ -111,7 +111,7 @@ def run(
     members = [
         train_member(wanted, dealt, recipe, work, where) for wanted, recipe in zip(networks, recipes, strict=True)
     ]
-    training = {"data": data.name, "mos_range": [data.low, data.high], "budget": budget}
+    training: dict[str, Any] = {"data": data.name, "mos_range": [data.low, data.high], "budget": budget}
     if data.official is None:
         training["split_seed"] = seed or 0
     bundle_name = bundle_name or f"{data.name}-{budget}"

@@ -104,7 +104,10 @@ def quality_target(metrics: Tensor, fast: bool = False) -> Tensor:
 
 
 def _rank(good: Tensor, knots: Tensor) -> Tensor:
-    """The share of the calibration sample below `good` [N]: linear between the quantiles, 1 from -TOLERANCE on."""
+    """The share of the calibration sample below `good` [N]: linear between the quantiles, 1 from -TOLERANCE on.
+
+    The best of the sample has rank K / (K + 1), for K quantiles: less than the identity's.
+    """
     knots = torch.cat([knots.clamp_max(-TOLERANCE), knots.new_tensor([-TOLERANCE])])
     ranks = torch.cat([torch.linspace(0, 1 - 1 / len(knots), len(knots) - 1), torch.ones(1)]).to(knots)
     above = torch.searchsorted(knots, good, right=True)

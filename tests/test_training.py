@@ -136,9 +136,9 @@ def test_without_steps_the_fine_tuned_member_is_its_probe(
     still = replace(RECIPE, lr=0.0, head_lr=0.0, weight_decay=0.0)
     tuned = finetune(tmp_path, features, cache, mos, rows, still, CPU, 0, np.arange(20, 30))
     probe = fit_ridge(np.asarray(cache.pooled[:20]), mos[:20], rows % 2, [RECIPE.probe_penalty])
-    expected = cache.pooled[20:] @ probe.weights + probe.bias
+    expected = cache.pooled[20:30] @ probe.weights + probe.bias
     assert_allclose(tuned.predictions, expected, atol=0.02)  # bf16
-    assert_allclose(predict_files(tuned.member, files[20:], CPU), expected, atol=2e-3)
+    assert_allclose(predict_files(tuned.member, files[20:30], CPU), expected, atol=2e-3)
 
 
 def test_fine_tuning_learns_and_reads_no_other_row_s_mos(

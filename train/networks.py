@@ -103,7 +103,7 @@ def read_config(name: str | Path) -> Config:
 
 
 def load_network(config: Config, pretrained: bool = True) -> Taps:
-    """The network cut into stages, in eval mode, with ImageNet weights or (`pretrained=False`) random ones.
+    """The network cut into stages, in eval mode, with ImageNet weights or (`pretrained=False`) random ones, always the same.
 
     Raises:
         UsageError: an architecture that timm does not have, or that cannot be cut into stages.
@@ -115,7 +115,9 @@ def load_network(config: Config, pretrained: bool = True) -> Taps:
     if source == "timm":
         network = _from_hub(config)
     else:
-        network = timm.create_model(config.architecture, pretrained=False)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # random weights too are the same the next time, as going on with a run needs them
+            network = timm.create_model(config.architecture, pretrained=False)
         if source == "package":
             _load_from_package(network, config)
     return cut(network, config.size).eval()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from metaqap_fast import bundle as bundles
 from metaqap_fast import engine as engines
 from metaqap_fast import views as view_modes
-from metaqap_fast.combine import combine
+from metaqap_fast.combine import Scored, scored
 from metaqap_fast.decode import MAX_PIXELS, Decoded, Decoder
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.source import MAX_BYTES, Encoded, Entry, Listing, read_all
@@ -105,28 +105,25 @@ class Scorer:
     def _rows(self, decoded: Iterator[Decoded]) -> Iterator[Row]:
         with (
             closing(overlap(decoded, self.batch_size)) as images,
-            closing(overlap(self.engine.predict((image, image.views) for image in images), 64)) as predicted,
+            closing(overlap(self._scored(images), 64)) as predicted,
         ):
-            for image, predictions in predicted:
-                yield self._row(image, predictions)
+            for image, result in predicted:
+                yield self._row(image, result)
 
-    def _row(self, image: Decoded, predictions: NDArray[np.float32]) -> Row:
+    def _scored(self, images: Iterable[Decoded]) -> Iterator[tuple[Decoded, Scored]]:
+        return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta)
+
+    def _row(self, image: Decoded, result: Scored) -> Row:
         error = image.error
-        members = np.full((1, len(self.bundle.members)), np.nan, np.float32)
-        if error is None:
-            members[0] = predictions.mean(axis=0)
-            if not np.isfinite(members).all():
-                error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
-        score, uncertainty = combine(members, self.bundle.meta)
-        if error is not None:
-            score[0] = uncertainty[0] = np.nan
+        if error is None and not np.isfinite(result.members).all():
+            error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
         return Row(
             image.key,
             error.status if error else Status.ok,
             error.reason if error else "",
-            float(score[0]),
-            float(uncertainty[0]),
-            members[0],
+            np.nan if error else result.score,
+            np.nan if error else result.uncertainty,
+            result.members,
             image.width,
             image.height,
             image.nbytes,

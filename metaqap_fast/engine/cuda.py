@@ -16,7 +16,11 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MIN
 
 
 class NoGpu(MetaqapError):
-    """There is no GPU that could be used; the message says why."""
+    """There is no GPU that could be used; the message says why. `plain`: because the machine has none."""
+
+    def __init__(self, message: str, plain: bool = False) -> None:
+        super().__init__(message)
+        self.plain = plain
 
 
 class GpuLost(MetaqapError):
@@ -47,7 +51,7 @@ def gpus(load: Callable[[str], Any] = ctypes.CDLL) -> list[Gpu]:
     try:
         driver = load("libcuda.so.1")
     except OSError:
-        raise NoGpu("no NVIDIA driver on this machine") from None
+        raise NoGpu("no NVIDIA driver on this machine", plain=True) from None
     version = ctypes.c_int()
     if (code := driver.cuInit(0)) not in (0, _NO_DEVICE):
         raise NoGpu(f"the NVIDIA driver does not start (CUDA error {code}): restart the machine or reinstall it")
@@ -57,7 +61,7 @@ def gpus(load: Callable[[str], Any] = ctypes.CDLL) -> list[Gpu]:
         raise NoGpu(f"the NVIDIA driver is too old: it has CUDA {have}, 13.0 is needed; install driver 580 or newer")
     count = ctypes.c_int()
     if code == _NO_DEVICE or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        raise NoGpu("the NVIDIA driver shows no GPU to this process")
+        raise NoGpu("the NVIDIA driver shows no GPU to this process", plain=True)
     return [_describe(driver, index) for index in range(count.value)]
 
 

@@ -112,6 +112,7 @@ class _Part:
     out: Tensor | None = None
     scratch: Tensor | None = None
     stream: Any = None
+    view: tuple[int, ...] = ()
 
     def drop(self) -> None:
         self.out = self.scratch = None
@@ -122,14 +123,12 @@ class _Part:
         self.context.set_tensor_address("predictions", out.data_ptr())
         if self.beside and self.device.type == "cuda" and self.stream is None:
             self.stream = torch.cuda.Stream(self.device)
-        self._shape = tuple(image.shape)
+        self.view = tuple(image.shape[1:])
         self.prepare(len(image))
-
-    _shape: tuple[int, ...] = ()
 
     def prepare(self, shape: int) -> bool:
         """Set the batch; whether the scratch memory had to be made anew."""
-        self.context.set_input_shape("image", (shape, *self._shape[1:]))
+        self.context.set_input_shape("image", (shape, *self.view))
         need = int(self.context.update_device_memory_size_for_shapes())
         if self.scratch is not None and self.scratch.numel() >= need:
             return False
@@ -180,12 +179,11 @@ def create(
     """
     library = library or find()
     options = options or Options()
+    where = _where(library, gpu)
     if library.is_rtx and not options.targets:
-        name = f"sm{gpu.capability}"
-        options = replace(options, targets=(name if name in RTX_TARGETS else "current",))
+        options = replace(options, targets=_rtx_targets(where))
     precision = "fp16" if precision == "auto" else precision
     profile = (1, batch or BATCH, batch or BATCH)
-    where = f"sm{gpu.capability}" if library.is_rtx else f"{gpu.name} sm{gpu.capability}"
     parts = prepare(bundle, precision, layout, library, where, profile, options)
 
     def start(fresh: bool) -> TensorRTRunner:
@@ -214,6 +212,16 @@ def create(
         for part in parts:
             part.save({"deviation": report})
     return engine
+
+
+def _where(library: Library, gpu: Gpu) -> str:
+    """What a cached engine is for: an architecture, or (TensorRT) the very model of GPU that it was timed on."""
+    return f"sm{gpu.capability}" if library.is_rtx else f"{gpu.name} sm{gpu.capability}"
+
+
+def _rtx_targets(where: str) -> tuple[str, ...]:
+    """TensorRT-RTX's name for it; a GPU that it does not list is tried as the current one."""
+    return (where if where in RTX_TARGETS or not torch.cuda.is_available() else "current",)
 
 
 @dataclass(slots=True)
@@ -292,15 +300,17 @@ def compile_bundle(
     """
     from metaqap_fast.engine.deviation import graph_predict
 
+    if targets and not library.is_rtx:
+        raise UsageError(f"{library.version} builds for the GPU at hand only: leave out --target, or use TensorRT-RTX")
     if not targets:
         if gpu is None:
             raise UsageError("there is no GPU to build for: name targets, for example --target sm89, or use a GPU")
-        targets = [f"sm{gpu.capability}"] if library.is_rtx else [f"{gpu.name} sm{gpu.capability}"]
+        targets = [_where(library, gpu)]
     report = deviation(bundle, graph_predict(bundle, precision), views, images, "the graph, by torch on the cpu")
     say(f"{precision}: scores move by at most {report['score_max']:.5f}, on average {report['score_mean']:.5f}")
     documents = []
     for target in targets:
-        options = Options(targets=(target,) if library.is_rtx else ())
+        options = Options(targets=_rtx_targets(target) if library.is_rtx else ())
         for part in prepare(bundle, precision, layout, library, target, (1, batch, batch), options):
             if (found := cache.load(part.key)) is not None:
                 say(f"{target}: {part.key.part} is there already")

@@ -99,6 +99,7 @@ _BATCH = click.option(
 @_MAX_PIXELS
 @click.option("--resume", is_flag=True, help="Keep the rows that are there, score only what is missing.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--profile", type=click.Path(), help="Write the stages' times to this .json, to be seen in Perfetto.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if any image failed.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout, nothing else there.")
@@ -107,6 +108,7 @@ def score(
     output: str,
     resume: bool,
     overwrite: bool,
+    profile: str | None,
     strict: bool,
     quiet: bool,
     as_json: bool,
@@ -122,18 +124,20 @@ def score(
     from metaqap_fast.scorer import Scorer
     from metaqap_fast.source import Listing
     from metaqap_fast.store import check_output
+    from metaqap_fast.trace import Trace
 
     mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
     listing = Listing(source)
     listing.first()
     check_output(output, mode)  # before the seconds that a model takes to compile
+    trace = Trace(profile) if profile else None
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(listing, quiet=quiet, as_json=as_json)
     try:
         with report:
             scorer = Scorer(**options)
             report.started(scorer)
-            summary = run(scorer, listing, output, mode, report.progress)
+            summary = run(scorer, listing, output, mode, report.progress, trace)
     except (KeyboardInterrupt, SystemExit) as stop:
         report.interrupted(output)
         report.flush()

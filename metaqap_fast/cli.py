@@ -47,7 +47,13 @@ _MODEL = click.option("--model", default="default", show_default=True, help="Shi
 _ENGINE = click.option(
     "--engine", type=click.Choice(["auto", "tensorrt", "openvino", "torch"]), default="auto", show_default=True
 )
-_DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N")
+_DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N[,cuda:M...]",
+    help="Several devices: a process on each (score only).",
+)
 _PRECISION = click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto", show_default=True
 )
@@ -122,6 +128,7 @@ def score(
     from metaqap_fast.report import Report
     from metaqap_fast.run import run
     from metaqap_fast.scorer import Scorer
+    from metaqap_fast.shards import run_shards
     from metaqap_fast.source import Listing
     from metaqap_fast.store import check_output
     from metaqap_fast.trace import Trace
@@ -130,14 +137,20 @@ def score(
     listing = Listing(source)
     listing.first()
     check_output(output, mode)  # before the seconds that a model takes to compile
+    devices = options.pop("device").split(",")
+    if profile and len(devices) > 1:
+        raise click.UsageError("--profile is for one device")
     trace = Trace(profile) if profile else None
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(listing, quiet=quiet, as_json=as_json)
     try:
         with report:
-            scorer = Scorer(**options)
-            report.started(scorer)
-            summary = run(scorer, listing, output, mode, report.progress, trace)
+            if len(devices) > 1:
+                summary = run_shards(devices, listing.sources, output, mode, options, report.progress)
+            else:
+                scorer = Scorer(device=devices[0], **options)
+                report.started(scorer)
+                summary = run(scorer, listing, output, mode, report.progress, trace)
     except (KeyboardInterrupt, SystemExit) as stop:
         report.interrupted(output)
         report.flush()

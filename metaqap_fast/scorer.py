@@ -83,7 +83,9 @@ class Scorer:
 
     def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
         """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
-        with closing(overlap(steps(self.trace, "read", read_all(entries, max_bytes=self.max_bytes)), 2 * self.batch_size)) as encoded:
+        with closing(
+            overlap(steps(self.trace, "read", read_all(entries, max_bytes=self.max_bytes)), 2 * self.batch_size)
+        ) as encoded:
             yield from self._rows(self.decoder.stream(encoded))
 
     def score(self, *sources: str | os.PathLike[str]) -> ScoreTable:

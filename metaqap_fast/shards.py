@@ -93,7 +93,9 @@ def run_shards(
 
 def _check_others(output: str, paths: Sequence[Path], mode: Mode) -> None:
     """Shards that this run would not take over are rows that would be lost or stay behind."""
-    found = sorted({Path(str(p).removesuffix(".parts")) for p in Path(output).parent.glob(f"{Path(output).name}.shard-*")})
+    found = sorted(
+        {Path(str(p).removesuffix(".parts")) for p in Path(output).parent.glob(f"{Path(output).name}.shard-*")}
+    )
     others = [path for path in found if path not in paths]
     if others and mode != "overwrite":
         number = others[0].name.rpartition("-")[2]
@@ -110,9 +112,7 @@ def _supervise(
 ) -> None:
     command = [sys.executable, "-m", "metaqap_fast.shards"]
     said: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in orders
-    ]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in orders]
     readers = []
     for index, (process, order) in enumerate(zip(processes, orders, strict=True)):
         assert process.stdin is not None

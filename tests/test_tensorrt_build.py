@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import tiny_member
 from metaqap_fast import bundle as bundles
-from metaqap_fast.bundle import Bundle, Member
+from metaqap_fast.bundle import Member
 from metaqap_fast.combine import combine
 from metaqap_fast.decode import Decoder
 from metaqap_fast.engine import graph
@@ -54,9 +54,7 @@ def by_openvino(model: onnx.ModelProto, views: np.ndarray) -> np.ndarray:
     import openvino as ov
 
     core = ov.Core()
-    network = core.compile_model(
-        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    network = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.concatenate([network({0: view[None]})[0] for view in views])
 
 

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fake_tensorrt
 import numpy as np
 import pytest
 
-import fake_tensorrt
 from metaqap_fast import bundle as bundles
 from metaqap_fast.bundle import Bundle
 from metaqap_fast.engine import cache, tensorrt
@@ -165,9 +165,7 @@ def spoil(folder: Path) -> None:
         (spoil, "cannot be used"),
     ],
 )
-def test_what_is_not_ours_or_not_whole_is_never_loaded(
-    harm: Any, words: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_not_ours_or_not_whole_is_never_loaded(harm: Any, words: str, caplog: pytest.LogCaptureFixture) -> None:
     harm(saved())
     with caplog.at_level(logging.WARNING):
         assert cache.load(KEY) is None

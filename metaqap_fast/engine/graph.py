@@ -25,7 +25,17 @@ HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": Tenso
 SMALLEST_SCALE = 2.0**-20  # of 8-bit values; fp16 still tells it from 0
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Sums over a whole image: too long for half precision, wherever they stand.
-_FP32 = ("Cast", "ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "Softmax", "Gemm", "MatMul")
+_FP32 = (
+    "Cast",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Softmax",
+    "Gemm",
+    "MatMul",
+)
 # What may follow the last convolution in its precision.
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "BatchNormalization")
 
@@ -168,7 +178,11 @@ def quantize(model: ModelProto, ranges: Mapping[str, tuple[float, float]]) -> No
 
 
 def _quantised_weights(
-    name: str, weights: NDArray[np.float32], kind: np.dtype[Any], nodes: list[NodeProto], add: Callable[[str, NDArray[Any]], str]
+    name: str,
+    weights: NDArray[np.float32],
+    kind: np.dtype[Any],
+    nodes: list[NodeProto],
+    add: Callable[[str, NDArray[Any]], str],
 ) -> str:
     # [O, I, h, w]: a scale for each O
     bound = np.abs(weights).max(axis=tuple(range(1, weights.ndim)))

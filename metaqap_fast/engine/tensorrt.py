@@ -19,9 +19,9 @@ from torch import Tensor
 from metaqap_fast.bundle import Bundle, Member
 from metaqap_fast.engine import cache, graph
 from metaqap_fast.engine.cuda import Gpu
-from metaqap_fast.engine.device import DeviceEngine, Graphs, shape_for
 from metaqap_fast.engine.deviation import deviation, generated
-from metaqap_fast.engine.tensorrt_build import RTX_TARGETS, Library, Log, Options, build, find
+from metaqap_fast.engine.device import DeviceEngine, Graphs, shape_for
+from metaqap_fast.engine.tensorrt_build import RTX_TARGETS, Library, Log, Options, build, check_targets, find
 from metaqap_fast.errors import MetaqapError, UsageError
 
 log = logging.getLogger(__name__)
@@ -300,8 +300,7 @@ def compile_bundle(
     """
     from metaqap_fast.engine.deviation import graph_predict
 
-    if targets and not library.is_rtx:
-        raise UsageError(f"{library.version} builds for the GPU at hand only: leave out --target, or use TensorRT-RTX")
+    targets = check_targets(library, targets)
     if not targets:
         if gpu is None:
             raise UsageError("there is no GPU to build for: name targets, for example --target sm89, or use a GPU")

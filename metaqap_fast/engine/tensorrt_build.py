@@ -180,16 +180,25 @@ def build(
     return bytes(plan)
 
 
-def _set_targets(library: Library, config: Any, targets: Iterable[str]) -> None:
+def check_targets(library: Library, targets: Iterable[str]) -> list[str]:
+    """Targets in the library's spelling.
+
+    Raises:
+        UsageError: it builds for no other GPU than the one at hand, or not for these.
+    """
     names = [target.lower() for target in targets]
-    if not names:
-        return
-    if not library.is_rtx:
+    if names and not library.is_rtx:
         raise UsageError(f"{library.version} builds for the GPU at hand only: leave out --target, or use TensorRT-RTX")
     unknown = [name for name in names if name not in RTX_TARGETS]
     if unknown:
         raise UsageError(f"{library.version} has no target {', '.join(unknown)}: one of {', '.join(RTX_TARGETS)}")
-    config.num_compute_capabilities = len(names)
+    return names
+
+
+def _set_targets(library: Library, config: Any, targets: Iterable[str]) -> None:
+    names = check_targets(library, targets)
+    if names:
+        config.num_compute_capabilities = len(names)
     for place, name in enumerate(names):
         config.set_compute_capability(getattr(library.trt.ComputeCapability, name.upper()), place)
 

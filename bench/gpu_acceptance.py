@@ -65,9 +65,8 @@ def checks(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
     def check(what: str, value: float | None, limit: float, at_most: bool) -> None:
         passed = None if value is None else bool(value <= limit if at_most else value >= limit)
-        found.append(
-            {"check": what, "value": value, "limit": f"{'<=' if at_most else '>='} {limit:g}", "passed": passed}
-        )
+        bound = f"{'<=' if at_most else '>='} {limit:g}"
+        found.append({"check": what, "value": value, "limit": bound, "passed": passed})
 
     def value(title: str, *names: str) -> Any:
         result: Any = results.get(title, {}).get("result")
@@ -95,7 +94,7 @@ def run_step(step: Step, settings: dict[str, Any], seconds: float) -> dict[str, 
     """One step in a process of its own: its result, or why there is none."""
     order = json.dumps({"step": step.name, "settings": settings, "arguments": step.arguments})
     start = time.monotonic()
-    command = [sys.executable, "-m", "metaqap_fast.bench.gpu_steps"]
+    command = [sys.executable, "-P", "-m", "metaqap_fast.bench.gpu_steps"]  # -P: no checkout shadows the package
     try:
         done = subprocess.run(command, input=order, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -173,8 +172,8 @@ def bootstrap(wheels: Path | None, pieces: Path | None, arguments: list[str]) ->
         # The machine's torch comes first: a wheel must not replace what fits its driver.
         path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")]), str(site)])
         environment = {**os.environ, "PYTHONPATH": path, "METAQAP_FAST_CACHE": str(Path(folder, "cache"))}
-        command = [sys.executable, "-m", "metaqap_fast.bench.gpu_acceptance", *arguments]
-        return subprocess.run(command, env=environment, cwd=root, check=False).returncode
+        command = [sys.executable, "-P", "-m", "metaqap_fast.bench.gpu_acceptance", *arguments]
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 def main(arguments: list[str] | None = None) -> int:

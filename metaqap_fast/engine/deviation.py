@@ -93,7 +93,7 @@ def photographs(sources: Path, size: int, count: int = COUNT) -> NDArray[np.uint
 
 
 def generated(size: int, count: int = COUNT, seed: int = 0) -> NDArray[np.uint8]:
-    """Views with the spectrum of photographs (amplitude 1/f), in color, some blurred, some noisy: [N, size, size, 3]."""
+    """Views with the spectrum of photographs (amplitude 1/f), some blurred, some noisy: [N, size, size, 3] uint8."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1 / size

@@ -80,7 +80,8 @@ class TensorRTRunner:
     def run(self, count: int) -> Tensor:
         """See `Runner.run`."""
         shape = shape_for(count, len(self.image), self._exact)
-        if any([part.prepare(shape) for part in self._parts]):
+        moved = [part.prepare(shape) for part in self._parts]
+        if any(moved):
             self._graphs.clear()  # scratch memory has moved
         self._graphs(shape)
         return self._out[:count]

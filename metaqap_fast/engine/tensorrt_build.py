@@ -45,9 +45,9 @@ class Library:
 class Options:
     """How to build; all of it is part of the cache key.
 
-    `targets` (TensorRT-RTX only) such as sm89, or `current`; empty for what the library takes by itself; `portable` an engine for other GPUs from
-    Ampere on; `compatible` one that later versions of the library load; `level` the builder's effort, 0 to 5; `workspace` the
-    scratch memory that the engine may use, in bytes, None for all that there is.
+    `targets` (TensorRT-RTX only): such as sm89, or `current`; empty for what the library takes by itself. `portable`:
+    an engine for other GPUs from Ampere on. `compatible`: one that later versions of the library load. `level`: the
+    builder's effort, 0 to 5. `workspace`: scratch memory that the engine may use, in bytes, None for all there is.
     """
 
     targets: tuple[str, ...] = ()

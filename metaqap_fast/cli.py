@@ -48,7 +48,13 @@ _MODEL = click.option("--model", default="default", show_default=True, help="Shi
 _ENGINE = click.option(
     "--engine", type=click.Choice(["auto", "tensorrt", "openvino", "torch"]), default="auto", show_default=True
 )
-_DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N")
+_DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N[,cuda:M...]",
+    help="Several devices: a process on each (score only).",
+)
 _PRECISION = click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto", show_default=True
 )
@@ -100,6 +106,7 @@ _BATCH = click.option(
 @_MAX_PIXELS
 @click.option("--resume", is_flag=True, help="Keep the rows that are there, score only what is missing.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--profile", type=click.Path(), help="Write the stages' times to this .json, to be seen in Perfetto.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if any image failed.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout, nothing else there.")
@@ -108,6 +115,7 @@ def score(
     output: str,
     resume: bool,
     overwrite: bool,
+    profile: str | None,
     strict: bool,
     quiet: bool,
     as_json: bool,
@@ -121,20 +129,29 @@ def score(
     from metaqap_fast.report import Report
     from metaqap_fast.run import run
     from metaqap_fast.scorer import Scorer
+    from metaqap_fast.shards import run_shards
     from metaqap_fast.source import Listing
     from metaqap_fast.store import check_output
+    from metaqap_fast.trace import Trace
 
     mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
     listing = Listing(source)
     listing.first()
     check_output(output, mode)  # before the seconds that a model takes to compile
+    devices = options.pop("device").split(",")
+    if profile and len(devices) > 1:
+        raise click.UsageError("--profile is for one device")
+    trace = Trace(profile) if profile else None
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(listing, quiet=quiet, as_json=as_json)
     try:
         with report:
-            scorer = Scorer(**options)
-            report.started(scorer)
-            summary = run(scorer, listing, output, mode, report.progress)
+            if len(devices) > 1:
+                summary = run_shards(devices, listing.sources, output, mode, options, report.progress)
+            else:
+                scorer = Scorer(device=devices[0], **options)
+                report.started(scorer)
+                summary = run(scorer, listing, output, mode, report.progress, trace)
     except (KeyboardInterrupt, SystemExit) as stop:
         report.interrupted(output)
         report.flush()
@@ -212,6 +229,55 @@ def inspect(what: str) -> None:
         describe_scores(what)
     else:
         describe_bundle(what)
+
+
+@main.command("compile")
+@click.argument("model", default="default")
+@click.option(
+    "--engine",
+    type=click.Choice(["tensorrt", "tensorrt_rtx", "openvino"]),
+    default=None,
+    help="Library to compile with.  [default: the TensorRT that is installed]",
+)
+@click.option(
+    "--precision", "precisions", default="fp16", show_default=True, metavar="P[,P...]", help="fp32, bf16, fp16, int8."
+)
+@click.option(
+    "--target",
+    default="",
+    metavar="SM[,SM...]",
+    help="Architectures such as sm89, without such a GPU (TensorRT-RTX).  [default: the GPU at hand]",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["merged", "members"]),
+    default="merged",
+    show_default=True,
+    help="One engine for all members, or one each.",
+)
+@click.option("--batch", type=click.IntRange(1, 1024), default=64, show_default=True, help="Views at once, at most.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cuda:N", help="GPU to build for.")
+@click.option(
+    "--photos",
+    type=click.Path(exists=True, path_type=Path),
+    help="Photographs to measure the precision on.  [default: generated images]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Cache folder for the engines; a run finds them with METAQAP_FAST_CACHE set to it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the engines' metadata as JSON.")
+def compile_command(model: str, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Build the engines of MODEL ahead of the first run, and measure what their precision does to scores."""
+    from metaqap_fast.compile import compile_model
+
+    if output is not None:
+        os.environ["METAQAP_FAST_CACHE"] = str(output.resolve())
+    documents = compile_model(model, say=lambda text: click.echo(text, err=True), **options)
+    if as_json:
+        click.echo(json.dumps(documents, indent=1))
 
 
 main.add_command(train)

@@ -21,6 +21,14 @@ from metaqap_fast.source import Encoded
 
 MAX_PIXELS = 200_000_000
 BATCH_PIXELS = 64_000_000  # decoded pixels held at once: a batch of large photographs is cut short
+HW_DECODER_LOAD = 0.65  # DALI's own default; the sweep of bench.gpu_acceptance measures others
+# So much is set aside at the start that usual photographs cause no allocation later.
+_MEMORY = {
+    "device_memory_padding": 64 << 20,
+    "host_memory_padding": 32 << 20,
+    "preallocate_width_hint": 2048,
+    "preallocate_height_hint": 2048,
+}
 
 Pixels = NDArray[np.uint8]
 
@@ -62,7 +70,8 @@ class Decoder:
         batch_size: images handed to DALI at once.
         max_pixels: an image with more is a row with status `too_large`; it is never decoded.
         threads: DALI's decoding threads.
-        device_id: CUDA device to decode on, None for the CPU.
+        device_id: CUDA device to decode on, None for the CPU. Views are then torch tensors on it.
+        hw_decoder_load: share of the JPEGs that go to the GPU's hardware decoder, where it has one.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class Decoder:
         max_pixels: int = MAX_PIXELS,
         threads: int | None = None,
         device_id: int | None = None,
+        hw_decoder_load: float = HW_DECODER_LOAD,
     ) -> None:
         self.size, self.mode = size, mode
         self.batch_size, self.max_pixels = batch_size, max_pixels
@@ -82,6 +92,7 @@ class Decoder:
             "device_id": device_id,
             "prefetch_queue_depth": 1,  # our own stages overlap; nothing is fed ahead
         }
+        self._load = hw_decoder_load
         self._pipelines: dict[bool, Any] = {}
 
     def stream(self, images: Iterable[Encoded]) -> Iterator[Decoded]:
@@ -177,18 +188,33 @@ class Decoder:
         """Run the pipeline on one batch; pixels are views into DALI's buffer, valid until the next run."""
         encoded = jobs[0].source.ndim == 1
         if encoded not in self._pipelines:
-            self._pipelines[encoded] = _pipeline(encoded, self._options)
+            self._pipelines[encoded] = define(encoded, self._options, self._load)
+            self._pipelines[encoded].build()
         pipe = self._pipelines[encoded]
         resized = [job.resize != (job.width, job.height) for job in jobs]
         pipe.feed_input("source", [job.source for job in jobs])
         pipe.feed_input("size", [np.array(job.resize[::-1], np.float32) for job in jobs])
         pipe.feed_input("resized", [np.array(flag) for flag in resized])
         (output,) = pipe.run()
+        if self._options["device_id"] is not None:
+            return _on_device(output)
         return [np.asarray(output[i]) for i in range(len(jobs))]
 
 
-def _pipeline(encoded: bool, options: dict[str, Any]) -> Any:
-    """Build the decoding pipeline; the same definition for the CPU and for a GPU (`device_id`)."""
+def _on_device(output: Any) -> list[Any]:
+    """DALI's output on a GPU as torch tensors of their own, without a way over the host."""
+    import torch
+
+    if output.is_dense_tensor():
+        images = list(torch.from_dlpack(output.as_tensor()).clone())
+    else:
+        images = [torch.from_dlpack(image).clone() for image in output]
+    torch.cuda.current_stream().synchronize()  # DALI reuses its buffer in the next run
+    return images
+
+
+def define(encoded: bool, options: dict[str, Any], hw_decoder_load: float = HW_DECODER_LOAD) -> Any:
+    """The decoding pipeline, not yet built; the same definition for the CPU and for a GPU (`device_id`)."""
     os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "0")  # failures are rows, not noise on stderr
     try:
         from nvidia.dali import fn, pipeline_def, types
@@ -205,10 +231,13 @@ def _pipeline(encoded: bool, options: dict[str, Any]) -> Any:
             image = fn.decoders.image(
                 image,
                 device="mixed" if on_gpu else "cpu",
+                **(_MEMORY | {"hw_decoder_load": hw_decoder_load} if on_gpu else {}),
                 output_type=types.RGB,
                 adjust_orientation=True,
                 jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; the GPU's default differs
             )
+        elif on_gpu:
+            image = image.gpu()
         # A 512x512 image costs no resampling, and keeps its exact pixels. Not a conditional expression: DALI
         # compiles the statement into a branch for each sample.
         if resized:  # noqa: SIM108
@@ -217,9 +246,7 @@ def _pipeline(encoded: bool, options: dict[str, Any]) -> Any:
             out = image
         return out
 
-    pipeline = definition(**options)
-    pipeline.build()
-    return pipeline
+    return definition(**options)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -71,7 +71,8 @@ class Report:
         """Say loudly what runs."""
         engine, model = scorer.engine, scorer.bundle
         self._say(
-            f"engine [bold]{engine.name}[/], precision [bold]{engine.precision}[/], device [bold]{engine.device}[/]"
+            f"engine [bold]{engine.name}[/] ({_escape(engine.reason)}), precision [bold]{engine.precision}[/], "
+            f"device [bold]{_escape(engine.device)}[/]"
         )
         self._say(f"model {model.name}: {len(model.members)} members, {scorer.views} views of {model.view_size} px")
         if self._terminal:

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from metaqap_fast.scorer import Scorer
 from metaqap_fast.source import Listing
 from metaqap_fast.store import Mode, Store
 from metaqap_fast.table import Row
+from metaqap_fast.trace import Trace
 
 EXTREMES = 5
 
@@ -84,17 +85,19 @@ def run(
     output: str | os.PathLike[str],
     mode: Mode = "new",
     on_row: Callable[[Summary], None] = lambda _: None,
+    trace: Trace | None = None,
 ) -> Summary:
     """Score a listing into a file.
 
     An interrupt (KeyboardInterrupt, SystemExit) or a failure commits every row that is ready before it goes
-    on its way; `mode="resume"` continues from there.
+    on its way; `mode="resume"` continues from there. `trace` gets the time of each stage, however the run ends.
 
     Raises:
         UsageError, MetaqapError: see `Store`.
     """
     attributes = {"program_version": __version__, "source": listing.sources, **scorer.describe()}
     store = Store(output, attributes, mode)
+    scorer.trace = trace
     summary = Summary(os.fspath(output), done=len(store.done))
     start = time.monotonic()
     try:
@@ -102,7 +105,8 @@ def run(
         with closing(scorer.stream(entries)) as rows:
             try:
                 for row in rows:
-                    store.add(row)
+                    with trace.span("write") if trace else nullcontext():
+                        store.add(row)
                     summary.take(row)
                     summary.seconds = time.monotonic() - start
                     on_row(summary)
@@ -110,7 +114,11 @@ def run(
                 store.commit()  # first of all: closing the stages may take a moment
                 raise
         summary.skipped = listing.skipped
-        store.finish()
+        with trace.span("merge") if trace else nullcontext():
+            store.finish()
     finally:
         store.close()
+        scorer.trace = None
+        if trace:
+            trace.write()
     return summary

@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 from metaqap_fast import bundle as bundles
 from metaqap_fast import engine as engines
 from metaqap_fast import views as view_modes
-from metaqap_fast.combine import combine
+from metaqap_fast.combine import Scored, scored
 from metaqap_fast.decode import MAX_PIXELS, Decoded, Decoder
 from metaqap_fast.errors import ImageError, Status, UsageError
+from metaqap_fast.lanes import Lanes
 from metaqap_fast.source import MAX_BYTES, Encoded, Entry, Listing, read_all
 from metaqap_fast.table import Row, ScoreTable
+from metaqap_fast.trace import Trace, steps
 
 T = TypeVar("T")
 BATCH_SIZE = 16
+GPU_BATCH_SIZE = 64
 
 
 class Scorer:
@@ -68,13 +71,21 @@ class Scorer:
         self.bundle = bundles.load(model)
         self.views: view_modes.Mode = views
         self.max_bytes = max_bytes
-        self.batch_size = batch_size or BATCH_SIZE
-        self.decoder = Decoder(self.bundle.view_size, views, self.batch_size, max_pixels)
+        self.trace: Trace | None = None
         self.engine = engines.create(self.bundle, engine, device, precision)
+        gpu = self.engine.device_id
+        self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
+        self.decoder: Decoder | Lanes
+        if gpu is None:
+            self.decoder = Decoder(self.bundle.view_size, views, self.batch_size, max_pixels)
+        else:
+            self.decoder = Lanes(self.bundle.view_size, views, self.batch_size, max_pixels, device_id=gpu)
 
     def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
         """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
-        with closing(overlap(read_all(entries, max_bytes=self.max_bytes), 2 * self.batch_size)) as encoded:
+        with closing(
+            overlap(steps(self.trace, "read", read_all(entries, max_bytes=self.max_bytes)), 2 * self.batch_size)
+        ) as encoded:
             yield from self._rows(self.decoder.stream(encoded))
 
     def score(self, *sources: str | os.PathLike[str]) -> ScoreTable:
@@ -101,32 +112,31 @@ class Scorer:
     def close(self) -> None:
         """Release threads and device memory."""
         self.engine.close()
+        if isinstance(self.decoder, Lanes):
+            self.decoder.close()
 
     def _rows(self, decoded: Iterator[Decoded]) -> Iterator[Row]:
         with (
-            closing(overlap(decoded, self.batch_size)) as images,
-            closing(overlap(self.engine.predict((image, image.views) for image in images), 64)) as predicted,
+            closing(overlap(steps(self.trace, "decode", decoded), self.batch_size)) as images,
+            closing(overlap(steps(self.trace, "infer", self._scored(images)), 64)) as predicted,
         ):
-            for image, predictions in predicted:
-                yield self._row(image, predictions)
+            for image, result in predicted:
+                yield self._row(image, result)
 
-    def _row(self, image: Decoded, predictions: NDArray[np.float32]) -> Row:
+    def _scored(self, images: Iterable[Decoded]) -> Iterator[tuple[Decoded, Scored]]:
+        return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta)
+
+    def _row(self, image: Decoded, result: Scored) -> Row:
         error = image.error
-        members = np.full((1, len(self.bundle.members)), np.nan, np.float32)
-        if error is None:
-            members[0] = predictions.mean(axis=0)
-            if not np.isfinite(members).all():
-                error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
-        score, uncertainty = combine(members, self.bundle.meta)
-        if error is not None:
-            score[0] = uncertainty[0] = np.nan
+        if error is None and not np.isfinite(result.members).all():
+            error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
         return Row(
             image.key,
             error.status if error else Status.ok,
             error.reason if error else "",
-            float(score[0]),
-            float(uncertainty[0]),
-            members[0],
+            np.nan if error else result.score,
+            np.nan if error else result.uncertainty,
+            result.members,
             image.width,
             image.height,
             image.nbytes,
@@ -154,7 +164,7 @@ class Scorer:
         return ScoreTable.from_rows(list(rows), self.describe())
 
 
-def overlap(items: Iterator[T], depth: int) -> Generator[T]:
+def overlap(items: Iterable[T], depth: int) -> Generator[T]:
     """Run a generator in a thread of its own, at most `depth` items ahead of its consumer.
 
     An exception travels to the consumer; closing the returned generator stops the thread and closes `items`.

@@ -41,20 +41,25 @@ def cut(pixels: NDArray[np.uint8], size: int, mode: Mode) -> NDArray[np.uint8]:
     """Square views of a resized image.
 
     Args:
-        pixels: [H, W, 3] uint8, already at its `target_size`.
+        pixels: [H, W, 3] uint8, already at its `target_size`; an array, or a torch tensor on any device.
         size: side of a view in pixels.
 
     Returns:
-        [N, size, size, 3] uint8, N >= 1. A side shorter than `size` is extended by mirroring.
+        [N, size, size, 3] uint8 of the same kind, N >= 1. A side shorter than `size` is extended by mirroring.
     """
     height, width = pixels.shape[:2]
     if height < size or width < size:
-        pad = [(0, max(0, size - height)), (0, max(0, size - width)), (0, 0)]
-        pixels = np.pad(pixels, pad, mode="symmetric")
+        rows, columns = (np.pad(np.arange(n), (0, max(0, size - n)), mode="symmetric") for n in (height, width))
+        pixels = pixels[rows][:, columns]
     limit = MAX_GRID if mode == "native" else MAX_ASPECT
     tops = _starts(pixels.shape[0], size, limit)
     lefts = _starts(pixels.shape[1], size, limit)
-    return np.stack([pixels[y : y + size, x : x + size] for y in tops for x in lefts])
+    windows = [pixels[y : y + size, x : x + size] for y in tops for x in lefts]
+    if isinstance(pixels, np.ndarray):
+        return np.stack(windows)
+    import torch  # pixels on a GPU stay there
+
+    return torch.stack(windows)  # type: ignore[unreachable]
 
 
 def _starts(length: int, size: int, limit: int) -> list[int]:

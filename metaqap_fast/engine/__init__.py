@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 from metaqap_fast.bundle import Bundle
 from metaqap_fast.errors import UsageError
 
+if TYPE_CHECKING:
+    from metaqap_fast.engine.cuda import Gpu
+
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 ENGINES = ("auto", "tensorrt", "openvino", "torch")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -19,12 +24,15 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 class Engine(Protocol):
     """Runs a bundle's members on views.
 
-    `name`, `precision` and `device` say what really runs; they are recorded in every score file.
+    `name`, `precision` and `device` say what really runs; they are recorded in every score file. `device_id` is
+    the number of the GPU, None on a CPU; `reason` says why this engine, for people.
     """
 
     name: str
     precision: str
     device: str
+    device_id: int | None
+    reason: str
 
     def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
         """Member predictions of a stream of images, in order.
@@ -43,19 +51,36 @@ class Engine(Protocol):
 
 
 def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision: str = "auto") -> Engine:
-    """The engine for a bundle on this machine.
+    """The engine for a bundle on this machine; `auto` is explained in `choice.choose`.
 
     Raises:
         UsageError: an engine, device or precision that does not exist or cannot run here.
+        MetaqapError: packages or a GPU are missing.
     """
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}: one of {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
-    if engine in ("auto", "openvino"):
-        if device not in ("auto", "cpu"):
-            raise UsageError(f"the openvino engine runs on the cpu, not on {device!r}")
+    from metaqap_fast.engine.choice import choose
+
+    choice = choose(engine, device)
+    if choice.warning:
+        log.warning(choice.warning)
+    made = _make(bundle, choice.engine, choice.gpu, precision)
+    made.reason = f"{choice.reason}; {made.reason}" if made.reason else choice.reason
+    return made
+
+
+def _make(bundle: Bundle, name: str, gpu: Gpu | None, precision: str) -> Engine:
+    if name == "openvino":
         from metaqap_fast.engine.openvino import OpenVINOEngine
 
         return OpenVINOEngine(bundle, precision)
-    raise UsageError(f"this version has no {engine} engine yet: use --engine openvino")
+    if name == "torch":
+        from metaqap_fast.engine import torch as torch_engine
+
+        return torch_engine.create(bundle, precision, gpu)
+    from metaqap_fast.engine import tensorrt
+
+    assert gpu is not None
+    return tensorrt.create(bundle, precision, gpu)

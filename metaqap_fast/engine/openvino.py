@@ -43,6 +43,8 @@ class OpenVINOEngine:
     """
 
     name = "openvino"
+    device_id = None
+    reason = ""
 
     def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
         try:

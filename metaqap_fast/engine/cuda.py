@@ -1,0 +1,120 @@
+"""Which NVIDIA GPUs this machine has, asked of the driver itself: no torch, no CUDA toolkit."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from metaqap_fast.errors import MetaqapError, UsageError
+
+MIN_CUDA = 13000  # of the driver; the GPU libraries are CUDA 13 builds
+_NO_DEVICE = 100
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+
+
+class NoGpu(MetaqapError):
+    """There is no GPU that could be used; the message says why. `plain`: because the machine has none."""
+
+    def __init__(self, message: str, plain: bool = False) -> None:
+        super().__init__(message)
+        self.plain = plain
+
+
+class GpuLost(MetaqapError):
+    """The GPU stopped working in the middle of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One device: `capability` 90 is sm_90, `memory` in bytes."""
+
+    index: int
+    name: str
+    capability: int
+    memory: int
+
+    @property
+    def device(self) -> str:
+        """As `--device` takes it."""
+        return f"cuda:{self.index}"
+
+
+def gpus(load: Callable[[str], Any] = ctypes.CDLL) -> list[Gpu]:
+    """The GPUs that the driver shows to this process (`CUDA_VISIBLE_DEVICES` counts).
+
+    Raises:
+        NoGpu: no driver, a driver too old, no device, or a driver that does not start.
+    """
+    try:
+        driver = load("libcuda.so.1")
+    except OSError:
+        raise NoGpu("no NVIDIA driver on this machine", plain=True) from None
+    version = ctypes.c_int()
+    if (code := driver.cuInit(0)) not in (0, _NO_DEVICE):
+        raise NoGpu(f"the NVIDIA driver does not start (CUDA error {code}): restart the machine or reinstall it")
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    if version.value < MIN_CUDA:
+        have = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        raise NoGpu(f"the NVIDIA driver is too old: it has CUDA {have}, 13.0 is needed; install driver 580 or newer")
+    count = ctypes.c_int()
+    if code == _NO_DEVICE or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        raise NoGpu("the NVIDIA driver shows no GPU to this process", plain=True)
+    return [_describe(driver, index) for index in range(count.value)]
+
+
+def _describe(driver: Any, index: int) -> Gpu:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    memory, name = ctypes.c_size_t(), ctypes.create_string_buffer(128)
+    codes = [
+        driver.cuDeviceGet(ctypes.byref(device), index),
+        driver.cuDeviceGetName(name, 128, device),
+        driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
+        driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device),
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device),
+    ]
+    if any(codes):
+        raise NoGpu(f"cuda:{index} does not answer (CUDA error {max(codes)})")
+    return Gpu(index, name.value.decode(errors="replace"), 10 * major.value + minor.value, memory.value)
+
+
+def parse_device(device: str) -> int | str:
+    """`auto`, `cpu`, or the number of a GPU.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if device in ("auto", "cpu"):
+        return device
+    found = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if found is None:
+        raise UsageError(f"unknown device {device!r}: auto, cpu or cuda:N")
+    return int(found[1] or 0)
+
+
+def pick(device: int | str, found: list[Gpu]) -> Gpu:
+    """The GPU of a `--device`; `auto` is the first.
+
+    Raises:
+        UsageError: a number that does not exist.
+    """
+    index = 0 if device == "auto" else device
+    if isinstance(index, int) and index < len(found):
+        return found[index]
+    names = ", ".join(f"{gpu.device} ({gpu.name})" for gpu in found)
+    raise UsageError(f"device cuda:{index} does not exist: this machine has {names}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error says that the device's memory is used up."""
+    text = f"{type(error).__name__} {error}".lower()
+    return any(words in text for words in ("outofmemory", "out of memory", "out_of_memory", "mem_alloc_failed"))
+
+
+def lost(error: BaseException) -> bool:
+    """Whether a library's error says that the device, not the request, failed."""
+    text = f"{type(error).__name__}: {error}".lower()
+    words = ("cuda error", "cuda driver error", "cuda failure", "cudaerror", "accelerator", "device-side", "cublas")
+    return isinstance(error, RuntimeError) and any(word in text for word in words)

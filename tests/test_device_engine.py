@@ -1,0 +1,153 @@
+"""Engines that keep predictions on a device: batches, memory that runs out, a device that goes; on the CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metaqap_fast import bundle as bundles
+from metaqap_fast.bundle import Meta
+from metaqap_fast.combine import combine, scored, view_means
+from metaqap_fast.engine import torch as torch_engine
+from metaqap_fast.engine.cuda import GpuLost
+from metaqap_fast.engine.device import DeviceEngine, shape_for
+from metaqap_fast.engine.openvino import OpenVINOEngine
+from metaqap_fast.errors import MetaqapError
+
+META = Meta((0.5, 0.25), 0.1, 0.01, 2.0)
+
+
+class Means:
+    """A runner whose members are the mean and the largest pixel; counts its calls, fails when it is told to."""
+
+    members = 2
+
+    def __init__(self, batch: int, fails: dict[int, Exception] | None = None, holds: int = 1000) -> None:
+        self.fails, self.holds, self.counts, self.closed = fails or {}, holds, list[int](), False
+        self.resize(batch)
+
+    def resize(self, batch: int) -> None:
+        self.image = torch.zeros(batch, 4, 4, 3, dtype=torch.uint8)
+
+    def run(self, count: int) -> Tensor:
+        if len(self.image) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.counts.append(count)
+        if error := self.fails.get(len(self.counts)):
+            raise error
+        pixels = self.image[:count].float().reshape(count, -1)
+        self._out = torch.stack([pixels.mean(1), pixels.amax(1)], 1) / 255  # reused memory, as on a GPU
+        return self._out
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def engine(runner: Means) -> DeviceEngine:
+    return DeviceEngine(runner, "test", "fp32", "cuda:0: Test", None)
+
+
+def images(*counts: int) -> list[tuple[int, np.ndarray]]:
+    random = np.random.default_rng(1)
+    return [(i, random.integers(0, 256, (n, 4, 4, 3), np.uint8)) for i, n in enumerate(counts)]
+
+
+def expected(views: np.ndarray) -> list[float]:
+    flat = views.reshape(len(views), -1)
+    return [flat.mean(1).mean() / 255, flat.max(1).mean() / 255]
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1, 1, 1), (3, 0, 2, 9, 1), (0,), (20,), (0, 0, 4), ()])
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_any_grouping_gives_each_image_its_own_score(counts: tuple[int, ...], batch: int) -> None:
+    items = images(*counts)
+    results = list(scored(engine(Means(batch)), items, META))
+    assert [tag for tag, _ in results] == list(range(len(counts)))
+    for (_, views), (_, result) in zip(items, results, strict=True):
+        if not len(views):
+            assert np.isnan([*result.members, result.score]).all()
+            continue
+        assert result.members == pytest.approx(expected(views), abs=1e-5)
+        score, uncertainty = combine(result.members[None], META)
+        assert (result.score, result.uncertainty) == pytest.approx((score[0], uncertainty[0]), abs=1e-6)
+
+
+def test_batches_are_full() -> None:
+    runner = Means(8)
+    list(engine(runner).batches(images(*[1] * 20)))
+    assert runner.counts == [8, 8, 4]
+
+
+def test_batches_are_run_as_images_come(  # an image must not wait for the whole stream
+) -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[tuple[int, np.ndarray]]:
+        for tag, views in images(*[1] * 100):
+            taken.append(tag)
+            yield tag, views
+
+    next(scored(engine(Means(4)), source(), META))
+    assert len(taken) <= 3 * 4
+
+
+def test_the_mean_of_views_is_the_same_bits_in_any_batch() -> None:
+    torch.manual_seed(0)
+    views = torch.rand(7, 3)
+    alone = view_means(views, [7])
+    for before in (0, 1, 5):
+        together = view_means(torch.cat([torch.rand(before, 3), views, torch.rand(2, 3)]), [1] * before + [7, 2])
+        assert torch.equal(together[before], alone[0])
+
+
+def test_full_memory_halves_the_batch_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    runner = Means(64, holds=16)
+    with caplog.at_level(logging.WARNING):
+        results = list(scored(engine(runner), images(*[1] * 40), META))
+    assert len(results) == 40 and len(runner.image) == 16
+    assert [record.message for record in caplog.records] == [
+        "cuda:0: Test has too little memory for 64 views at once: going on with 32",
+        "cuda:0: Test has too little memory for 32 views at once: going on with 16",
+    ]
+    plain = list(scored(engine(Means(64)), images(*[1] * 40), META))
+    assert [r.score for _, r in results] == [r.score for _, r in plain]
+
+
+def test_no_memory_for_one_view_is_an_error() -> None:
+    with pytest.raises(MetaqapError, match="too little free memory for a single view"):
+        list(engine(Means(2, holds=0)).batches(images(1)))
+
+
+def test_a_lost_gpu_is_one_line_that_says_how_to_go_on() -> None:
+    runner = Means(2, fails={2: RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")})
+    stream = engine(runner).predict(images(1, 1, 1, 1))
+    assert [next(stream)[0], next(stream)[0]] == [0, 1]
+    with pytest.raises(GpuLost, match=r"launch failure. Rows committed so far are safe; go on with --resume$"):
+        next(stream)
+
+
+def test_other_errors_are_not_dressed_up() -> None:
+    with pytest.raises(RuntimeError, match="a bug") as caught:
+        list(engine(Means(2, fails={1: RuntimeError("a bug")})).predict(images(1)))
+    assert not isinstance(caught.value, MetaqapError)
+
+
+def test_shapes() -> None:
+    assert [shape_for(n, 48, exact=True) for n in (1, 47, 48)] == [48, 48, 48]
+    assert [shape_for(n, 48, exact=False) for n in (1, 2, 3, 16, 17, 33, 48)] == [1, 2, 4, 16, 32, 48, 48]
+
+
+def test_torch_engine_agrees_with_openvino(bundle: Path) -> None:
+    loaded = bundles.load(str(bundle))
+    views = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    items = [(0, views[:2]), (1, views[:0]), (2, views[2:])]
+    torches, openvino = torch_engine.create(loaded, "auto", None), OpenVINOEngine(loaded, "fp32")
+    assert (torches.name, torches.precision) == ("torch", "fp32")
+    for (tag, ours), (same, theirs) in zip(torches.predict(items), openvino.predict(items), strict=True):
+        assert tag == same and ours.shape == theirs.shape and np.abs(ours - theirs).max(initial=0) < 1e-5

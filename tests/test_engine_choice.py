@@ -1,0 +1,161 @@
+"""Which engine `auto` takes, what it says, and every way in which a GPU can be missing; the driver is a fake."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metaqap_fast import Scorer
+from metaqap_fast.engine import cuda
+from metaqap_fast.engine.choice import choose
+from metaqap_fast.engine.cuda import Gpu, NoGpu
+from metaqap_fast.errors import MetaqapError, UsageError
+
+H100 = Gpu(0, "NVIDIA H100", 90, 80 << 30)
+ADA = Gpu(1, "NVIDIA L4", 89, 24 << 30)
+
+
+class Driver:
+    """libcuda as far as it is asked."""
+
+    def __init__(self, gpus: list[Gpu], version: int = 13000, init: int = 0) -> None:
+        self.gpus, self.version, self.init = gpus, version, init
+
+    def __call__(self, name: str) -> Driver:
+        assert name == "libcuda.so.1"
+        return self
+
+    def cuInit(self, flags: int) -> int:
+        return self.init
+
+    def cuDriverGetVersion(self, out: Any) -> int:
+        out._obj.value = self.version
+        return 0
+
+    def cuDeviceGetCount(self, out: Any) -> int:
+        out._obj.value = len(self.gpus)
+        return 0
+
+    def cuDeviceGet(self, out: Any, index: int) -> int:
+        out._obj.value = 100 + index
+        return 0
+
+    def cuDeviceGetName(self, out: Any, size: int, device: ctypes.c_int) -> int:
+        out.value = self.gpus[device.value - 100].name.encode()
+        return 0
+
+    def cuDeviceTotalMem_v2(self, out: Any, device: ctypes.c_int) -> int:
+        out._obj.value = self.gpus[device.value - 100].memory
+        return 0
+
+    def cuDeviceGetAttribute(self, out: Any, what: int, device: ctypes.c_int) -> int:
+        out._obj.value = divmod(self.gpus[device.value - 100].capability, 10)[what - 75]
+        return 0
+
+
+def absent(name: str) -> Any:
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+def test_the_driver_is_read_right() -> None:
+    assert cuda.gpus(Driver([H100, ADA])) == [H100, ADA]
+
+
+@pytest.mark.parametrize(
+    ("load", "words", "plain"),
+    [
+        (absent, "no NVIDIA driver on this machine", True),
+        (Driver([H100], version=12040), "too old: it has CUDA 12.4, 13.0 is needed; install driver 580", False),
+        (Driver([], init=100), "shows no GPU", True),
+        (Driver([]), "shows no GPU", True),
+        (Driver([H100], init=803), r"does not start \(CUDA error 803\)", False),
+    ],
+)
+def test_why_there_is_no_gpu(load: Any, words: str, plain: bool) -> None:
+    with pytest.raises(NoGpu, match=words) as caught:
+        cuda.gpus(load)
+    assert caught.value.plain == plain
+
+
+def both() -> list[Gpu]:
+    return [H100, ADA]
+
+
+def none() -> list[Gpu]:
+    raise NoGpu("no NVIDIA driver on this machine", plain=True)
+
+
+def old() -> list[Gpu]:
+    raise NoGpu("the NVIDIA driver is too old")
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "gpus", "packages", "expected", "gpu", "words"),
+    [
+        ("auto", "auto", both, {"torch", "tensorrt"}, "tensorrt", H100, ""),
+        ("auto", "cuda:1", both, {"torch", "tensorrt"}, "tensorrt", ADA, ""),
+        ("auto", "auto", both, {"torch"}, "torch", H100, r"TensorRT is faster: pip install 'metaqap-fast[gpu]'"),
+        ("auto", "auto", both, set(), "openvino", None, "NVIDIA H100 stays unused: pip install 'metaqap-fast[gpu]'"),
+        ("auto", "auto", none, {"torch", "tensorrt"}, "openvino", None, ""),
+        ("auto", "auto", old, {"torch", "tensorrt"}, "openvino", None, "no GPU is used: the NVIDIA driver is too old"),
+        ("auto", "cpu", both, {"torch", "tensorrt"}, "openvino", None, ""),
+        ("openvino", "auto", both, {"torch"}, "openvino", None, ""),
+        ("torch", "auto", both, {"torch"}, "torch", H100, ""),
+        ("torch", "auto", none, {"torch"}, "torch", None, ""),
+        ("torch", "cpu", both, {"torch"}, "torch", None, ""),
+        ("tensorrt", "auto", both, {"torch", "tensorrt"}, "tensorrt", H100, ""),
+    ],
+)
+def test_choice(
+    engine: str, device: str, gpus: Any, packages: set[str], expected: str, gpu: Gpu | None, words: str
+) -> None:
+    choice = choose(engine, device, gpus, packages.__contains__)
+    assert (choice.engine, choice.gpu) == (expected, gpu) and choice.reason
+    assert words in choice.warning and bool(words) == bool(choice.warning)
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "gpus", "packages", "kind", "words"),
+    [
+        ("auto", "cuda:2", both, {"torch"}, UsageError, "cuda:2 does not exist: this machine has cuda:0 (NVIDIA H100)"),
+        ("auto", "gpu", both, {"torch"}, UsageError, "unknown device 'gpu': auto, cpu or cuda:N"),
+        ("openvino", "cuda:0", both, set(), UsageError, "runs on the cpu, not on 'cuda:0'"),
+        ("tensorrt", "cpu", both, set(), UsageError, "the tensorrt engine runs on a GPU"),
+        ("tensorrt", "auto", none, {"torch"}, MetaqapError, "--engine tensorrt needs a GPU: no NVIDIA driver"),
+        ("auto", "cuda:0", old, {"torch"}, MetaqapError, "--device cuda:0 needs a GPU: the NVIDIA driver is too old"),
+        ("tensorrt", "auto", both, {"torch"}, MetaqapError, "pip install 'metaqap-fast[gpu]' (or [rtx]"),
+        ("torch", "auto", both, set(), MetaqapError, "the torch engine needs more packages: pip install"),
+        ("torch", "cpu", both, set(), MetaqapError, "the torch engine needs more packages: pip install"),
+        ("auto", "cuda:0", both, set(), MetaqapError, "cuda:0 (NVIDIA H100) cannot be used without more packages"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(
+    engine: str, device: str, gpus: Any, packages: set[str], kind: type[MetaqapError], words: str
+) -> None:
+    with pytest.raises(MetaqapError) as caught:
+        choose(engine, device, gpus, packages.__contains__)
+    assert type(caught.value) is kind and words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unused_gpu_is_spoken_of(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("metaqap_fast.engine.choice.choose.__defaults__", (both, lambda name: False))
+    with caplog.at_level(logging.WARNING):
+        scorer = Scorer(str(bundle), precision="fp32")
+    assert scorer.engine.name == "openvino" and "NVIDIA H100" in scorer.engine.reason
+    assert "stays unused: pip install 'metaqap-fast[gpu]'" in caplog.text
+
+
+def test_the_engine_and_its_reason_are_shown(cli: Any, bundle: Path, folder: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = "from metaqap_fast.cli import main; main()"
+    arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", "--engine", "torch", "--device", "cpu"]
+    shown = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert shown.returncode == 0 and "engine torch (asked for), precision fp32, device cpu" in shown.stderr

@@ -1,0 +1,262 @@
+"""Running engines, the cache, and what happens to foreign ones: with a fake library, on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import fake_tensorrt
+import numpy as np
+import pytest
+
+from metaqap_fast import bundle as bundles
+from metaqap_fast.bundle import Bundle
+from metaqap_fast.engine import cache, tensorrt
+from metaqap_fast.engine.cuda import Gpu
+from metaqap_fast.engine.device import DeviceEngine
+from metaqap_fast.engine.tensorrt import EngineRefused, TensorRTRunner
+from metaqap_fast.engine.tensorrt_build import Library, Options, find
+from metaqap_fast.errors import MetaqapError
+
+LIBRARY = Library(fake_tensorrt, "tensorrt")
+GPU = Gpu(0, "NVIDIA Test 9000", 89, 1 << 30)
+KEY = cache.Key("m", "merged", "fp16", "0" * 64, "tensorrt 11.4.0", "GPU sm89", (1, 8, 8), (("level", "None"),))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAQAP_FAST_CACHE", str(tmp_path / "cache"))
+    fake_tensorrt.calls.clear()
+
+
+def runner(*plans: bytes, batch: int = 8, exact: bool = False) -> TensorRTRunner:
+    return TensorRTRunner(LIBRARY, plans, 4, 2, batch, "cpu", exact)
+
+
+def views(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize("plans", [[[0, 1]], [[0], [1]]])
+def test_merged_and_separate_engines_fill_the_members_in_order(plans: list[list[int]]) -> None:
+    engine = DeviceEngine(runner(*map(fake_tensorrt.plan, plans)), "tensorrt", "fp16", "cuda:0", None)
+    pixels = views(21)
+    rows = np.concatenate([out for _, out in engine.predict((i, view[None]) for i, view in enumerate(pixels))])
+    flat = pixels.reshape(21, -1) / 255
+    assert rows == pytest.approx(np.stack([flat.mean(1), flat.max(1)], 1), abs=1e-6)
+    engine.close()
+
+
+def test_shapes_are_few_and_exact_ones_single() -> None:
+    for exact, shapes in ((False, ["8", "8", "4"]), (True, ["8", "8", "8"])):
+        fake_tensorrt.calls.clear()
+        engine = DeviceEngine(runner(fake_tensorrt.plan([0, 1]), exact=exact), "tensorrt", "fp32", "cuda:0", None)
+        list(engine.predict((i, view[None]) for i, view in enumerate(views(19))))
+        assert [call.split()[-1] for call in fake_tensorrt.calls] == shapes
+
+
+def test_a_smaller_batch_needs_less_memory() -> None:
+    run = runner(fake_tensorrt.plan([0, 1]), batch=8)
+    scratch = run._parts[0].scratch
+    run.resize(2)
+    assert scratch is not None and run._parts[0].scratch is not None
+    assert (scratch.numel(), run._parts[0].scratch.numel(), len(run.image)) == (8000, 2000, 2)
+    run.image[:] = 255
+    assert run.run(2).tolist() == [[1, 1], [1, 1]]
+
+
+def test_refused_and_failing_engines() -> None:
+    with pytest.raises(EngineRefused, match="does not load the engine: The engine plan file is not compatible with"):
+        runner(fake_tensorrt.plan([0, 1], version=2))
+    with pytest.raises(RuntimeError, match="did not run"):
+        runner(fake_tensorrt.plan([0, 1], broken=1)).run(1)
+
+
+# --- the cache -------------------------------------------------------------------------------------------
+
+
+def saved(key: cache.Key = KEY, data: bytes = b"plan") -> Path:
+    return cache.save(key, data, {"deviation": {"score_max": 0.001}})
+
+
+def test_an_engine_comes_back_with_its_metadata() -> None:
+    assert cache.load(KEY) is None
+    saved()
+    found = cache.load(KEY)
+    assert found is not None and found[0] == b"plan" and found[1]["deviation"] == {"score_max": 0.001}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "n"},
+        {"part": "a"},
+        {"precision": "fp32"},
+        {"graph": "1" * 64},
+        {"library": "tensorrt 11.5.0"},
+        {"gpu": "GPU sm90"},
+        {"profile": (1, 8, 16)},
+        {"options": (("level", "5"),)},
+    ],
+)
+def test_every_part_of_the_key_decides(change: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    saved()
+    values = {**{name: getattr(KEY, name) for name in KEY.__slots__}, **change}
+    with caplog.at_level(logging.WARNING):
+        assert cache.load(cache.Key(**values)) is None
+    same_purpose = not {"model", "part", "precision"} & set(change)
+    assert ("made for another " + next(iter(change)) in caplog.text) == same_purpose
+    assert cache.load(KEY) is not None
+
+
+def test_only_this_user_can_reach_it() -> None:
+    folder = saved()
+    assert {oct(path.stat().st_mode & 0o777) for path in (cache.root(), folder)} == {"0o700"}
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o600"}
+
+
+def damage(folder: Path) -> None:
+    (folder / "engine.plan").write_bytes(b"plaN")
+
+
+def open_up(folder: Path) -> None:
+    (folder / "engine.plan").chmod(0o622)
+
+
+def give_away(folder: Path) -> None:
+    os.chown(folder / "engine.plan", 12345, 12345)
+
+
+def link(folder: Path) -> None:
+    (folder / "engine.plan").rename(folder / "other")
+    (folder / "engine.plan").symlink_to("other")
+
+
+def swap_key(folder: Path) -> None:
+    document = json.loads((folder / "engine.json").read_text())
+    document["key"]["gpu"] = "another"
+    (folder / "engine.json").write_text(json.dumps(document))
+
+
+def lose(folder: Path) -> None:
+    (folder / "engine.plan").unlink()
+
+
+def spoil(folder: Path) -> None:
+    (folder / "engine.json").write_text("[1")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (damage, "is damaged: its sha256 differs"),
+        (open_up, "can be written by others"),
+        pytest.param(
+            give_away, "belongs to another user", marks=pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+        ),
+        (link, "Too many levels of symbolic links"),
+        (swap_key, "was made for something else"),
+        (lose, "No such file"),
+        (spoil, "cannot be used"),
+    ],
+)
+def test_what_is_not_ours_or_not_whole_is_never_loaded(harm: Any, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    harm(saved())
+    with caplog.at_level(logging.WARNING):
+        assert cache.load(KEY) is None
+    assert words in caplog.text and "uilding it again" in caplog.text
+
+
+# --- create: cache, build, refusal ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The fake's builder; says what was built."""
+    built: list[str] = []
+
+    def build(library: Library, graph: bytes, size: int, profile: Any, options: Options, timing: str) -> bytes:
+        import onnx
+
+        names = [output.type.tensor_type.shape.dim[1].dim_value for output in onnx.load_from_string(graph).graph.output]
+        built.append(f"{names[0]} members for {timing}")
+        return fake_tensorrt.plan([0, 1] if names[0] == 2 else [len(built) - 1], largest=profile[2])
+
+    monkeypatch.setattr(tensorrt, "build", build)
+    monkeypatch.setattr(tensorrt.torch.cuda, "device", lambda index: tensorrt.torch.inference_mode())
+    monkeypatch.setattr(tensorrt, "DeviceEngine", lambda *a: DeviceEngine(*a[:4], None))
+    real = TensorRTRunner.__init__
+    monkeypatch.setattr(TensorRTRunner, "__init__", lambda self, *a: real(self, *a[:5], "cpu", a[6]))
+    return built
+
+
+@pytest.fixture
+def tiny(bundle: Path) -> Bundle:
+    return bundles.load(str(bundle))
+
+
+@pytest.mark.parametrize(("layout", "count"), [("merged", 1), ("members", 2)])
+def test_engines_are_built_once(tiny: Bundle, builds: list[str], layout: str, count: int) -> None:
+    for _ in range(2):
+        engine = tensorrt.create(tiny, "fp16", GPU, 8, layout, LIBRARY)
+        assert (engine.name, engine.precision, engine.device) == ("tensorrt", "fp16", "cuda:0: NVIDIA Test 9000")
+    assert len(builds) == count and "tensorrt 11.4.0-NVIDIA Test 9000 sm89" in builds[0]
+    documents = [json.loads(path.read_text()) for path in cache.root().glob("*/*/engine.json")]
+    assert len(documents) == count
+    for document in documents:
+        assert document["deviation"]["count"] == 8 and document["deviation"]["images"] == "generated"
+        assert document["deviation"]["measured_with"] == "tensorrt 11.4.0 on NVIDIA Test 9000"
+
+
+def test_an_engine_that_the_library_refuses_is_built_again(
+    tiny: Bundle, builds: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY)
+    (folder,) = (path.parent for path in cache.root().glob("*/*/engine.json"))
+    document = json.loads((folder / "engine.json").read_text())
+    foreign = fake_tensorrt.plan([0, 1], version=2)
+    (folder / "engine.plan").write_bytes(foreign)
+    (folder / "engine.json").write_text(json.dumps({**document, "sha256": hashlib.sha256(foreign).hexdigest()}))
+    with caplog.at_level(logging.WARNING):
+        tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY)
+    assert len(builds) == 2 and "does not load the engine" in caplog.text and "Building it again" in caplog.text
+    tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY)
+    assert len(builds) == 2
+
+
+def test_a_wrong_network_is_seen_in_the_metadata(tiny: Bundle, builds: list[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(
+        tensorrt, "build", lambda *a, **k: fake_tensorrt.plan([1, 0], largest=64)
+    )  # columns the wrong way round
+    tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY)
+    (path,) = cache.root().glob("*/*/engine.json")
+    assert json.loads(path.read_text())["deviation"]["score_max"] > 0.01
+
+
+# --- finding the library -----------------------------------------------------------------------------------
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MetaqapError, match=r"pip install 'metaqap-fast\[gpu\]'"):
+        find()
+    with pytest.raises(MetaqapError, match=r"pip install 'metaqap-fast\[rtx\]'"):
+        find("tensorrt_rtx")
+
+
+def test_an_old_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    for name in ("tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    old = types.ModuleType("tensorrt")
+    old.Builder, old.__version__ = object, "8.6.1"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+    with pytest.raises(MetaqapError, match=r"TensorRT 8\.6\.1 is too old, 10\.8 is needed"):
+        find()

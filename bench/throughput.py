@@ -98,27 +98,23 @@ def _whole(scorer: Scorer, entries: Listing) -> None:
 def eager_loop(bundle: Bundle) -> Callable[[bytes], float]:
     """A function from a file's path to its score: Pillow, torch eager in fp32, one image, one member at a time.
 
-    Only for bundles of frozen backbones, which can be rebuilt as torch modules.
+    Only for images of the members' input size: it does not resize.
     """
-    import onnx
     import torch
     from PIL import Image
 
-    from metaqap_fast.train.backbones import Features
+    from metaqap_fast.engine import graph
+    from metaqap_fast.engine.onnx_torch import module
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    members = []
-    for member in bundle.members:
-        tensors = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(member.file).graph.initializer}
-        head = torch.from_numpy(np.array(tensors["weights"])), torch.from_numpy(np.array(tensors["bias"]))
-        members.append((Features(member.name), *head))
+    members = [module(graph.load(member.file)) for member in bundle.members]
 
     @torch.no_grad()
     def score(path: bytes) -> float:
         image = Image.open(os.fsdecode(path)).convert("RGB")
         pixels: NDArray[np.uint8] = np.array(image)
         view = torch.from_numpy(pixels)[None]  # [1, H, W, 3]
-        predictions = [float(features(view) @ weights + bias) for features, weights, bias in members]
+        predictions = [float(member(view)) for member in members]
         return float(np.dot(predictions, bundle.meta.weights) + bundle.meta.intercept)
 
     return score

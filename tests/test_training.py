@@ -49,7 +49,9 @@ def features(config: Config) -> Features:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Image.Image]) -> tuple[Path, list[Path], np.ndarray]:
+def table(
+    tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Image.Image]
+) -> tuple[Path, list[Path], np.ndarray]:
     """90 crops of a photograph, blurred by less the higher their MOS, and their csv."""
     root = tmp_path_factory.mktemp("set")
     picture = photos["astronaut"]

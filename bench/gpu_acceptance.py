@@ -47,9 +47,9 @@ class Step:
 def plan(engines: tuple[str, ...]) -> list[Step]:
     """The steps, the most important first: what there is no time for is at the end."""
     best = engines[0]
-    steps = [Step("environment", limit=60), Step("cpu_scores")]
+    steps = [Step("environment"), Step("cpu_scores")]
     steps += [Step("parity", (engine, "fp32")) for engine in engines]
-    steps += [Step("parity", (best, "fp16")), Step("speed", (best, "fp16")), Step("eager", limit=60)]
+    steps += [Step("parity", (best, "fp16")), Step("speed", (best, "fp16")), Step("eager", limit=90.0)]
     steps += [Step("sweep_decoder"), Step("parity", (best, "bf16")), Step("paper"), Step("sweep_batch", (best, "fp16"))]
     steps += [Step("memory", (best, "fp16"), 240.0)]
     if best != "torch":
@@ -117,7 +117,8 @@ def measure(
         if left < 10:
             results[step.title] = {"failed": "not run: no time left"}
         else:
-            results[step.title] = run_step(step, settings, min(step.limit, left))
+            # A dry run is on whatever machine a developer has: only the whole has a limit there.
+            results[step.title] = run_step(step, settings, left if settings["gpu"] is None else min(step.limit, left))
         outcome = results[step.title]
         say(f"{step.title:<38} {outcome.get('failed') or json.dumps(outcome['result'])[:200]}")
     return results

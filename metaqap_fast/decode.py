@@ -209,7 +209,7 @@ def _on_device(output: Any) -> list[Any]:
         images = list(torch.from_dlpack(output.as_tensor()).clone())
     else:
         images = [torch.from_dlpack(image).clone() for image in output]
-    torch.cuda.current_stream().synchronize()  # DALI reuses its buffer in the next run
+    torch.cuda.current_stream(images[0].device).synchronize()  # DALI reuses its buffer in the next run
     return images
 
 

@@ -19,6 +19,10 @@ from metaqap_fast.engine.cuda import GpuLost
 from metaqap_fast.engine.device import DeviceEngine, shape_for
 from metaqap_fast.engine.openvino import OpenVINOEngine
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.run import run
+from metaqap_fast.scorer import Scorer
+from metaqap_fast.source import Listing
+from metaqap_fast.table import ScoreTable
 
 META = Meta((0.5, 0.25), 0.1, 0.01, 2.0)
 
@@ -130,6 +134,25 @@ def test_a_lost_gpu_is_one_line_that_says_how_to_go_on() -> None:
     assert [next(stream)[0], next(stream)[0]] == [0, 1]
     with pytest.raises(GpuLost, match=r"launch failure. Rows committed so far are safe; go on with --resume$"):
         next(stream)
+
+
+def test_a_lost_gpu_costs_no_committed_row(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    class Bundled(Means):
+        def resize(self, batch: int) -> None:
+            self.image = torch.zeros(batch, 64, 64, 3, dtype=torch.uint8)
+
+    scorer = Scorer(str(bundle), precision="fp32", batch_size=1)
+    scorer.engine = engine(Bundled(2, fails={4: RuntimeError("CUDA error: device unavailable")}))
+    with pytest.raises(GpuLost):
+        run(scorer, Listing([folder]), tmp_path / "s.h5")
+    (part,) = (tmp_path / "s.h5.parts").glob("part-*.h5")
+    kept = ScoreTable.read(part)
+    assert 0 < len(kept) < 13
+    scorer.engine = engine(Bundled(2))
+    summary = run(scorer, Listing([folder]), tmp_path / "s.h5", "resume")
+    whole = ScoreTable.read(tmp_path / "s.h5")
+    assert (summary.done, len(whole), int(whole.ok.sum())) == (len(kept), 13, 10)
+    assert set(kept.keys) <= set(whole.keys)
 
 
 def test_other_errors_are_not_dressed_up() -> None:

@@ -20,7 +20,19 @@ from metaqap_fast.bench.gpu_acceptance import Step, checks, measure, plan, run_s
 def test_a_dry_run_ends_in_a_table(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results"
     steps = "environment,cpu_scores,parity torch fp32,speed torch fp16,eager,sweep"
-    arguments = ["--dry-run", "-o", str(out), "--model", str(bundle), "--images", "8", "--seconds", "0.05"]
+    arguments = [
+        "--dry-run",
+        "-o",
+        str(out),
+        "--model",
+        str(bundle),
+        "--images",
+        "8",
+        "--seconds",
+        "0.05",
+        "--minutes",
+        "30",
+    ]
     assert gpu_acceptance.main([*arguments, "--steps", steps]) == 0
     document = json.loads((out / "gpu-acceptance-dry-run.json").read_text())
     assert document["dry_run"] and document["machine"].startswith("dry run on a CPU")
@@ -78,12 +90,13 @@ def test_verdicts() -> None:
 
 def test_a_step_that_fails_or_hangs_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"model": "nosuch", "work": str(tmp_path), "generated": "", "photos": "", "gpu": None}
-    assert "unknown model 'nosuch'" in run_step(Step("environment"), settings, 60)["failed"]
+    assert "unknown model 'nosuch'" in run_step(Step("environment"), settings, 600)["failed"]
     assert run_step(Step("environment"), settings, 0.2)["failed"] == "stopped after 0 s"
     seen: list[float] = []
     monkeypatch.setattr(
         gpu_acceptance, "run_step", lambda step, settings, seconds: seen.append(seconds) or {"result": {}}
     )
+    settings = {**settings, "gpu": 0}
     results = measure(settings, [Step("a", limit=5), Step("b", limit=1000)], time.monotonic() + 30, lambda text: None)
     assert seen[0] == 5 and seen[1] < 31 and results == {"a": {"result": {}}, "b": {"result": {}}}
     late = measure(settings, [Step("a")], time.monotonic() + 5, lambda text: None)
@@ -141,7 +154,7 @@ def test_the_checkout_starts_itself_without_an_installation(tmp_path: Path) -> N
     make_wheel(tmp_path / "wheels", "metaqap_test_one", 10)
     script = Path(gpu_acceptance.__file__).resolve()
     command = [sys.executable, str(script), "--wheels", str(tmp_path / "wheels"), "-o", str(tmp_path / "out"),
-               "--dry-run", "--images", "2", "--steps", "environment", "--seconds", "0.1"]  # fmt: skip
+               "--dry-run", "--images", "2", "--steps", "environment", "--seconds", "0.1", "--minutes", "30"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads((tmp_path / "out" / "gpu-acceptance-dry-run.json").read_text())

@@ -74,7 +74,7 @@ def test_pixels_are_taken_before_the_buffer_is_used_again(
 ) -> None:
     order: list[str] = []
     stream = type("Stream", (), {"synchronize": lambda self: order.append("waited")})()
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     batch = _Batch([np.full((*size, 3), i, np.uint8) for i, size in enumerate(sizes)])
     found = _on_device(batch)
     for image in (*batch.images, getattr(batch, "dense", np.empty(0))):

@@ -103,7 +103,7 @@ def read_config(name: str | Path) -> Config:
 
 
 def load_network(config: Config, pretrained: bool = True) -> Taps:
-    """The network cut into stages, in eval mode, with ImageNet weights or (`pretrained=False`) random ones, always the same.
+    """The network cut into stages, in eval mode, with ImageNet weights or the same random ones each time.
 
     Raises:
         UsageError: an architecture that timm does not have, or that cannot be cut into stages.

@@ -47,7 +47,7 @@ PAPER_SIZES = {"nasnetalarge": 331, "legacy_xception": 299, "inception_resnet_v2
 
 def environment(settings: Settings) -> dict[str, Any]:
     """The machine and the versions."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in ("torch", "triton", "timm", "openvino", "onnx", "nvidia-dali-cuda130", "tensorrt-cu13",
                  "tensorrt-cu13-bindings", "tensorrt-rtx-cu13-libs", "numpy"):  # fmt: skip
         try:

@@ -79,7 +79,7 @@ def _start(batch: Batch[T], meta: Meta) -> tuple[Tensor, Any]:
             return rows, None
         out = torch.empty(rows.shape, pin_memory=True)
         out.copy_(rows, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return out, event
 

@@ -204,11 +204,12 @@ class Decoder:
 def _on_device(output: Any) -> list[Any]:
     """DALI's output on a GPU as torch tensors of their own, without a way over the host."""
     import torch
+    from torch.utils.dlpack import from_dlpack
 
     if output.is_dense_tensor():
-        images = list(torch.from_dlpack(output.as_tensor()).clone())
+        images = list(from_dlpack(output.as_tensor()).clone())
     else:
-        images = [torch.from_dlpack(image).clone() for image in output]
+        images = [from_dlpack(image).clone() for image in output]
     torch.cuda.current_stream(images[0].device).synchronize()  # DALI reuses its buffer in the next run
     return images
 
@@ -221,6 +222,7 @@ def define(encoded: bool, options: dict[str, Any], hw_decoder_load: float = HW_D
     except ImportError as error:
         raise MetaqapError(f"DALI is not installed: pip install nvidia-dali-cuda130 ({error})") from None
     on_gpu = options["device_id"] is not None
+    more: dict[str, Any] = {**_MEMORY, "hw_decoder_load": hw_decoder_load} if on_gpu else {}
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def definition() -> Any:
@@ -231,7 +233,7 @@ def define(encoded: bool, options: dict[str, Any], hw_decoder_load: float = HW_D
             image = fn.decoders.image(
                 image,
                 device="mixed" if on_gpu else "cpu",
-                **(_MEMORY | {"hw_decoder_load": hw_decoder_load} if on_gpu else {}),
+                **more,
                 output_type=types.RGB,
                 adjust_orientation=True,
                 jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; the GPU's default differs

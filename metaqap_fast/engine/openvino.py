@@ -43,7 +43,7 @@ class OpenVINOEngine:
     """
 
     name = "openvino"
-    device_id = None
+    device_id: int | None = None
     reason = ""
 
     def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:

@@ -123,7 +123,7 @@ class _Part:
         self.context.set_tensor_address("image", image.data_ptr())
         self.context.set_tensor_address("predictions", out.data_ptr())
         if self.beside and self.device.type == "cuda" and self.stream is None:
-            self.stream = torch.cuda.Stream(self.device)
+            self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self.view = tuple(image.shape[1:])
         self.prepare(len(image))
 

@@ -222,8 +222,7 @@ def define(encoded: bool, options: dict[str, Any], hw_decoder_load: float = HW_D
     except ImportError as error:
         raise MetaqapError(f"DALI is not installed: pip install nvidia-dali-cuda130 ({error})") from None
     on_gpu = options["device_id"] is not None
-
-    memory: dict[str, Any] = _MEMORY | {"hw_decoder_load": hw_decoder_load} if on_gpu else {}
+    more: dict[str, Any] = {**_MEMORY, "hw_decoder_load": hw_decoder_load} if on_gpu else {}
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def definition() -> Any:
@@ -234,7 +233,7 @@ def define(encoded: bool, options: dict[str, Any], hw_decoder_load: float = HW_D
             image = fn.decoders.image(
                 image,
                 device="mixed" if on_gpu else "cpu",
-                **memory,
+                **more,
                 output_type=types.RGB,
                 adjust_orientation=True,
                 jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; the GPU's default differs

@@ -13,7 +13,7 @@ An image's member predictions are the mean over its views.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,13 +54,13 @@ def cut(pixels: NDArray[np.uint8], size: int, mode: Mode) -> NDArray[np.uint8]:
     limit = MAX_GRID if mode == "native" else MAX_ASPECT
     tops = _starts(pixels.shape[0], size, limit)
     lefts = _starts(pixels.shape[1], size, limit)
-    windows: list[Any] = [pixels[y : y + size, x : x + size] for y in tops for x in lefts]
+    windows: Any = [pixels[y : y + size, x : x + size] for y in tops for x in lefts]
     if isinstance(windows[0], np.ndarray):
         return np.stack(windows)
     import torch  # pixels on a GPU stay there
 
-    on_device: NDArray[np.uint8] = cast(Any, torch.stack(windows))
-    return on_device
+    stacked: Any = torch.stack(windows)
+    return stacked  # type: ignore[no-any-return]
 
 
 def _starts(length: int, size: int, limit: int) -> list[int]:

@@ -68,7 +68,7 @@ class DeviceEngine:
         self.name, self.precision, self.device, self.device_id = name, precision, device, device_id
         self.reason = ""
         self.runner = runner
-        self._stream: torch.cuda.Stream | None = None
+        self._stream: Any = None
         if device_id is not None:
             self._stream = torch.cuda.Stream(device_id)  # type: ignore[no-untyped-call]
 

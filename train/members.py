@@ -78,7 +78,7 @@ def examples(files: Sequence[Path], mos: F64, reference: Sequence[str] | None = 
 
 
 def member_name(wanted: str) -> tuple[str, Path | None]:
-    """`NETWORK` or `NETWORK@RUN`: the network's name or .toml file, and the run of its pretraining."""
+    """`NETWORK` or `NETWORK@FOLDER/RUN`: the network's name or .toml file, and the run of its pretraining."""
     network, _, run = wanted.partition("@")
     return network, Path(run) if run else None
 
@@ -98,7 +98,7 @@ def train_member(
     """
     network, pretraining = member_name(wanted)
     config = read_config(network)
-    name = config.name + (f"_{pretraining.name}" if pretraining else "")
+    name = config.name + (f"_{pretraining.resolve().parent.name}" if pretraining else "")
     features = Features(config, first_network(config, pretraining))
     stage = recipe.frozen_stages if recipe else 0
     seen_by = cached(features, data.files, (cache or work) / name, stage if recipe else None, device)

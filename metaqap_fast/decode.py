@@ -111,6 +111,10 @@ class Decoder:
                 pixels = np.ascontiguousarray(array)  # DALI takes no strides
                 yield from self._run([self._job(pixels, key, array.nbytes, width, height)])
 
+    def close(self) -> None:
+        """Release DALI's threads and memory."""
+        self._pipelines.clear()
+
     def _admit(self, image: Encoded) -> _Job | Decoded:
         """Check what can be checked without decoding."""
         nbytes = len(image.data)

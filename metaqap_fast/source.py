@@ -23,7 +23,7 @@ EXTENSIONS = frozenset(
     b".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .dib .ppm .pgm .pnm .jp2 .j2k .jpx .j2c"
     b" .gif .heic .heif .avif .jxl".split()
 )
-MAX_BYTES = 1 << 30  # a larger file is a row with status too_large, not an allocation
+MAX_BYTES = 1 << 29  # a larger file is a row with status too_large, not an allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,13 @@ def _entry(path: bytes) -> Entry:
     return Entry(os.path.normpath(path), path)
 
 
-def _order(entry: Entry) -> list[bytes]:
+def _order(entry: Entry) -> bytes:
     return key_order(entry.key)
 
 
-def key_order(key: bytes) -> list[bytes]:
-    """Sort key of an image key: its path components."""
-    return key.split(b"/")
+def key_order(key: bytes) -> bytes:
+    """Sort key of an image key: compares as the list of its path components does, in a third of the memory."""
+    return key.replace(b"/", b"\0")
 
 
 def _read_list(name: str) -> list[bytes]:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 FORMAT = "metaqap-scores"
 FORMAT_VERSION = 1
 CHUNK = 4096  # rows of a dataset's chunk
+COLUMNS = ("keys", "score", "uncertainty", "members", "status", "error", "width", "height", "nbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,18 @@ class ScoreTable:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def __getitem__(self, rows: slice) -> ScoreTable:
+        return ScoreTable(**{name: getattr(self, name)[rows] for name in COLUMNS}, attributes=self.attributes)
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
+        """The rows of one or more tables, with the first one's attributes."""
+        columns: dict[str, Any] = {}
+        for name in COLUMNS:
+            parts = [getattr(table, name) for table in tables]
+            columns[name] = list(chain(*parts)) if isinstance(parts[0], list) else np.concatenate(parts)
+        return cls(**columns, attributes=tables[0].attributes)
 
     @property
     def paths(self) -> list[str]:

@@ -23,8 +23,8 @@ from metaqap_fast.combine import combine
 from metaqap_fast.decode import MAX_PIXELS, Decoded, Decoder
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.source import MAX_BYTES, Encoded, Entry, Listing, read_all
+from metaqap_fast.supervisor import MAX_SECONDS, Supervisor
 from metaqap_fast.table import Row, ScoreTable
-from metaqap_fast.worker import MAX_SECONDS, Worker
 
 T = TypeVar("T")
 BATCH_SIZE = 16
@@ -75,9 +75,9 @@ class Scorer:
         self.views: view_modes.Mode = views
         self.max_bytes = max_bytes
         self.batch_size = batch_size or BATCH_SIZE
-        self.decoder: Decoder | Worker
+        self.decoder: Decoder | Supervisor
         if isolate:
-            self.decoder = Worker(self.bundle.view_size, views, self.batch_size, max_pixels, max_seconds)
+            self.decoder = Supervisor(self.bundle.view_size, views, self.batch_size, max_pixels, max_seconds)
         else:
             self.decoder = Decoder(self.bundle.view_size, views, self.batch_size, max_pixels)
         self.engine = engines.create(self.bundle, engine, device, precision)

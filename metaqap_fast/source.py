@@ -39,7 +39,7 @@ class Encoded:
     """An image's bytes, or why there are none."""
 
     key: bytes
-    data: bytes
+    data: bytes | memoryview
     error: ImageError | None = None
 
 

@@ -1,274 +1,32 @@
-"""The decoder in a process of its own: a C library that crashes or hangs costs one image, not the run.
+"""The process that decodes: what `supervisor` starts, feeds, and starts again.
 
-Two batches are with the worker at a time, one being decoded while the other is filled. A batch travels as one
-memfd (a JSON list, then the images' bytes), its pixels come back as one memfd for each image: nothing is
-copied through a pipe, nothing is pickled, and whatever dies, the kernel frees.
-
-When the worker dies or falls silent for `max_seconds`, the images of its batch that have no answer yet are
-given to a new one, one at a time. Whichever ends that one too is the culprit: it becomes a failed row, and
-everything else is decoded as ever.
+A batch arrives as one memfd (a JSON list, then the images' bytes), pixels go back as one memfd for each image:
+nothing is copied through a pipe, nothing is pickled, and whatever dies, the kernel frees.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
 import resource
 import signal
 import socket
-import subprocess
 import sys
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from metaqap_fast import views
-from metaqap_fast.decode import MAX_PIXELS, Decoded, Decoder, Pixels
-from metaqap_fast.errors import ImageError, MetaqapError, Status
+from metaqap_fast.decode import Decoded, Decoder, Pixels
+from metaqap_fast.errors import MetaqapError, Status
 from metaqap_fast.source import Encoded
 
-MAX_SECONDS = 60.0
-START_SECONDS = 120.0  # importing DALI from a cold network disk
-BATCH_BYTES = 64 << 20  # encoded bytes of one batch
-AHEAD = 2  # batches with the worker
-TICK = 0.25  # time counts in ticks: a run that was stopped (Ctrl-Z) does not blame an image for it
-MODULE = "metaqap_fast.worker"  # whose `main` the process runs
 LINE = 1 << 16  # bytes of one message, at most
 FILES, ARRAYS = b"files", b"arrays"  # what a batch holds
 _WARM_UP = b"P6 1 1 255\n\0\0\0"
-
-
-@dataclass(slots=True)
-class _Task:
-    """One image on its way to the worker: encoded bytes, or an array [H, W, 3] that only needs resizing."""
-
-    key: bytes
-    data: bytes | Pixels
-    error: ImageError | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return self.data.nbytes if isinstance(self.data, np.ndarray) else len(self.data)
-
-    @property
-    def shape(self) -> list[int]:
-        return list(self.data.shape) if isinstance(self.data, np.ndarray) else []
-
-
-@dataclass(slots=True)
-class _Batch:
-    tasks: list[_Task]
-    sent: bool = False
-    suspect: bool = False  # a single image that was there when a worker died
-
-
-class _Died(Exception):
-    """The worker is no more; `status` and the text are what to say of an image that it had alone."""
-
-    def __init__(self, status: Status, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-class Worker:
-    """A `Decoder` in a supervised process; same streams, same results.
-
-    Args:
-        size, mode, batch_size, max_pixels: see `Decoder`.
-        max_seconds: an image that takes longer alone is a row with status `too_large`.
-
-    The process starts at once, so that it is ready when the model is compiled.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        mode: views.Mode = "fit",
-        batch_size: int = 16,
-        max_pixels: int = MAX_PIXELS,
-        max_seconds: float = MAX_SECONDS,
-    ) -> None:
-        self.size, self.batch_size, self.max_seconds = size, batch_size, max_seconds
-        self.restarts = 0
-        self._options = {"size": size, "mode": mode, "batch_size": batch_size, "max_pixels": max_pixels}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._start()
-
-    def stream(self, images: Iterable[Encoded]) -> Generator[Decoded]:
-        """See `Decoder.stream`."""
-        return self._stream(_Task(image.key, image.data, image.error) for image in images)
-
-    def stream_arrays(self, images: Iterable[tuple[bytes, Pixels]]) -> Generator[Decoded]:
-        """See `Decoder.stream_arrays`."""
-        return self._stream(_Task(key, np.ascontiguousarray(array)) for key, array in images)
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            self._socket.close()
-            os.close(self._lifeline)
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # never started
-            self.close()
-
-    def _stream(self, tasks: Iterable[_Task]) -> Generator[Decoded]:
-        flying: deque[_Batch] = deque()
-        try:
-            for batch in _batches(tasks, self.batch_size):
-                flying.append(batch)
-                while len(flying) >= AHEAD:
-                    yield from self._finish(flying)
-            while flying:
-                yield from self._finish(flying)
-        finally:
-            if flying:  # stopped early: nobody waits for the answers that are under way
-                self.close()
-
-    def _finish(self, flying: deque[_Batch]) -> Iterator[Decoded]:
-        """The answers to the first batch; it leaves `flying` when they are complete."""
-        first = flying[0]
-        while first.tasks:
-            task = first.tasks[0]
-            try:
-                for batch in list(flying)[:AHEAD]:
-                    self._send(batch)
-                decoded = self._receive(task) if task.error is None else self._failed(task, task.error)
-            except _Died as death:
-                self.close()
-                self.restarts += 1
-                for batch in flying:
-                    batch.sent = False
-                if not first.suspect:  # each alone, before what comes after them
-                    flying.popleft()
-                    flying.extendleft(_Batch([each], suspect=True) for each in reversed(first.tasks))
-                    return
-                decoded = self._failed(task, ImageError(death.status, str(death)))
-            first.tasks.pop(0)
-            yield decoded
-        flying.popleft()
-
-    def _failed(self, task: _Task, error: ImageError) -> Decoded:
-        return Decoded(task.key, task.nbytes, np.empty((0, self.size, self.size, 3), np.uint8), error=error)
-
-    # --- the two ends of the wire: `_send` and `_receive` here, `serve` in the worker ---
-
-    def _send(self, batch: _Batch) -> None:
-        if batch.sent:
-            return
-        if self._process is None:
-            self._start()
-        tasks = [task for task in batch.tasks if task.error is None]
-        head = json.dumps([[task.nbytes, task.shape] for task in tasks]).encode()
-        fd = os.memfd_create("images", os.MFD_CLOEXEC)
-        try:
-            for part in (len(head).to_bytes(8, "little"), head, *(task.data for task in tasks)):
-                _write(fd, part)
-            with suppress(OSError):  # a worker that is gone: `_receive` will see it
-                socket.send_fds(self._socket, [ARRAYS if tasks and tasks[0].shape else FILES], [fd])
-        finally:
-            os.close(fd)
-        batch.sent = True
-
-    def _receive(self, task: _Task) -> Decoded:
-        if not self._ready:
-            self._wait_until_ready()
-        answer, fd = self._message(self.max_seconds)
-        if "died" in answer:
-            raise _Died(Status.engine_error, f"the decoder failed on it: {answer['died']}")
-        status, count = Status(answer["status"]), answer["views"]
-        pixels = np.empty((0, self.size, self.size, 3), np.uint8)
-        if fd is not None:
-            memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)  # lives as long as the array
-            os.close(fd)
-            pixels = np.frombuffer(memory, np.uint8).reshape(count, self.size, self.size, 3)
-        error = ImageError(status, answer["reason"]) if status else None
-        return Decoded(task.key, task.nbytes, pixels, answer["width"], answer["height"], error)
-
-    def _message(self, seconds: float) -> tuple[dict[str, Any], int | None]:
-        """The worker's next message and the file that came with it."""
-        left = seconds
-        while True:
-            try:
-                line, fds, _, _ = socket.recv_fds(self._socket, LINE, 1)
-                break
-            except TimeoutError:
-                left -= TICK
-                if left <= 0:
-                    reason = f"not decoded within {seconds:g} seconds"
-                    raise _Died(Status.too_large, reason) from None
-            except OSError:
-                line, fds = b"", []
-                break
-        if line:
-            return json.loads(line), fds[0] if fds else None
-        assert self._process is not None
-        code = self._process.wait()
-        if code == -signal.SIGKILL:
-            raise _Died(Status.too_large, "the decoder was killed while it had this image (out of memory?)")
-        name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        raise _Died(Status.corrupt, f"the decoder crashed on it ({name})")
-
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        alive, self._lifeline = os.pipe()
-        # -I: neither the current folder nor the environment can put another module in front of ours.
-        code = f"import sys; sys.path[:] = sys.argv[3].split(chr(0x1f)); from {MODULE} import main; main()"
-        path = "\x1f".join(os.path.abspath(entry) for entry in sys.path)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", code, f"{theirs.fileno()},{alive}", json.dumps(self._options), path],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # what C libraries say about bad images: the rows say it
-            pass_fds=(theirs.fileno(), alive),
-            start_new_session=True,  # Ctrl-C is ours
-        )
-        theirs.close()
-        os.close(alive)
-        ours.settimeout(TICK)
-        self._socket, self._ready = ours, False
-
-    def _wait_until_ready(self) -> None:
-        try:
-            answer, _ = self._message(START_SECONDS)
-        except _Died as death:
-            self.close()
-            raise MetaqapError(f"the decoding process does not start: {death}") from None
-        if "died" in answer:
-            self.close()
-            raise MetaqapError(answer["died"])
-        self._ready = True
-
-
-def _batches(tasks: Iterable[_Task], size: int) -> Iterator[_Batch]:
-    """Cut a stream into batches of at most `size` images and, unless one image alone has more, BATCH_BYTES."""
-    batch: list[_Task] = []
-    nbytes = 0
-    for task in tasks:
-        if batch and (len(batch) >= size or nbytes + task.nbytes > BATCH_BYTES):
-            yield _Batch(batch)
-            batch, nbytes = [], 0
-        batch.append(task)
-        nbytes += task.nbytes
-    if batch:
-        yield _Batch(batch)
-
-
-def _write(fd: int, data: bytes | Pixels) -> None:
-    rest = memoryview(data.reshape(-1) if isinstance(data, np.ndarray) else data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-# --- in the worker ---------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -289,8 +47,6 @@ def main() -> None:
 
 def _protect(alive: int) -> None:
     """Signals, limits, and the end: this process must go when its parent does, even while it is stuck."""
-    import fcntl
-
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the parent decides, and blames no image for a signal
     # The kernel ends us by SIGIO when the other end of this pipe closes; no thread of ours has to run for that.
@@ -324,12 +80,13 @@ def _arrays(fd: int) -> Iterator[tuple[bytes, Pixels]]:
     return ((b"", np.frombuffer(data, np.uint8).reshape(shape)) for data, shape in _unpack(fd))
 
 
-def _unpack(fd: int) -> Iterator[tuple[bytes, list[int]]]:
-    with open(fd, "rb") as file:
-        file.seek(0)
-        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for nbytes, shape in head:
-            yield file.read(nbytes), shape
+def _unpack(fd: int) -> Iterator[tuple[memoryview, list[int]]]:
+    memory = memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ))  # mapped as long as anything looks at it
+    os.close(fd)
+    at = 8 + int.from_bytes(memory[:8], "little")
+    for nbytes, shape in json.loads(bytes(memory[8:at])):
+        yield memory[at : at + nbytes], shape
+        at += nbytes
 
 
 def _send_back(connection: socket.socket, decoded: Decoded) -> None:
@@ -344,7 +101,7 @@ def _send_back(connection: socket.socket, decoded: Decoded) -> None:
         return _answer(connection, answer)
     fd = os.memfd_create("views", os.MFD_CLOEXEC)
     try:
-        _write(fd, decoded.views)
+        write(fd, decoded.views)
         _answer(connection, answer, fd)
     finally:
         os.close(fd)
@@ -353,3 +110,10 @@ def _send_back(connection: socket.socket, decoded: Decoded) -> None:
 def _answer(connection: socket.socket, answer: dict[str, Any], *fds: int) -> None:
     with suppress(BrokenPipeError):
         socket.send_fds(connection, [json.dumps(answer).encode()], fds)
+
+
+def write(fd: int, data: bytes | memoryview | Pixels) -> None:
+    """All of `data` into a file."""
+    rest = data.reshape(-1).data if isinstance(data, np.ndarray) else memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

@@ -125,7 +125,7 @@ class Decoder:
                 header = read_header(image.data)
                 error = self._too_large(*header.display_size)
                 if error is None and header.defect:
-                    error = ImageError(Status.corrupt, f"{header.format}: truncated, {header.defect}")
+                    error = ImageError(Status.corrupt, f"{header.format}: {header.defect}")
             except ImageError as reason:
                 error = reason
         width, height = header.display_size if header else (0, 0)

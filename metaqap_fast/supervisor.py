@@ -2,7 +2,8 @@
 
 Two batches are with the worker at a time, one being decoded while the other is filled. When the worker dies or
 falls silent for `max_seconds`, the images of its batch that have no answer yet are given to a new one, one at a
-time. Whichever ends that one too is the culprit: it becomes a failed row, and everything else is decoded as ever.
+time. The culprit is an image that ends a worker which has seen nothing else: a crash can also be what an earlier
+image did to the heap. It becomes a failed row, and everything else is decoded as ever.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Supervisor:
                     self._send(batch)
                 decoded = self._receive(task) if task.error is None else self._failed(task, task.error)
             except _Died as death:
-                started = self._ready
+                started, fresh = self._ready, not self._answers
                 self.close()
                 self.restarts += 1
                 for batch in flying:
@@ -148,11 +149,14 @@ class Supervisor:
                     if self._failed_starts == STARTS:
                         raise MetaqapError(f"the decoding process does not start: {death}") from None
                     continue
-                if not first.suspect:  # each alone, before what comes after them
+                if not first.suspect:
                     flying.popleft()
                     flying.extendleft(_Batch([each], suspect=True) for each in reversed(first.tasks))
                     return
+                if not fresh:
+                    continue
                 decoded = self._failed(task, ImageError(death.status, str(death)))
+            self._answers += 1
             first.tasks.pop(0)
             yield decoded
         flying.popleft()
@@ -235,7 +239,7 @@ class Supervisor:
         theirs.close()
         os.close(alive)
         ours.settimeout(TICK)
-        self._socket, self._ready = ours, False
+        self._socket, self._ready, self._answers = ours, False, 0
 
     def _wait_until_ready(self) -> None:
         answer, _ = self._message(START_SECONDS)

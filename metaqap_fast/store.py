@@ -14,7 +14,6 @@ that is resumed counts as one more part.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -27,10 +26,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from metaqap_fast.durable import digest, sync_folder, write_scores
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.merge import ROWS, KeySet, keys_in, merged
 from metaqap_fast.source import key_order
-from metaqap_fast.table import Row, ScoreTable, append_rows, create_scores, open_scores, read_rows
+from metaqap_fast.table import Row, ScoreTable, open_scores, read_rows
 
 Mode = Literal["new", "resume", "overwrite"]
 ROWS_PER_PART = ROWS
@@ -113,11 +113,10 @@ class Store:
         table = ScoreTable.from_rows(sorted(self._waiting, key=lambda row: key_order(row.key)), self.attributes)
         partial = self.parts / "part.tmp"
         try:
-            with create_scores(partial, self.attributes) as file:
-                append_rows(file, table)
-            path = self.parts / f"part-{self._next:06d}-{_fsync_and_hash(partial)}.h5"
+            write_scores(partial, self.attributes, [table])
+            path = self.parts / f"part-{self._next:06d}-{digest(partial)}.h5"
             partial.rename(path)
-            _fsync_folder(self.parts)
+            sync_folder(self.parts)
         except (OSError, RuntimeError, ValueError) as error:  # h5py raises each of these for a full disk
             raise self._cannot_write(self.parts, error) from None
         self._files.append(path)
@@ -136,12 +135,9 @@ class Store:
             for path in self._files:
                 if path != self.output and not _intact(path):
                     raise OSError(f"{path.name} has been damaged or removed since it was written")
-            with create_scores(partial, self.attributes) as file:
-                for table in merged(self._files):
-                    append_rows(file, table)
-            _fsync_and_hash(partial)
+            write_scores(partial, self.attributes, merged(self._files))
             partial.replace(self.output)
-            _fsync_folder(self.output.parent)
+            sync_folder(self.output.parent)
         except (OSError, RuntimeError, ValueError, MetaqapError) as error:
             raise self._cannot_write(self.output, error) from None
         finally:
@@ -201,8 +197,10 @@ class Store:
                     )
             attributes = {k: v for k, v in found.items() if k not in ("format", "format_version")}
         partial = self.parts / "run.json.tmp"
-        partial.write_text(json.dumps(attributes))
-        _fsync_and_hash(partial)
+        with open(partial, "w") as file:
+            json.dump(attributes, file)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
         return attributes
 
@@ -259,23 +257,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _intact(path: Path) -> bool:
-    return path.exists() and path.stem.rpartition("-")[2] == _hash(path)
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _fsync_and_hash(path: Path) -> str:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-    return _hash(path)
-
-
-def _fsync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    return path.exists() and path.stem.rpartition("-")[2] == digest(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,7 +156,7 @@ def read_rows(file: h5py.File, rows: slice = slice(None)) -> ScoreTable:
         raise MetaqapError(f"{file.filename} is damaged: {error}") from None
 
 
-def create_scores(path: Path, attributes: Mapping[str, Any]) -> h5py.File:
+def create_scores(path: Path | IO[bytes] | io.FileIO, attributes: Mapping[str, Any]) -> h5py.File:
     """An empty score file to `append_rows` to."""
     import h5py
 
@@ -278,8 +279,6 @@ def export(table: ScoreTable, path: str | os.PathLike[str]) -> None:
 
 
 def _write_csv(table: ScoreTable, file: IO[bytes]) -> None:
-    import io
-
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     rows = list(records(table))
     columns = list(rows[0]) if rows else ["path", "score", "uncertainty", "status", "error"]

@@ -63,6 +63,7 @@ def test_stages_do_not_reach_back() -> None:
         "engine",
         "combine",
         "table",
+        "durable",
         "merge",
         "store",
         "scorer",

@@ -175,7 +175,7 @@ def test_a_failed_write_keeps_earlier_parts(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("metaqap_fast.store.append_rows", full)
+        patch.setattr("metaqap_fast.durable.append_rows", full)
         store.add(FakeRow(b"003.jpg"))
         with pytest.raises(MetaqapError, match="No space left"):
             store.commit()

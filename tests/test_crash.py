@@ -135,7 +135,7 @@ def test_files_that_cannot_grow(photos: tuple[Path, dict[str, list[bytes]]], fas
 
         status, message = in_child(limited)
         statuses.append(status)
-        assert status == 0 or (status == 1 and "--resume" in message and "\n" not in message.strip()), message
+        assert status == 0 or (status == 1 and "cannot write" in message and "\n" not in message.strip()), message
         crash.score(folder, out, "resume", pause=0)
         assert crash.datasets(out) == expected
     assert statuses[0] == 1 and statuses[-1] == 0
@@ -149,7 +149,7 @@ def test_full_disk(photos: tuple[Path, dict[str, list[bytes]]], tmp_path: Path) 
         pytest.skip("NOT TESTED HERE: a full disk, for want of the right to mount; test_files_that_cannot_grow ran")
     try:
         failed = 0
-        for size in range(64, 2048, 128):
+        for size in (64 * 2**i for i in range(12)):
             subprocess.run(["mount", "-o", f"remount,size={size}k", disk], check=True)
             status, message = in_child(lambda: crash.score(folder, disk / "s.h5", "resume", pause=0))
             if status == 0:
@@ -211,12 +211,12 @@ def test_output_removed_under_the_run(photos: tuple[Path, dict[str, list[bytes]]
 
 
 def test_any_damage_to_any_part_is_found(photos: tuple[Path, dict[str, list[bytes]]], fast: Path) -> None:
-    """Two hundred bytes flipped, cut or zeroed by hand, seeded."""
+    """A hundred parts with a byte flipped or their end cut off, seeded."""
     folder, expected = photos
     attributes, rng = crash.FakeScorer().describe(), np.random.default_rng(SEED)
     attributes = {"program_version": "0", "source": ["x"], **attributes}
     keys = [entry.key for entry in Listing([folder])]
-    for trial in range(200):
+    for trial in range(100):
         out = fast / f"d{trial}.h5"
         store = Store(out, attributes, rows_per_part=40)
         for key in keys:

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.merge import KeySet
 from metaqap_fast.store import Store
 from metaqap_fast.table import ScoreTable
 
@@ -198,3 +199,25 @@ def test_files_that_are_no_score_files(tmp_path: Path) -> None:
         file.attrs["format_version"] = 9
     with pytest.raises(MetaqapError, match="format 9"):
         ScoreTable.read(tmp_path / "new.h5")
+
+
+def test_a_key_set_knows_exactly_its_keys() -> None:
+    keys = [b"%d.jpg" % i for i in range(3000)]  # a dozen of their digests end in a zero byte
+    found = KeySet(keys)
+    assert len(found) == 3000 and all(key in found for key in keys)
+    assert not any(b"x" + key in found for key in keys) and b"" not in KeySet()
+
+
+def test_failed_rows_are_scored_again_when_asked(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    bad = FakeRow(b"001.jpg", float("nan"), float("nan"), Status.unreadable, "gone")
+    write(out, [*rows(0), bad, *rows(2)])
+    kept = Store(out, ATTRIBUTES, "resume")
+    assert b"001.jpg" in kept.done
+    kept.close()
+    store = Store(out, ATTRIBUTES, "resume", retry_failed=True)
+    assert [key in store.done for key in (b"000.jpg", b"001.jpg", b"002.jpg")] == [True, False, True]
+    store.add(FakeRow(b"001.jpg", score=0.9))
+    store.finish()
+    table = ScoreTable.read(out)
+    assert table.keys == [b"000.jpg", b"001.jpg", b"002.jpg"] and table.ok.all() and table.score[1] == np.float32(0.9)

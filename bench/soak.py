@@ -34,7 +34,8 @@ LIMITS = {"memory": 16.0, "handles": 4.0, "threads": 2.0}  # growth that a clean
 def make_images(folder: Path, count: int, bad_every: int = 100) -> int:
     """Hard links to a few PNM images of 64x64 and, one in `bad_every`, to damaged ones; the number of bad names."""
     rng = np.random.default_rng(0)
-    good, bad = [], []
+    good: list[Path] = []
+    bad: list[Path] = []
     for i in range(-(-count // LINKS) + 4):
         data = b"P6 64 64 255\n" + rng.integers(0, 256, 64 * 64 * 3, dtype=np.uint8).tobytes()
         for name, content, group in ((f"good{i}", data, good), (f"bad{i}", (data[:500], b"", b"text")[i % 3], bad)):

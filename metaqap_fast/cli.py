@@ -74,6 +74,22 @@ _MAX_PIXELS = click.option(
 )
 
 
+_MAX_BYTES = click.option(
+    "--max-bytes",
+    type=click.IntRange(min=1),
+    default=1 << 29,
+    show_default=True,
+    help="Larger files are not read; their rows say too_large.",
+)
+_MAX_SECONDS = click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="An image that takes longer to decode is given up; its row says too_large.",
+)
+
+
 class _BatchSize(click.ParamType):  # type: ignore[type-arg]
     name = "auto|N"
 
@@ -104,7 +120,17 @@ _BATCH = click.option(
 @_VIEWS
 @_BATCH
 @_MAX_PIXELS
+@_MAX_BYTES
+@_MAX_SECONDS
+@click.option(
+    "--rows-per-part",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Rows are safe on disk at least this often, and every 10 seconds.",
+)
 @click.option("--resume", is_flag=True, help="Keep the rows that are there, score only what is missing.")
+@click.option("--retry-failed", is_flag=True, help="With --resume: score images again that failed before.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--profile", type=click.Path(), help="Write the stages' times to this .json, to be seen in Perfetto.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if any image failed.")
@@ -113,7 +139,9 @@ _BATCH = click.option(
 def score(
     source: tuple[str, ...],
     output: str,
+    rows_per_part: int,
     resume: bool,
+    retry_failed: bool,
     overwrite: bool,
     profile: str | None,
     strict: bool,
@@ -124,6 +152,8 @@ def score(
     """Score every image of SOURCE: folders, image files, globs, or @list.txt (one path per line)."""
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    if retry_failed and not resume:
+        raise click.UsageError("--retry-failed goes with --resume")
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
     from metaqap_fast.report import Report
@@ -142,16 +172,17 @@ def score(
     if profile and len(devices) > 1:
         raise click.UsageError("--profile is for one device")
     trace = Trace(profile) if profile else None
+    saving = {"rows_per_part": rows_per_part, "retry_failed": retry_failed}
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(listing, quiet=quiet, as_json=as_json)
     try:
         with report:
             if len(devices) > 1:
-                summary = run_shards(devices, listing.sources, output, mode, options, report.progress)
+                summary = run_shards(devices, listing.sources, output, mode, options, report.progress, saving)
             else:
                 scorer = Scorer(device=devices[0], **options)
                 report.started(scorer)
-                summary = run(scorer, listing, output, mode, report.progress, trace)
+                summary = run(scorer, listing, output, mode, report.progress, trace, **saving)
     except (KeyboardInterrupt, SystemExit) as stop:
         report.interrupted(output)
         report.flush()

@@ -122,6 +122,10 @@ class Decoder:
                 pixels = np.ascontiguousarray(array)  # DALI takes no strides
                 yield from self._run([self._job(pixels, key, array.nbytes, width, height)])
 
+    def close(self) -> None:
+        """Release DALI's threads and memory."""
+        self._pipelines.clear()
+
     def _admit(self, image: Encoded) -> _Job | Decoded:
         """Check what can be checked without decoding."""
         nbytes = len(image.data)
@@ -132,7 +136,7 @@ class Decoder:
                 header = read_header(image.data)
                 error = self._too_large(*header.display_size)
                 if error is None and header.defect:
-                    error = ImageError(Status.corrupt, f"{header.format}: truncated, {header.defect}")
+                    error = ImageError(Status.corrupt, f"{header.format}: {header.defect}")
             except ImageError as reason:
                 error = reason
         width, height = header.display_size if header else (0, 0)

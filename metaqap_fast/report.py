@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -26,13 +25,11 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Report:
-    """Progress of one run: a bar on a terminal, a line every few seconds elsewhere, silence if asked for.
-
-    Inside the `with` block, what C libraries write to stderr about bad images is dropped: the rows say it.
-    """
+    """Progress of one run: a bar on a terminal, a line every few seconds elsewhere, silence if asked for."""
 
     def __init__(self, listing: Listing, quiet: bool = False, as_json: bool = False) -> None:
         self._quiet, self._json = quiet, as_json
+        # A second descriptor: what cannot be encoded is escaped, whatever the locale.
         self._stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
         self.console = Console(file=self._stderr, highlight=False, soft_wrap=True)
         self._terminal = self._stderr.isatty() and not quiet and not as_json
@@ -40,17 +37,11 @@ class Report:
         self._total: int | None = None
         self._last = time.monotonic()
         self._bar: Any = None
-        self._fd: int | None = None
 
     def __enter__(self) -> Report:
         logging.basicConfig(stream=self._stderr, format="metaqap-fast: %(message)s", level=logging.WARNING)
         if not self._quiet:
             threading.Thread(target=self._count, daemon=True).start()
-        sys.stderr.flush()
-        self._fd = os.dup(2)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        os.close(null)
         return self
 
     def __exit__(
@@ -58,10 +49,6 @@ class Report:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._fd is not None:
-            os.dup2(self._fd, 2)
-            os.close(self._fd)
-            self._fd = None
 
     def _count(self) -> None:
         with suppress(MetaqapError):  # the run itself will meet it too

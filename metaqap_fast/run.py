@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import heapq
 import os
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +17,7 @@ from metaqap_fast import __version__
 from metaqap_fast.errors import Status
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.source import Listing
-from metaqap_fast.store import Mode, Store
+from metaqap_fast.store import ROWS_PER_PART, Mode, Store
 from metaqap_fast.table import Row
 from metaqap_fast.trace import Trace
 
@@ -79,6 +81,20 @@ class Summary:
         }
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """No second Ctrl-C: it would cost the rows that the first one is about to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def run(
     scorer: Scorer,
     listing: Listing,
@@ -86,6 +102,8 @@ def run(
     mode: Mode = "new",
     on_row: Callable[[Summary], None] = lambda _: None,
     trace: Trace | None = None,
+    rows_per_part: int = ROWS_PER_PART,
+    retry_failed: bool = False,
 ) -> Summary:
     """Score a listing into a file.
 
@@ -96,7 +114,7 @@ def run(
         UsageError, MetaqapError: see `Store`.
     """
     attributes = {"program_version": __version__, "source": listing.sources, **scorer.describe()}
-    store = Store(output, attributes, mode)
+    store = Store(output, attributes, mode, rows_per_part, retry_failed=retry_failed)
     scorer.trace = trace
     summary = Summary(os.fspath(output), done=len(store.done))
     start = time.monotonic()
@@ -111,7 +129,8 @@ def run(
                     summary.seconds = time.monotonic() - start
                     on_row(summary)
             except BaseException:
-                store.commit()  # first of all: closing the stages may take a moment
+                with _deaf():
+                    store.commit()  # first of all: closing the stages may take a moment
                 raise
         summary.skipped = listing.skipped
         with trace.span("merge") if trace else nullcontext():

@@ -24,6 +24,7 @@ from metaqap_fast.decode import MAX_PIXELS, Decoded, Decoder
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.lanes import Lanes
 from metaqap_fast.source import MAX_BYTES, Encoded, Entry, Listing, read_all
+from metaqap_fast.supervisor import MAX_SECONDS, Supervisor
 from metaqap_fast.table import Row, ScoreTable
 from metaqap_fast.trace import Trace, steps
 
@@ -44,6 +45,9 @@ class Scorer:
         batch_size: images decoded together; never changes a score.
         max_pixels: larger images get the status `too_large` and are not decoded.
         max_bytes: the same for the size of the file.
+        max_seconds: the same for the time that one image takes to decode.
+        isolate: decode in a supervised process; without it an image that crashes a C library ends the program,
+            and `max_seconds` is not kept.
 
     Raises:
         UsageError: an unknown model, engine, device, precision or view mode.
@@ -63,6 +67,8 @@ class Scorer:
         batch_size: int | None = None,
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
+        max_seconds: float = MAX_SECONDS,
+        isolate: bool = True,
     ) -> None:
         if views not in view_modes.MODES:
             raise UsageError(f"unknown views {views!r}: one of {', '.join(view_modes.MODES)}")
@@ -72,14 +78,15 @@ class Scorer:
         self.views: view_modes.Mode = views
         self.max_bytes = max_bytes
         self.trace: Trace | None = None
-        self.engine = engines.create(self.bundle, engine, device, precision)
-        gpu = self.engine.device_id
+        gpu = engines.gpu_for(engine, device)
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
-        self.decoder: Decoder | Lanes
-        if gpu is None:
-            self.decoder = Decoder(self.bundle.view_size, views, self.batch_size, max_pixels)
-        else:
-            self.decoder = Lanes(self.bundle.view_size, views, self.batch_size, max_pixels, device_id=gpu)
+        self.decoder: Decoder | Supervisor | Lanes
+        how = self.bundle.view_size, views, self.batch_size, max_pixels
+        if gpu is not None:
+            self.decoder = Lanes(*how, device_id=gpu)
+        else:  # the supervised process starts while the engine compiles
+            self.decoder = Supervisor(*how, max_seconds) if isolate else Decoder(*how)
+        self.engine = engines.create(self.bundle, engine, device, precision)
 
     def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
         """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
@@ -110,10 +117,9 @@ class Scorer:
         return self._table(self._rows(self.decoder.stream_arrays(named)))
 
     def close(self) -> None:
-        """Release threads and device memory."""
+        """Release threads, device memory and the decoding process."""
         self.engine.close()
-        if isinstance(self.decoder, Lanes):
-            self.decoder.close()
+        self.decoder.close()
 
     def _rows(self, decoded: Iterator[Decoded]) -> Iterator[Row]:
         with (

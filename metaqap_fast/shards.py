@@ -57,6 +57,7 @@ def run_shards(
     mode: Mode,
     options: Mapping[str, Any],
     on_row: Callable[[Summary], None] = lambda _: None,
+    saving: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Score a listing on several devices into one file.
 
@@ -64,6 +65,8 @@ def run_shards(
         devices: one process for each; a device may be named twice.
         sources, output, mode: as in `run`.
         options: of `Scorer`, without the device.
+        on_row: as in `run`.
+        saving: as `rows_per_part` and `retry_failed` of `run`.
 
     Raises:
         UsageError: standard input as a source, shards of another number of devices.
@@ -77,13 +80,13 @@ def run_shards(
     _check_others(output, paths, mode)
     orders = [
         {"sources": list(sources), "output": str(path), "mode": mode, "final": str(output), "index": index,
-         "count": count, "options": {**options, "device": device}}
+         "count": count, "options": {**options, "device": device}, "saving": dict(saving or {})}
         for index, (device, path) in enumerate(zip(devices, paths, strict=True))
     ]  # fmt: skip
     start = time.monotonic()
     summary = Summary(os.fspath(output))
     _supervise(orders, summary, start, on_row)
-    merged = _merge(paths, output, mode)
+    merged = _merge(paths, output, mode, saving or {})
     merged.seconds = time.monotonic() - start
     merged.skipped = summary.skipped
     for path in paths:
@@ -166,11 +169,11 @@ def _stop(processes: Sequence[subprocess.Popen[str]]) -> None:
             process.wait()
 
 
-def _merge(paths: Sequence[Path], output: str, mode: Mode) -> Summary:
+def _merge(paths: Sequence[Path], output: str, mode: Mode, saving: Mapping[str, Any]) -> Summary:
     """The processes' files as one, rows in the order of a single process's."""
     attributes = ScoreTable.read(paths[0]).attributes
     attributes = {name: value for name, value in attributes.items() if name not in ("format", "format_version")}
-    store = Store(output, attributes, mode)
+    store = Store(output, attributes, mode, **saving)
     summary = Summary(os.fspath(output), done=len(store.done))
     try:
         for path in paths:
@@ -218,10 +221,13 @@ def main() -> None:
         from metaqap_fast.scorer import Scorer
 
         final = Path(order["final"])
-        done = frozenset(ScoreTable.read(final).keys) if order["mode"] == "resume" and final.exists() else frozenset()
+        done: frozenset[bytes] = frozenset()
+        if order["mode"] == "resume" and final.exists():
+            table, again = ScoreTable.read(final), order["saving"].get("retry_failed", False)
+            done = frozenset(key for key, ok in zip(table.keys, table.ok, strict=True) if ok or not again)
         share = Share(order["sources"], order["index"], order["count"], done)
         scorer = Scorer(**order["options"])
-        say(run(scorer, share, order["output"], order["mode"], say), now=True)
+        say(run(scorer, share, order["output"], order["mode"], say, **order["saving"]), now=True)
     except MetaqapError as error:
         out.write(json.dumps({"error": str(error), "exit_code": error.exit_code}) + "\n")
         sys.exit(error.exit_code)

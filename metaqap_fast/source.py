@@ -10,12 +10,15 @@ import copy
 import glob
 import heapq
 import os
+import re
 import stat
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 from metaqap_fast.errors import ImageError, Status, UsageError
 
@@ -23,7 +26,9 @@ EXTENSIONS = frozenset(
     b".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .dib .ppm .pgm .pnm .jp2 .j2k .jpx .j2c"
     b" .gif .heic .heif .avif .jxl".split()
 )
-MAX_BYTES = 1 << 30  # a larger file is a row with status too_large, not an allocation
+RUN = 50_000  # names sorted at once
+BLOCK = 1 << 20  # bytes of a list read at once
+MAX_BYTES = 1 << 29  # a larger file is a row with status too_large, not an allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,11 @@ class Encoded:
     """An image's bytes, or why there are none."""
 
     key: bytes
-    data: bytes
+    data: bytes | memoryview
     error: ImageError | None = None
+
+
+_NAME = re.compile(rb"[^\0]+")
 
 
 class Listing:
@@ -60,36 +68,37 @@ class Listing:
             raise UsageError("no source given: name a folder, image files, a glob or @list.txt")
         self.sources = [os.fsdecode(source) for source in sources]
         self.skipped = 0
-        self._named: list[Entry] = []
+        self._named: list[Iterable[Entry]] = []  # sorted
         self._folders: list[tuple[bytes, bytes]] = []  # (path, key prefix)
+        files: list[bytes] = []
         for source in self.sources:
-            self._add(source)
+            self._add(source, files)
+        self._named.append(_Named(files, _entry))
         if len(self.sources) == 1 and self._folders:
             self._folders = [(self._folders[0][0], b"")]
-        self._named.sort(key=_order)
 
-    def _add(self, source: str) -> None:
+    def _add(self, source: str, files: list[bytes]) -> None:
         if source.startswith("@") and not os.path.lexists(source):
-            self._named += [Entry(name, name) for name in _read_list(source[1:])]
+            self._named.append(_Named(_read_list(source[1:]), lambda name: Entry(name, name)))
         elif os.path.isdir(source):
             path = os.fsencode(source)
             self._folders.append((path, os.path.normpath(path)))
         elif os.path.lexists(source):
-            self._named.append(_entry(os.fsencode(source)))
+            files.append(os.fsencode(source))
         elif glob.has_magic(source):
-            found = glob.glob(source, recursive=True)
+            names = (os.fsencode(name) for name in glob.iglob(source, recursive=True) if not os.path.isdir(name))
+            found = _Named(names, _entry)
             if not found:
                 raise UsageError(f"no file matches {source!r}")
-            self._named += [_entry(os.fsencode(name)) for name in found if not os.path.isdir(name)]
+            self._named.append(found)
         else:
             raise UsageError(f"no such file or folder: {source}")
 
     def __iter__(self) -> Iterator[Entry]:
         self.skipped = 0
-        streams: list[Iterable[Entry]] = [self._named]
-        streams += [self._walk(path, prefix, frozenset()) for path, prefix in self._folders]
+        streams = [*self._named, *(self._walk(path, prefix, frozenset()) for path, prefix in self._folders)]
         last = None
-        for entry in heapq.merge(*streams, key=_order):
+        for entry in streams[0] if len(streams) == 1 else heapq.merge(*streams, key=_order):
             if entry.key != last:
                 last = entry.key
                 yield entry
@@ -114,8 +123,7 @@ class Listing:
             if (here.st_dev, here.st_ino) in above:  # a link back to a folder that we are inside of
                 self.skipped += 1
                 return
-            with os.scandir(folder) as scan:
-                found = sorted((e.name, e.is_dir()) for e in scan)
+            found = Sorted(self._scan(folder))
         except OSError as error:
             # A folder that cannot be listed must not vanish without a trace: it is one failed row.
             if not prefix:
@@ -123,41 +131,93 @@ class Listing:
             yield Entry(prefix, folder)
             return
         above |= {(here.st_dev, here.st_ino)}
-        for name, is_dir in found:
-            path = os.path.join(folder, name)
+        for name in found:
             key = os.path.join(prefix, name) if prefix else name
-            if is_dir:
-                yield from self._walk(path, key, above)
-            elif os.path.splitext(name)[1].lower() in EXTENSIONS:
-                yield Entry(key, path)
+            path = os.path.join(folder, name)
+            if name.endswith(b"/"):
+                yield from self._walk(path[:-1], key[:-1], above)
             else:
-                self.skipped += 1
+                yield Entry(key, path)
+
+    def _scan(self, folder: bytes) -> Iterator[bytes]:
+        """Names of images, and of folders with a slash behind them."""
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                name = entry.name
+                if entry.is_dir():
+                    yield name + b"/"
+                elif name[name.rfind(b".", 1) :].lower() in EXTENSIONS:
+                    yield name
+                else:
+                    self.skipped += 1
+
+
+class _Named:
+    """Names as entries, in the order of their keys."""
+
+    def __init__(self, names: Iterable[bytes], entry: Callable[[bytes], Entry]) -> None:
+        self._names, self._entry = Sorted(names, lambda name: key_order(entry(name).key)), entry
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self._entry, self._names)
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+
+class Sorted:
+    """Names in order, in little more memory than they are long: a million names need not be a million objects.
+
+    Sorted runs are joined, and merged when iterated.
+    """
+
+    def __init__(self, names: Iterable[bytes], order: Callable[[bytes], bytes] | None = None) -> None:
+        self._order = order or key_order
+        self._runs: list[bytes] = []
+        names = iter(names)
+        while run := list(islice(names, RUN)):
+            run.sort(key=self._order)
+            self._runs.append(b"\0".join(run))
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    def __iter__(self) -> Iterator[bytes]:
+        runs = [(match.group() for match in _NAME.finditer(run)) for run in self._runs]
+        return runs[0] if len(runs) == 1 else heapq.merge(*runs, key=self._order)
 
 
 def _entry(path: bytes) -> Entry:
     return Entry(os.path.normpath(path), path)
 
 
-def _order(entry: Entry) -> list[bytes]:
+def _order(entry: Entry) -> bytes:
     return key_order(entry.key)
 
 
-def key_order(key: bytes) -> list[bytes]:
-    """Sort key of an image key: its path components."""
-    return key.split(b"/")
+def key_order(key: bytes) -> bytes:
+    """Sort key of an image key: compares as the list of its path components does, in a third of the memory."""
+    return key.replace(b"/", b"\0")
 
 
-def _read_list(name: str) -> list[bytes]:
+def _read_list(name: str) -> Iterator[bytes]:
     try:
-        data = sys.stdin.buffer.read() if name == "-" else open(name, "rb").read()
+        with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+            block, rest, named = file.read(BLOCK), b"", False
+            separator, other = (b"\0", b"") if b"\0" in block else (b"\n", b"\0")
+            while block or rest:
+                if other and other in block:
+                    raise UsageError(f"the list {name} has names that end in newlines and names that end in NUL")
+                *names, rest = (rest + block).split(separator) if block else (rest, b"")
+                for line in names:
+                    if line := line.rstrip(b"\r"):
+                        named = True
+                        yield line
+                block = file.read(BLOCK)
     except OSError as error:
         raise UsageError(f"cannot read the list {name}: {error.strerror}") from None
-    lines = data.split(b"\0" if b"\0" in data else b"\n")
-    names = [line.rstrip(b"\r") for line in lines]
-    names = [name for name in names if name]
-    if not names:
+    if not named:
         raise UsageError(f"the list {name} names no image")
-    return names
 
 
 def read_bytes(entry: Entry, max_bytes: int = MAX_BYTES) -> Encoded:

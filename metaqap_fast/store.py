@@ -6,34 +6,39 @@ While a run is going on, `scores.h5.parts/` holds
     lock                  held by the running process (its id inside)
     part-000007-HASH.h5   rows, committed: written, fsynced, renamed; HASH is the sha256 of the file
 
-A part is there whole or not at all. At the end all rows are merged in the order of their keys into a
-temporary file, which is fsynced and renamed to the output; then the folder goes. A finished output that is
-resumed counts as one more part.
+A part is there whole or not at all; its rows are sorted. At the end all parts are merged in the order of their
+keys into a temporary file, which is fsynced and renamed to the output; then the folder goes. A finished output
+that is resumed counts as one more part.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from metaqap_fast.durable import digest, sync_folder, write_scores
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.merge import ROWS, KeySet, keys_in, merged
 from metaqap_fast.source import key_order
-from metaqap_fast.table import Row, ScoreTable, append_rows, create_scores, open_scores, read_rows
+from metaqap_fast.table import Row, ScoreTable, open_scores, read_rows
 
 Mode = Literal["new", "resume", "overwrite"]
-ROWS_PER_PART = 1000
+ROWS_PER_PART = ROWS
 SECONDS_PER_PART = 10.0
 # What a resumed run must share with the rows that are there already.
 IDENTITY = ("bundle_digest", "precision", "engine", "preprocessing", "program_version")
+
+_PART = re.compile(r"part-(\d+)-[0-9a-f]+\.(?:h5|damaged)$")
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +52,9 @@ class Store:
         mode: `new` refuses an existing output or an interrupted run's parts; `resume` keeps their rows;
             `overwrite` removes them (the old output only when the new one is complete).
         rows_per_part, seconds_per_part: a part is committed at whichever comes first.
+        retry_failed: with `resume`, rows of failed images don't count as done; the new ones replace them.
+
+    `done` holds the keys that need not be scored again.
 
     Raises:
         UsageError: an existing output, parts of another kind of run, another run on the same output.
@@ -60,15 +68,17 @@ class Store:
         mode: Mode = "new",
         rows_per_part: int = ROWS_PER_PART,
         seconds_per_part: float = SECONDS_PER_PART,
+        retry_failed: bool = False,
     ) -> None:
         self.output, self.parts = Path(output), _parts(output)
         self.rows_per_part, self.seconds_per_part = rows_per_part, seconds_per_part
-        self.done: set[bytes] = set()
+        self.done = KeySet()
         self._waiting: list[Row] = []
         self._committed = time.monotonic()
         self._next = 0
         self._lock: IO[str] | None = None
-        self._base = [self.output] if mode == "resume" and self.output.exists() else []
+        # Sorted score files that make up the output, the newest last.
+        self._files = [self.output] if mode == "resume" and self.output.exists() else []
         check_output(output, mode)
         try:
             self.parts.mkdir(exist_ok=True)
@@ -82,6 +92,7 @@ class Store:
             raise MetaqapError(f"cannot write {self.parts}: {error.strerror or error}") from None
         if mode == "resume":
             self._recover()
+            self.done = KeySet(keys_in(self._files, failed=not retry_failed))
 
     def add(self, row: Row) -> None:
         """Take a row; it is safe once its part is committed."""
@@ -99,19 +110,16 @@ class Store:
         self._committed = time.monotonic()
         if not self._waiting:
             return
-        table = ScoreTable.from_rows(self._waiting, self.attributes)
+        table = ScoreTable.from_rows(sorted(self._waiting, key=lambda row: key_order(row.key)), self.attributes)
         partial = self.parts / "part.tmp"
         try:
-            with create_scores(partial, self.attributes) as file:
-                append_rows(file, table)
-            name = f"part-{self._next:06d}-{_fsync_and_hash(partial)}.h5"
-            partial.rename(self.parts / name)
-            _fsync_folder(self.parts)
+            write_scores(partial, self.attributes, [table])
+            path = self.parts / f"part-{self._next:06d}-{digest(partial)}.h5"
+            partial.rename(path)
+            sync_folder(self.parts)
         except (OSError, RuntimeError, ValueError) as error:  # h5py raises each of these for a full disk
-            raise MetaqapError(
-                f"cannot write {self.parts}: {error}. Rows committed so far are safe; go on with --resume"
-            ) from None
-        self.done.update(table.keys)
+            raise self._cannot_write(self.parts, error) from None
+        self._files.append(path)
         self._waiting.clear()
         self._next += 1
 
@@ -124,38 +132,48 @@ class Store:
         self.commit()
         partial = self.output.with_name(f".{self.output.name}.merging")
         try:
-            with create_scores(partial, self.attributes) as file:
-                for table in self._merged():
-                    append_rows(file, table)
-            _fsync_and_hash(partial)
+            for path in self._files:
+                if path != self.output and not _intact(path):
+                    raise OSError(f"{path.name} has been damaged or removed since it was written")
+            write_scores(partial, self.attributes, merged(self._files))
             partial.replace(self.output)
-            _fsync_folder(self.output.parent)
-        except (OSError, RuntimeError, ValueError) as error:
+            sync_folder(self.output.parent)
+        except (OSError, RuntimeError, ValueError, MetaqapError) as error:
+            raise self._cannot_write(self.output, error) from None
+        finally:
             partial.unlink(missing_ok=True)
-            raise MetaqapError(
-                f"cannot write {self.output}: {error}. All rows are safe in {self.parts}; go on with --resume"
-            ) from None
-        self.close()
         shutil.rmtree(self.parts, ignore_errors=True)
+        self.close()
+
+    def _cannot_write(self, path: Path, error: Exception) -> MetaqapError:
+        """What to tell: also what is left."""
+        gone = "" if self.parts.is_dir() else f"; {self.parts} was removed while the run was using it"
+        return MetaqapError(f"cannot write {path}: {error}{gone}. Go on with --resume: it keeps every row on disk")
 
     def close(self) -> None:
         """Release the lock. Committed rows stay for `--resume`; an unused folder goes."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-            if not self.done and not any(self.parts.glob("part-*.h5")):
+            if not any(self.parts.glob("part-*")):
                 shutil.rmtree(self.parts, ignore_errors=True)
 
     def _take_lock(self) -> None:
-        self._lock = open(self.parts / "lock", "a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
-            self._lock.close()
-            self._lock = None
-            raise UsageError(f"another run (process {owner}) is writing {self.output}") from None
+        while True:
+            self._lock = open(self.parts / "lock", "a+")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.seek(0)
+                owner = self._lock.read().strip() or "unknown"
+                self._lock.close()
+                self._lock = None
+                raise UsageError(f"another run (process {owner}) is writing {self.output}") from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name)):
+                    break
+            self._lock.close()  # its run ended and removed it, between our open and our lock
+            self.parts.mkdir(exist_ok=True)
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -165,7 +183,7 @@ class Store:
         found: dict[str, Any] | None = None
         path = self.parts / "run.json"
         if mode == "resume" and path.exists():
-            found = json.loads(path.read_text())
+            found = _read_json(path)
         elif mode == "resume" and self.output.exists():
             with open_scores(self.output) as file:
                 found = read_rows(file, slice(0)).attributes
@@ -179,43 +197,25 @@ class Store:
                     )
             attributes = {k: v for k, v in found.items() if k not in ("format", "format_version")}
         partial = self.parts / "run.json.tmp"
-        partial.write_text(json.dumps(attributes))
+        with open(partial, "w") as file:
+            json.dump(attributes, file)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
         return attributes
 
     def _recover(self) -> None:
         """Take over committed parts; a damaged one is named and its rows are scored again."""
-        for path in sorted(self.parts.glob("part-*.h5")):
-            self._next = max(self._next, int(path.name[5:11]) + 1)
-            if path.stem.rpartition("-")[2] != _hash(path):
+        found = [(int(match[1]), path) for path in self.parts.iterdir() if (match := _PART.match(path.name))]
+        for number, path in sorted(found):
+            self._next = max(self._next, number + 1)
+            if path.suffix != ".h5":  # found damaged before
+                continue
+            if _intact(path):
+                self._files.append(path)
+            else:
                 log.warning("%s is damaged: its rows are scored again", path)
                 path.rename(path.with_suffix(".damaged"))
-                continue
-            self.done.update(ScoreTable.read(path).keys)
-        for path in self._base:
-            self.done.update(ScoreTable.read(path).keys)
-
-    def _merged(self) -> Iterator[ScoreTable]:
-        """All rows in the order of their keys, a part's worth at a time; of a double key the first."""
-        paths = [*self._base, *sorted(self.parts.glob("part-*.h5"))]
-        places: list[tuple[list[bytes], int, int]] = []
-        for p, path in enumerate(paths):
-            with open_scores(path) as file:
-                keys = file["scores/path"][:]
-            places += [(key_order(bytes(key)), p, i) for i, key in enumerate(keys)]
-        places.sort()
-        unique = [place for n, place in enumerate(places) if not n or places[n - 1][0] != place[0]]
-        start = 0
-        while start < len(unique):  # runs of rows that stand side by side in one part
-            part, first = unique[start][1:]
-            stop = start + 1
-            while (
-                stop < len(unique) and stop - start < ROWS_PER_PART and unique[stop][1:] == (part, first + stop - start)
-            ):
-                stop += 1
-            with open_scores(paths[part]) as file:
-                yield read_rows(file, slice(first, first + stop - start))
-            start = stop
 
 
 def check_output(output: str | os.PathLike[str], mode: Mode) -> None:
@@ -246,20 +246,15 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _fsync_and_hash(path: Path) -> str:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-    return _hash(path)
-
-
-def _fsync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            return found
+    except ValueError:
+        pass
+    raise MetaqapError(f"{path} is damaged: nobody knows how the rows beside it were made; give --overwrite")
+
+
+def _intact(path: Path) -> bool:
+    return path.exists() and path.stem.rpartition("-")[2] == digest(path)

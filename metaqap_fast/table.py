@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,6 +23,18 @@ if TYPE_CHECKING:
 FORMAT = "metaqap-scores"
 FORMAT_VERSION = 1
 CHUNK = 4096  # rows of a dataset's chunk
+NUMBERS = {
+    "score": "f4",
+    "uncertainty": "f4",
+    "members": "f4",
+    "status": "u1",
+    "width": "u4",
+    "height": "u4",
+    "bytes": "u8",
+}
+# What h5py raises for a file that is not as it should be.
+DAMAGE = (LookupError, OSError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError)
+COLUMNS = ("keys", "score", "uncertainty", "members", "status", "error", "width", "height", "nbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,18 @@ class ScoreTable:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def __getitem__(self, rows: slice) -> ScoreTable:
+        return ScoreTable(**{name: getattr(self, name)[rows] for name in COLUMNS}, attributes=self.attributes)
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
+        """The rows of one or more tables, with the first one's attributes."""
+        columns: dict[str, Any] = {}
+        for name in COLUMNS:
+            parts = [getattr(table, name) for table in tables]
+            columns[name] = list(chain(*parts)) if isinstance(parts[0], list) else np.concatenate(parts)
+        return cls(**columns, attributes=tables[0].attributes)
 
     @property
     def paths(self) -> list[str]:
@@ -109,23 +135,32 @@ def open_scores(path: str | os.PathLike[str]) -> h5py.File:
         raise UsageError(f"no such file: {path}")
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
-        raise MetaqapError(f"{path} is not a readable HDF5 file: {error}") from None
-    if _text(file.attrs.get("format")) != FORMAT or "scores" not in file:
+    except DAMAGE as error:
+        raise MetaqapError(f"{path} is not a readable HDF5 file: {_line(error)}") from None
+    try:
+        found, version = _text(file.attrs.get("format")), file.attrs.get("format_version")
+        ours = found == FORMAT and "scores" in file
+    except DAMAGE as error:
         file.close()
+        raise MetaqapError(f"{path} is damaged: {_line(error)}") from None
+    if ours and _plain(version) == FORMAT_VERSION:
+        return file
+    file.close()
+    if not ours:
         raise MetaqapError(f"{path} is an HDF5 file, but not a score file of this program")
-    if file.attrs["format_version"] != FORMAT_VERSION:
-        version = file.attrs["format_version"]
-        file.close()
-        raise MetaqapError(f"{path} has score format {version}; this program reads {FORMAT_VERSION}")
-    return file
+    raise MetaqapError(f"{path} has score format {version}; this program reads {FORMAT_VERSION}")
 
 
 def read_rows(file: h5py.File, rows: slice = slice(None)) -> ScoreTable:
     """Rows of an open score file."""
     try:
         g = file["scores"]
-        return ScoreTable(
+        for name, dtype in NUMBERS.items():
+            stored = g[name]
+            # Before room is made for rows that a damaged file claims to have.
+            if stored.dtype != dtype or stored.id.get_storage_size() < stored.size * stored.dtype.itemsize:
+                raise ValueError(f"{name} is not what it should be")
+        table = ScoreTable(
             [bytes(key) for key in g["path"][rows]],
             g["score"][rows],
             g["uncertainty"][rows],
@@ -137,11 +172,21 @@ def read_rows(file: h5py.File, rows: slice = slice(None)) -> ScoreTable:
             g["bytes"][rows],
             {name: _plain(value) for name, value in file.attrs.items()},
         )
-    except (KeyError, OSError, RuntimeError, AttributeError) as error:
-        raise MetaqapError(f"{file.filename} is damaged: {error}") from None
+        names = table.attributes["members"]
+        if {len(getattr(table, name)) for name in COLUMNS} != {len(table)} or table.members.shape[1:] != (len(names),):
+            raise ValueError("columns of different lengths")
+        if any(not isinstance(name, str) for name in names) or (table.status > max(Status)).any():
+            raise ValueError("a value out of range")
+        return table
+    except DAMAGE as error:
+        raise MetaqapError(f"{file.filename} is damaged: {_line(error)}") from None
 
 
-def create_scores(path: Path, attributes: Mapping[str, Any]) -> h5py.File:
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def create_scores(path: Path | IO[bytes] | io.FileIO, attributes: Mapping[str, Any]) -> h5py.File:
     """An empty score file to `append_rows` to."""
     import h5py
 
@@ -264,8 +309,6 @@ def export(table: ScoreTable, path: str | os.PathLike[str]) -> None:
 
 
 def _write_csv(table: ScoreTable, file: IO[bytes]) -> None:
-    import io
-
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     rows = list(records(table))
     columns = list(rows[0]) if rows else ["path", "score", "uncertainty", "status", "error"]

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.merge import KeySet
 from metaqap_fast.store import Store
 from metaqap_fast.table import ScoreTable
 
@@ -82,7 +83,7 @@ def test_resume_keeps_committed_rows_and_gives_the_same_file(tmp_path: Path) -> 
     write(whole, rows(*range(10)))
     write(cut, rows(*range(8)), finish=False)  # two parts of three rows; two rows were never committed
     store = write(cut, rows(*range(10)), mode="resume")
-    assert len(store.done) == 10
+    assert len(store.done) == 6
     a, b = ScoreTable.read(whole), ScoreTable.read(cut)
     assert a.keys == b.keys and np.array_equal(a.score, b.score) and np.array_equal(a.members, b.members)
 
@@ -114,7 +115,8 @@ def test_another_model_cannot_continue_a_run(tmp_path: Path) -> None:
     write(out, rows(1, 2, 3), finish=False)
     with pytest.raises(UsageError, match="bundle_digest 'd1', this run has 'd2'"):
         Store(out, {**ATTRIBUTES, "bundle_digest": "d2"}, "resume")
-    write(out, rows(1, 2, 3, 4), mode="resume")  # the refusal left everything as it was
+    store = write(out, rows(1, 2, 3, 4), mode="resume")
+    assert len(store.done) == 3  # the refusal left everything as it was
     assert len(ScoreTable.read(out)) == 4
 
 
@@ -126,7 +128,7 @@ def test_a_damaged_part_is_found_and_named(tmp_path: Path, caplog: pytest.LogCap
     data[len(data) // 2] ^= 0xFF
     part.write_bytes(bytes(data))
     store = Store(out, ATTRIBUTES, "resume")
-    assert store.done == {row.key for row in rows(3, 4, 5)}
+    assert [row.key in store.done for row in rows(*range(6))] == [False] * 3 + [True] * 3
     assert part.name in caplog.text
     store.close()
     write(out, rows(*range(6)), mode="resume")
@@ -174,7 +176,7 @@ def test_a_failed_write_keeps_earlier_parts(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("metaqap_fast.store.append_rows", full)
+        patch.setattr("metaqap_fast.durable.append_rows", full)
         store.add(FakeRow(b"003.jpg"))
         with pytest.raises(MetaqapError, match="No space left"):
             store.commit()
@@ -197,3 +199,25 @@ def test_files_that_are_no_score_files(tmp_path: Path) -> None:
         file.attrs["format_version"] = 9
     with pytest.raises(MetaqapError, match="format 9"):
         ScoreTable.read(tmp_path / "new.h5")
+
+
+def test_a_key_set_knows_exactly_its_keys() -> None:
+    keys = [b"%d.jpg" % i for i in range(3000)]  # a dozen of their digests end in a zero byte
+    found = KeySet(keys)
+    assert len(found) == 3000 and all(key in found for key in keys)
+    assert not any(b"x" + key in found for key in keys) and b"" not in KeySet()
+
+
+def test_failed_rows_are_scored_again_when_asked(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    bad = FakeRow(b"001.jpg", float("nan"), float("nan"), Status.unreadable, "gone")
+    write(out, [*rows(0), bad, *rows(2)])
+    kept = Store(out, ATTRIBUTES, "resume")
+    assert b"001.jpg" in kept.done
+    kept.close()
+    store = Store(out, ATTRIBUTES, "resume", retry_failed=True)
+    assert [key in store.done for key in (b"000.jpg", b"001.jpg", b"002.jpg")] == [True, False, True]
+    store.add(FakeRow(b"001.jpg", score=0.9))
+    store.finish()
+    table = ScoreTable.read(out)
+    assert table.keys == [b"000.jpg", b"001.jpg", b"002.jpg"] and table.ok.all() and table.score[1] == np.float32(0.9)

@@ -13,6 +13,7 @@ from metaqap_fast.bundle import Bundle
 from metaqap_fast.errors import UsageError
 
 if TYPE_CHECKING:
+    from metaqap_fast.engine.choice import Choice
     from metaqap_fast.engine.cuda import Gpu
 
 log = logging.getLogger(__name__)
@@ -57,18 +58,32 @@ def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision
         UsageError: an engine, device or precision that does not exist or cannot run here.
         MetaqapError: packages or a GPU are missing.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"unknown engine {engine!r}: one of {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
-    from metaqap_fast.engine.choice import choose
-
-    choice = choose(engine, device)
+    choice = _choose(engine, device)
     if choice.warning:
         log.warning(choice.warning)
     made = _make(bundle, choice.engine, choice.gpu, precision)
     made.reason = f"{choice.reason}; {made.reason}" if made.reason else choice.reason
     return made
+
+
+def gpu_for(engine: str, device: str) -> int | None:
+    """The number of the GPU that `create` would use; None for the CPU.
+
+    Raises:
+        UsageError, MetaqapError: as `create`.
+    """
+    gpu = _choose(engine, device).gpu
+    return gpu.index if gpu else None
+
+
+def _choose(engine: str, device: str) -> Choice:
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}: one of {', '.join(ENGINES)}")
+    from metaqap_fast.engine.choice import choose
+
+    return choose(engine, device)
 
 
 def _make(bundle: Bundle, name: str, gpu: Gpu | None, precision: str) -> Engine:

@@ -1,0 +1,119 @@
+"""The process that decodes: what `supervisor` starts, feeds, and starts again.
+
+A batch arrives as one memfd (a JSON list, then the images' bytes), pixels go back as one memfd for each image:
+nothing is copied through a pipe, nothing is pickled, and whatever dies, the kernel frees.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from metaqap_fast.decode import Decoded, Decoder, Pixels
+from metaqap_fast.errors import MetaqapError, Status
+from metaqap_fast.source import Encoded
+
+LINE = 1 << 16  # bytes of one message, at most
+FILES, ARRAYS = b"files", b"arrays"  # what a batch holds
+_WARM_UP = b"P6 1 1 255\n\0\0\0"
+
+
+def main() -> None:
+    """The worker process: sys.argv holds its two file descriptors and the decoder's options."""
+    wire, alive = map(int, sys.argv[1].split(","))
+    _protect(alive)
+    connection = socket.socket(fileno=wire)
+    try:
+        serve(connection, Decoder(**json.loads(sys.argv[2])))
+    except MetaqapError as error:
+        _answer(connection, {"died": str(error)})
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the run is over
+    except Exception as error:  # noqa: BLE001 -- the supervisor must hear of it, whatever it is
+        _answer(connection, {"died": f"{type(error).__name__}: {error}"})
+    os._exit(0)
+
+
+def _protect(alive: int) -> None:
+    """Signals, limits, and the end: this process must go when its parent does, even while it is stuck."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides, and blames no image for a signal
+    # The kernel ends us by SIGIO when the other end of this pipe closes; no thread of ours has to run for that.
+    fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(alive, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        if not os.read(alive, 1):  # it is gone already
+            os._exit(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")  # should memory run out, then this process goes and not the run
+
+
+def serve(connection: socket.socket, decoder: Decoder) -> None:
+    """Answer batches until the supervisor hangs up."""
+    list(decoder.stream([Encoded(b"", _WARM_UP)]))  # the decoder is loaded before anyone's time counts
+    _answer(connection, {"ready": True})
+    while True:
+        line, fds, _, _ = socket.recv_fds(connection, LINE, 1)
+        if not line:
+            return
+        for decoded in decoder.stream_arrays(_arrays(fds[0])) if line == ARRAYS else decoder.stream(_files(fds[0])):
+            _send_back(connection, decoded)
+
+
+def _files(fd: int) -> Iterator[Encoded]:
+    return (Encoded(b"", data) for data, _ in _unpack(fd))
+
+
+def _arrays(fd: int) -> Iterator[tuple[bytes, Pixels]]:
+    return ((b"", np.frombuffer(data, np.uint8).reshape(shape)) for data, shape in _unpack(fd))
+
+
+def _unpack(fd: int) -> Iterator[tuple[memoryview, list[int]]]:
+    memory = memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ))  # mapped as long as anything looks at it
+    os.close(fd)
+    at = 8 + int.from_bytes(memory[:8], "little")
+    for nbytes, shape in json.loads(bytes(memory[8:at])):
+        yield memory[at : at + nbytes], shape
+        at += nbytes
+
+
+def _send_back(connection: socket.socket, decoded: Decoded) -> None:
+    answer = {
+        "status": int(decoded.error.status if decoded.error else Status.ok),
+        "reason": decoded.error.reason[:4000] if decoded.error else "",
+        "width": decoded.width,
+        "height": decoded.height,
+        "views": len(decoded.views),
+    }
+    if not len(decoded.views):
+        return _answer(connection, answer)
+    fd = os.memfd_create("views", os.MFD_CLOEXEC)
+    try:
+        write(fd, decoded.views)
+        _answer(connection, answer, fd)
+    finally:
+        os.close(fd)
+
+
+def _answer(connection: socket.socket, answer: dict[str, Any], *fds: int) -> None:
+    with suppress(BrokenPipeError):
+        socket.send_fds(connection, [json.dumps(answer).encode()], fds)
+
+
+def write(fd: int, data: bytes | memoryview | Pixels) -> None:
+    """All of `data` into a file."""
+    rest = data.reshape(-1).data if isinstance(data, np.ndarray) else memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

@@ -1,0 +1,223 @@
+"""Images of every kind, good and hostile, each with what it must give. The table in docs/images.md is made of this."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from metaqap_fast.errors import Status
+
+WIDTH, HEIGHT = 40, 56
+
+
+def encode(image: Image.Image, form: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.copy().save(out, form, **options)  # Pillow keeps options of one save for the next
+    return out.getvalue()
+
+
+def picture() -> Image.Image:
+    """A smooth picture with some texture, the same everywhere."""
+    rng = np.random.default_rng(6)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    planes = [127 + 90 * np.sin(x / a + c) * np.cos(y / b) for a, b, c in ((7, 11, 0), (9, 8, 1), (13, 6, 2))]
+    noisy = np.stack(planes, 2) + rng.normal(0, 6, (HEIGHT, WIDTH, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+IMAGE = picture()
+PIXELS: NDArray[np.uint8] = np.asarray(IMAGE)
+GRAY: NDArray[np.uint8] = np.asarray(IMAGE.convert("L"))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, raw: bytes, level: int = 9) -> bytes:
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    packed = zlib.compress(raw, level)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def png16(pixels: NDArray[np.uint8]) -> bytes:
+    wide = pixels.astype(">u2") * 257
+    raw = b"".join(b"\0" + row.tobytes() for row in wide.astype(">u2"))
+    return png(pixels.shape[1], pixels.shape[0], 16, 2, raw)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of side x side black pixels, a thousandth of its size."""
+    packer = zlib.compressobj(9)
+    row = bytes(1 + 3 * side)
+    packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def tiff(
+    samples: NDArray[Any], photometric: int, tags: dict[int, tuple[int, list[int]]] | None = None, data: bytes = b""
+) -> bytes:
+    """A little-endian TIFF of one strip; `tags` (tag -> kind, values) are added or replace."""
+    data = data or samples.tobytes()
+    bits, count = samples.dtype.itemsize * 8, samples.shape[2] if samples.ndim == 3 else 1
+    entries: dict[int, tuple[int, list[int]]] = {
+        256: (4, [samples.shape[1]]), 257: (4, [samples.shape[0]]), 258: (3, [bits] * count), 259: (3, [1]),
+        262: (3, [photometric]), 273: (4, [8]), 277: (3, [count]), 278: (4, [samples.shape[0]]), 279: (4, [len(data)]),
+        **(tags or {}),
+    }  # fmt: skip
+    extra, at = b"", 8 + len(data) + 2 + 12 * len(entries) + 4
+    rows = b""
+    for tag, (kind, values) in sorted(entries.items()):
+        packed = struct.pack(f"<{len(values)}{ {1: 'B', 3: 'H', 4: 'I'}[kind] }", *values)
+        rows += struct.pack("<HHI", tag, kind, len(values))
+        if len(packed) > 4:
+            rows, extra = rows + struct.pack("<I", at + len(extra)), extra + packed
+        else:
+            rows += packed.ljust(4, b"\0")
+    return (
+        b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(entries)) + rows + bytes(4) + extra
+    )
+
+
+def jpeg_with(data: bytes, marker: int, payload: bytes) -> bytes:
+    """A JPEG with one more segment, right behind its start."""
+    return data[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(payload) + 2) + payload + data[2:]
+
+
+def sof(data: bytes, **changes: int) -> bytes:
+    """A JPEG whose frame header says something else: marker, precision, height, width."""
+    at, out = data.index(b"\xff\xc0"), bytearray(data)
+    for name, value in changes.items():
+        offset, size = {"marker": (1, 1), "precision": (4, 1), "height": (5, 2), "width": (7, 2)}[name]
+        out[at + offset : at + offset + size] = value.to_bytes(size, "big")
+    return bytes(out)
+
+
+def turned(form: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[274] = orientation
+    options: dict[str, Any] = {"tiffinfo": {274: orientation}} if form == "TIFF" else {"exif": exif}
+    return encode(IMAGE, form, **options)
+
+
+JPEG = encode(IMAGE, "JPEG", quality=90)
+ADOBE_CMYK = encode(IMAGE.convert("CMYK"), "JPEG", quality=95)
+TIFF = encode(IMAGE, "TIFF")
+ok, unsupported, corrupt, too_large = Status.ok, Status.unsupported, Status.corrupt, Status.too_large
+
+# kind: (the file, its status, in words how it is converted or why it is refused, the pixels that must come out
+# as far as they are known without a decoder, their mean difference)
+Kind = tuple[bytes, Status, str, NDArray[np.uint8] | None, float]
+NAIVE_CMYK = np.asarray(IMAGE.convert("CMYK").convert("RGB"))
+
+
+def gray3(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(gray[:, :, None], 3, 2)
+
+
+def kinds() -> dict[str, Kind]:
+    alpha = IMAGE.convert("RGBA")
+    alpha.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))))
+    palette = IMAGE.convert("P")
+
+    def frames() -> dict[str, Any]:
+        return {"save_all": True, "append_images": [IMAGE.rotate(180)]}
+
+    wide = {f"{f} {w}x{h}": (encode(Image.new("RGB", (w, h), (200, 100, 50)), f), ok, "as it is", None, 0.0)
+            for f in ("JPEG", "PNG", "TIFF", "BMP", "PPM", "JPEG2000", "WEBP")
+            for w, h in ((1, 1), (1, 20000), (20000, 1)) if f != "WEBP" or w == h}  # fmt: skip
+    return {
+        "JPEG": (JPEG, ok, "as it is", PIXELS, 6),
+        "JPEG gray": (encode(IMAGE.convert("L"), "JPEG", quality=95), ok, "gray as three equal channels", gray3(GRAY), 2),
+        "JPEG progressive": (encode(IMAGE, "JPEG", quality=95, progressive=True), ok, "all scans", PIXELS, 6),
+        "JPEG restart markers": (encode(IMAGE, "JPEG", quality=95, restart_marker_blocks=2), ok, "as it is", PIXELS, 6),
+        "JPEG 4:4:4, quality 100": (encode(IMAGE, "JPEG", quality=100, subsampling=0), ok, "as it is", PIXELS, 1),
+        "JPEG stored as RGB": (encode(IMAGE, "JPEG", quality=95, keep_rgb=True), ok, "as it is", PIXELS, 2),
+        "JPEG CMYK": (ADOBE_CMYK, ok, "ink to light without a profile", NAIVE_CMYK, 3),
+        "JPEG YCCK": (ADOBE_CMYK.replace(b"Adobe\0d\0\0\0\0\0", b"Adobe\0d\0\0\0\0\2"), ok, "as CMYK", None, 0),
+        "JPEG with ICC profile": (encode(IMAGE, "JPEG", quality=95, icc_profile=bytes(3000)), ok, "profile ignored", PIXELS, 6),
+        "JPEG with data after its end": (JPEG + bytes(999), ok, "the rest ignored", PIXELS, 6),
+        "JPEG of one colour, optimised": (encode(Image.new("RGB", (600, 600), (9, 9, 9)), "JPEG", optimize=True), ok, "as it is", None, 0),
+        "MPO": (encode(IMAGE, "MPO", quality=95, **frames()), ok, "the first picture", PIXELS, 6),
+        "JPEG 12-bit": (sof(JPEG, precision=12, marker=0xC1), unsupported, "12-bit samples", None, 0),
+        "JPEG lossless": (sof(JPEG, marker=0xC3), unsupported, "process SOF3", None, 0),
+        "JPEG arithmetic": (sof(JPEG, marker=0xC9), unsupported, "process SOF9", None, 0),
+        "JPEG that claims 60000x3000": (sof(JPEG, width=60000, height=3000), corrupt, "too little data for its size", None, 0),
+        "JPEG that claims 65535x65535": (sof(JPEG, width=65535, height=65535), too_large, "over --max-pixels", None, 0),
+        "JPEG that claims no height": (sof(JPEG, height=0), corrupt, "no pixels", None, 0),
+        "JPEG with a zeroed sector": (JPEG[:-700] + bytes(512) + JPEG[-188:], corrupt, "a run of zeros", None, 0),
+        "JPEG cut, with a new end": (JPEG[:900] + b"\xff\xd9", ok, "as decoders show it, broken", None, 0),
+        "JPEG damaged inside": (JPEG[:900] + bytes([JPEG[900] ^ 0x55]) + JPEG[901:], ok, "as decoders show it, broken", None, 0),
+        "PNG": (encode(IMAGE, "PNG"), ok, "as it is", PIXELS, 0),
+        "PNG gray": (encode(IMAGE.convert("L"), "PNG"), ok, "gray as three equal channels", gray3(GRAY), 0),
+        "PNG bilevel": (encode(IMAGE.convert("1"), "PNG"), ok, "black and white", np.asarray(IMAGE.convert("1").convert("RGB")), 0),
+        "PNG palette": (encode(palette, "PNG"), ok, "its colours", np.asarray(palette.convert("RGB")), 0),
+        "PNG palette, one transparent": (encode(palette, "PNG", transparency=3), ok, "transparency ignored", np.asarray(palette.convert("RGB")), 0),
+        "PNG alpha": (encode(alpha, "PNG"), ok, "transparency ignored", PIXELS, 0),
+        "PNG gray and alpha": (encode(alpha.convert("LA"), "PNG"), ok, "transparency ignored", gray3(GRAY), 0),
+        "PNG 16-bit gray": (encode(Image.fromarray(GRAY.astype(np.uint16) * 257), "PNG"), ok, "scaled to 8 bits", gray3(GRAY), 1),
+        "PNG 16-bit": (png16(PIXELS), ok, "scaled to 8 bits", PIXELS, 1),
+        "PNG animated": (encode(IMAGE, "PNG", **frames()), ok, "the first picture", PIXELS, 0),
+        "PNG that claims 100000x100000": (png(100_000, 100_000, 8, 2, bytes(999)), too_large, "over --max-pixels", None, 0),
+        "PNG that claims 10000x10000": (png(10_000, 10_000, 8, 2, bytes(999)), corrupt, "too little data for its size", None, 0),
+        "PNG with a wrong checksum": (encode(IMAGE, "PNG")[:-20] + b"\0" + encode(IMAGE, "PNG")[-19:], corrupt, "checksum", None, 0),
+        "PNG bomb, 1 GB in 1 MB": (bomb(18_500), too_large, "over --max-pixels", None, 0),
+        "WebP": (encode(IMAGE, "WEBP", quality=95), ok, "as it is", PIXELS, 6),
+        "WebP lossless": (encode(IMAGE, "WEBP", lossless=True), ok, "as it is", PIXELS, 0),
+        "WebP alpha": (encode(alpha, "WEBP", lossless=True, exact=True), ok, "transparency ignored", PIXELS, 0),
+        "WebP animated": (encode(IMAGE, "WEBP", **frames()), unsupported, "animated", None, 0),
+        "TIFF": (TIFF, ok, "as it is", PIXELS, 0),
+        "TIFF LZW": (encode(IMAGE, "TIFF", compression="tiff_lzw"), ok, "as it is", PIXELS, 0),
+        "TIFF deflate": (encode(IMAGE, "TIFF", compression="tiff_adobe_deflate"), ok, "as it is", PIXELS, 0),
+        "TIFF JPEG": (encode(IMAGE, "TIFF", compression="jpeg", quality=95), ok, "as it is", PIXELS, 6),
+        "TIFF gray": (encode(IMAGE.convert("L"), "TIFF"), ok, "gray as three equal channels", gray3(GRAY), 0),
+        "TIFF gray, white is zero": (tiff(255 - GRAY, 0), ok, "turned over", gray3(GRAY), 0),
+        "TIFF 16-bit": (tiff(PIXELS.astype("<u2") * 257, 2), ok, "scaled to 8 bits", PIXELS, 1),
+        "TIFF palette": (encode(palette, "TIFF"), ok, "its colours", np.asarray(palette.convert("RGB")), 1),
+        "TIFF alpha": (encode(alpha, "TIFF"), ok, "transparency ignored", PIXELS, 0),
+        "TIFF CMYK": (encode(IMAGE.convert("CMYK"), "TIFF"), ok, "ink to light without a profile", NAIVE_CMYK, 1),
+        "TIFF of several pages": (encode(IMAGE, "TIFF", **frames()), ok, "the first page", PIXELS, 0),
+        "TIFF bilevel": (encode(IMAGE.convert("1"), "TIFF"), unsupported, "1-bit samples", None, 0),
+        "TIFF float": (encode(IMAGE.convert("F"), "TIFF"), unsupported, "32-bit samples", None, 0),
+        "TIFF Lab": (tiff(PIXELS, 8), unsupported, "colour model 8", None, 0),
+        "TIFF that points at itself": (tiff(GRAY, 1)[:-4] + struct.pack("<I", 8 + GRAY.size), corrupt, "point at each other", None, 0),
+        "TIFF in a TIFF": (tiff(GRAY, 1, {330: (4, [8 + GRAY.size] * 9)}), ok, "the first page", gray3(GRAY), 0),
+        "TIFF of a billion strips": (tiff(GRAY, 1, {273: (4, [8]), 279: (4, [1 << 31])}), corrupt, "truncated", None, 0),
+        "TIFF deflate bomb": (tiff(np.zeros((9000, 9000, 3), np.uint8), 2, {259: (3, [8])}, zlib.compress(bytes(9000 * 27000), 9)), ok, "as it is, within --max-pixels", None, 0),
+        "BMP": (encode(IMAGE, "BMP"), ok, "as it is", PIXELS, 0),
+        "BMP gray": (encode(IMAGE.convert("L"), "BMP"), ok, "gray as three equal channels", gray3(GRAY), 0),
+        "BMP palette": (encode(palette, "BMP"), ok, "its colours", np.asarray(palette.convert("RGB")), 0),
+        "BMP 32-bit": (encode(alpha, "BMP"), ok, "transparency ignored", PIXELS, 0),
+        "PNM": (encode(IMAGE, "PPM"), ok, "as it is", PIXELS, 0),
+        "PNM gray": (encode(IMAGE.convert("L"), "PPM"), ok, "gray as three equal channels", gray3(GRAY), 0),
+        "PNM in decimals": (b"P2 %d %d 255\n" % (WIDTH, HEIGHT) + b" ".join(b"%d" % v for v in GRAY.ravel()) + b"\n", ok, "as it is", gray3(GRAY), 0),
+        "PNM 16-bit": (b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + (GRAY.astype(">u2") * 257).astype(">u2").tobytes(), ok, "scaled to 8 bits", gray3(GRAY), 1),
+        "PNM of another range": (b"P5 %d %d 100\n" % (WIDTH, HEIGHT) + GRAY.tobytes(), unsupported, "largest sample 100", None, 0),
+        "PBM": (encode(IMAGE.convert("1"), "PPM"), unsupported, "bilevel", None, 0),
+        "JPEG 2000": (encode(IMAGE, "JPEG2000"), ok, "as it is", PIXELS, 0),
+        "JPEG 2000 codestream": (encode(IMAGE, "JPEG2000", no_jp2=True), ok, "as it is", PIXELS, 0),
+        "JPEG 2000 gray": (encode(IMAGE.convert("L"), "JPEG2000"), ok, "gray as three equal channels", gray3(GRAY), 0),
+        "JPEG 2000 alpha": (encode(alpha, "JPEG2000"), ok, "transparency ignored", PIXELS, 0),
+        "JPEG 2000 16-bit": (encode(Image.fromarray(GRAY.astype(np.uint16) * 257), "JPEG2000"), ok, "scaled to 8 bits", gray3(GRAY), 1),
+        "JPEG 2000 gray and alpha": (encode(alpha.convert("LA"), "JPEG2000"), unsupported, "2 components", None, 0),
+        "GIF": (encode(IMAGE, "GIF"), unsupported, "GIF", None, 0),
+        "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", unsupported, "HEIC", None, 0),
+        "AVIF": (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", unsupported, "AVIF", None, 0),
+        "JPEG XL": (b"\xff\x0a" + bytes(40), unsupported, "JPEG XL", None, 0),
+        "PSD": (b"8BPS\0\1" + bytes(40), unsupported, "PSD", None, 0),
+        "PDF": (b"%PDF-1.7\n", unsupported, "PDF", None, 0),
+        "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", unsupported, "SVG", None, 0),
+        "text": (b"<html><body>404 not found</body></html>", unsupported, "no image", None, 0),
+        "zeros": (bytes(5000), unsupported, "no image", None, 0),
+        "nothing": (b"", corrupt, "empty", None, 0),
+        **{f"{form} EXIF orientation {o}": (turned(form, o), ok, "turned as a viewer does", np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(turned(form, o)))).convert("RGB")), 6 if form == "WEBP" else 2)
+           for form in ("JPEG", "PNG", "WEBP", "TIFF") for o in range(1, 9)},
+        **wide,
+    }  # fmt: skip

@@ -1,0 +1,173 @@
+"""Runs that are killed at any moment, in numbers: a forked child scores with made-up rows, its parent kills it.
+
+    python tests/crash.py FOLDER KILLS SEED [MUTATION]
+
+prints one JSON object. Everything but decoding and inference is the program's own: listing, run, store, merge.
+MUTATION takes one protection out, to see that the harness notices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from metaqap_fast import merge, store
+from metaqap_fast.errors import MetaqapError, Status
+from metaqap_fast.run import run
+from metaqap_fast.source import Entry, Listing
+from metaqap_fast.table import Row, ScoreTable, append_rows, create_scores
+
+IMAGES, PER_PART = 120, 7
+
+
+class FakeScorer:
+    """Rows that depend on nothing but the key; writes down what it was asked for."""
+
+    def __init__(self, log: Path | None = None, pause: float = 0.0003) -> None:
+        self.log, self.pause = log, pause
+
+    def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
+        with open(self.log or os.devnull, "ab", buffering=0) as log:
+            for entry in entries:
+                log.write(entry.key + b"\n")
+                time.sleep(self.pause)
+                yield row(entry.key)
+
+    def describe(self) -> dict[str, Any]:
+        return {"members": ["a", "b"], "bundle_digest": "d", "engine": "e", "precision": "fp32", "preprocessing": "p"}
+
+
+def row(key: bytes) -> Row:
+    """A score from the key's checksum; every eleventh image has failed."""
+    value = zlib.crc32(key) / 2**32
+    if zlib.crc32(key) % 11 == 0:
+        none = np.full(2, np.nan, np.float32)
+        return Row(key, Status.corrupt, f"damaged: {value}", float("nan"), float("nan"), none, 0, 0, len(key))
+    return Row(key, Status.ok, "", value, value / 9, np.array([value, 1 - value], np.float32), 640, 480, len(key))
+
+
+def images(folder: Path, count: int = IMAGES) -> Path:
+    """Files with names in two levels, some of them not UTF-8."""
+    for i in range(count):
+        name = os.fsencode(folder / f"{i % 7}") + b"/%c%d.jpg" % (b"ab\xe9"[i % 3], i)
+        (folder / f"{i % 7}").mkdir(parents=True, exist_ok=True)
+        with open(name, "wb"):
+            pass
+    return folder
+
+
+def datasets(path: Path) -> dict[str, list[bytes]]:
+    """Every dataset of a score file, as bytes."""
+    with h5py.File(path) as file:
+        return {
+            name: [bytes(value) if hasattr(value, "__len__") else value.tobytes() for value in data[:]]
+            for name, data in file["scores"].items()
+        }
+
+
+def score(folder: Path, out: Path, mode: str, log: Path | None = None, pause: float = 0.0003) -> None:
+    """One run, as the command line makes it."""
+    run(FakeScorer(log, pause), Listing([folder]), out, mode, rows_per_part=PER_PART)  # type: ignore[arg-type]
+
+
+def mutate(name: str) -> None:
+    """Take one protection out."""
+    if name == "in_place":  # parts are written where they stand, not beside and renamed
+
+        def commit(self: store.Store) -> None:
+            path = self.parts / f"part-{self._next:06d}-0123456789abcdef.h5"
+            rows = sorted(self._waiting, key=lambda row: merge.key_order(row.key))
+            with create_scores(path, self.attributes) as file:
+                append_rows(file, ScoreTable.from_rows(rows, self.attributes))
+            self._files.append(path)
+            self._waiting.clear()
+            self._next += 1
+
+        store.Store.commit = commit  # type: ignore[method-assign]
+        store._intact = lambda path: True
+    elif name == "forget":  # what was committed before is not looked at
+        store.Store._recover = lambda self: None  # type: ignore[method-assign]
+    elif name == "output_in_place":
+        original = Path.with_name
+        Path.with_name = lambda self, new: self if new.endswith(".merging") else original(self, new)  # type: ignore[method-assign]
+    elif name:
+        raise SystemExit(f"no such mutation: {name}")
+
+
+def committed(out: Path) -> set[bytes]:
+    """Keys that are safe on disk."""
+    keys: set[bytes] = set()
+    for path in [*out.parent.glob(f"{out.name}.parts/part-*.h5"), *([out] if out.exists() else [])]:
+        keys.update(ScoreTable.read(path).keys)
+    return keys
+
+
+def main(work: Path, kills: int, seed: int, mutation: str = "") -> dict[str, Any]:
+    """Kill until `kills` runs have been killed; compare each finished output with that of an undisturbed run."""
+    random.seed(seed)
+    folder, whole = images(work / "photos"), work / "whole.h5"
+    start = time.monotonic()
+    score(folder, whole, "new")
+    length, expected = time.monotonic() - start, datasets(whole)
+    mutate(mutation)
+    killed = finished = scored_twice = lost = different = failed = 0
+    while killed < kills:
+        out, log = work / f"{finished}.h5", work / "log"
+        safe: set[bytes] = set()
+        while True:
+            log.unlink(missing_ok=True)
+            child = os.fork()
+            if not child:
+                try:
+                    score(folder, out, "resume", log)
+                except BaseException as error:  # noqa: BLE001 -- a child must never come back from here
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+                    os._exit(1)
+                os._exit(0)
+            if killed < kills:
+                time.sleep(random.uniform(0, 1.1 * length))
+                os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            if log.exists():
+                scored_twice += len(safe & set(log.read_bytes().split(b"\n")))
+            if status == 0:
+                break
+            if os.WIFSIGNALED(status):
+                killed += 1
+            else:
+                failed += 1
+            try:
+                now = committed(out)
+            except (MetaqapError, OSError):
+                failed += 1
+                break
+            lost += len(safe - now)
+            safe = now
+            if lost or scored_twice:
+                break
+        finished += 1
+        if not out.exists() or datasets(out) != expected or list(out.parent.glob("*.parts")):
+            different += 1
+        shutil.rmtree(f"{out}.parts", ignore_errors=True)
+        if failed or lost or scored_twice or different:
+            break
+    return {
+        "kills": killed, "outputs": finished, "different": different, "committed_rows_lost": lost,
+        "rows_scored_again": scored_twice, "failed_runs": failed, "seed": seed, "run_seconds": round(length, 3),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])))

@@ -1,0 +1,44 @@
+"""Coverage-guided fuzzing of everything that parses what others wrote.
+
+    python tests/fuzz.py header|bundle|scores SECONDS
+
+A finding is written to tests/findings/TARGET-HASH and ends the run; `test_fuzz.py` replays them for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["metaqap_fast"]):
+    from fuzz_targets import TARGETS
+
+FINDINGS = Path(__file__).parent / "findings"
+
+
+def main() -> None:
+    target, seconds = sys.argv[1], int(sys.argv[2])
+    check, seeds = TARGETS[target]
+
+    def one(data: bytes) -> None:
+        try:
+            check(data)
+        except BaseException:
+            FINDINGS.mkdir(exist_ok=True)
+            (FINDINGS / f"{target}-{hashlib.sha256(data).hexdigest()[:12]}").write_bytes(data)
+            raise
+
+    with tempfile.TemporaryDirectory() as folder:
+        for i, seed in enumerate(seeds()):
+            Path(folder, str(i)).write_bytes(seed)
+        options = [f"-max_total_time={seconds}", "-timeout=5", "-rss_limit_mb=2048", "-max_len=65536", "-verbosity=1"]
+        atheris.Setup([sys.argv[0], *options, "-print_final_stats=1", folder], one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A decoding process whose C libraries have bugs: it crashes, hangs or runs out of memory on marked images."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import resource
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metaqap_fast import worker
+from metaqap_fast.decode import Decoder
+
+real = Decoder._pipe
+rotten: list[int] = []  # what an image has done to the heap, and a later one dies of
+
+
+def stuck() -> None:
+    """Never comes back and never lets another thread of this interpreter run."""
+    lock = threading.Lock()
+    lock.acquire()
+    import ctypes
+
+    ctypes.PyDLL(None).pause()  # PyDLL keeps the interpreter's lock
+
+
+def overflow() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))
+    np.ones(1 << 40)
+
+
+DEEDS = {
+    b"SEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    b"ABRT": lambda: os.kill(os.getpid(), signal.SIGABRT),
+    b"KILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    b"EXIT": lambda: os._exit(7),
+    b"HANG": stuck,
+    b"OVER": overflow,
+    b"ROTS": lambda: rotten.append(1),
+}
+
+
+def _pipe(self: Decoder, jobs: Sequence[Any]) -> Any:
+    for job in jobs:
+        if rotten:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        for mark, deed in DEEDS.items():
+            if mark in job.source.tobytes()[-4:]:
+                deed()
+    return real(self, jobs)
+
+
+def main() -> None:
+    faulthandler.disable()
+    Decoder._pipe = _pipe  # type: ignore[method-assign]
+    worker.main()

@@ -1,0 +1,196 @@
+"""A decoder that crashes, hangs or is killed costs the image that did it, and no other."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import encode
+from metaqap_fast.decode import Decoded, Decoder
+from metaqap_fast.errors import ImageError, MetaqapError, Status
+from metaqap_fast.source import Encoded
+from metaqap_fast.supervisor import Supervisor
+from metaqap_fast.table import ScoreTable
+
+S = 64
+CULPRITS = {
+    b"SEGV": (Status.corrupt, "SIGSEGV"),
+    b"ABRT": (Status.corrupt, "SIGABRT"),
+    b"EXIT": (Status.corrupt, "exit status 7"),
+    b"KILL": (Status.too_large, "killed"),
+    b"HANG": (Status.too_large, "2 seconds"),
+    b"OVER": (Status.engine_error, "MemoryError"),
+}
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    monkeypatch.setattr("metaqap_fast.supervisor.MODULE", "hostile_worker")
+    supervisor = Supervisor(S, batch_size=4, max_seconds=2)
+    yield supervisor
+    supervisor.close()
+
+
+@pytest.fixture(scope="module")
+def good(photo: Image.Image) -> bytes:
+    return encode(photo.crop((0, 0, S, S)), "PNG")
+
+
+def statuses(results: list[Decoded]) -> list[Status]:
+    return [result.error.status if result.error else Status.ok for result in results]
+
+
+@pytest.mark.parametrize("mark", CULPRITS)
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_the_culprit_is_named_and_the_rest_is_decoded(
+    supervisor: Supervisor, good: bytes, mark: bytes, place: int
+) -> None:
+    data = [good] * 10
+    data[place] = good + mark
+    results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
+    assert [result.key for result in results] == [b"%d" % i for i in range(10)]
+    status, word = CULPRITS[mark]
+    assert statuses(results) == [status if i == place else Status.ok for i in range(10)]
+    error = results[place].error
+    assert error is not None and word in error.reason
+    expected = next(iter(Decoder(S).stream([Encoded(b"", good)]))).views
+    assert all(np.array_equal(result.views, expected) for i, result in enumerate(results) if i != place)
+    assert 2 <= supervisor.restarts <= 3  # with its batch, alone, and as the first of a new worker
+
+
+def test_what_an_earlier_image_did_to_the_worker_is_not_blamed_on_a_later_one(
+    supervisor: Supervisor, good: bytes
+) -> None:
+    data = [good, good + b"ROTS", good, good, good, good + b"ROTS", good, good]  # the next image dies of it
+    for _ in range(2):
+        results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
+        assert statuses(results) == [Status.ok] * 8
+    assert supervisor.restarts >= 4
+
+
+def test_many_culprits(supervisor: Supervisor, good: bytes) -> None:
+    data = [good + b"SEGV" * (i % 3 == 0) for i in range(20)]
+    results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
+    assert statuses(results) == [Status.corrupt if i % 3 == 0 else Status.ok for i in range(20)]
+
+
+def test_an_image_is_not_blamed_for_a_death_that_it_did_not_cause(supervisor: Supervisor, good: bytes) -> None:
+    def images() -> Iterator[Encoded]:
+        for i in range(12):
+            if i == 8:
+                assert supervisor._process is not None
+                os.kill(supervisor._process.pid, signal.SIGKILL)
+            yield Encoded(b"%d" % i, good)
+
+    assert statuses(list(supervisor.stream(images()))) == [Status.ok] * 12
+    assert supervisor.restarts == 1
+    assert supervisor._process is not None
+    os.kill(supervisor._process.pid, signal.SIGKILL)  # while it has nothing to do
+    assert statuses(list(supervisor.stream([Encoded(b"", good)]))) == [Status.ok]
+
+
+def test_stopping_early_leaves_nothing_behind(supervisor: Supervisor, good: bytes) -> None:
+    stream = supervisor.stream(Encoded(b"%d" % i, good) for i in itertools.count())
+    for i in range(6):
+        assert next(stream).key == b"%d" % i
+    stream.close()
+    results = list(supervisor.stream([Encoded(b"again", good)]))  # no stale answer
+    assert [result.key for result in results] == [b"again"]
+
+
+def test_same_results_as_in_this_process(good: bytes, photo: Image.Image) -> None:
+    data = [good, b"", b"text", encode(photo, "JPEG"), encode(photo, "JPEG")[:2000], encode(photo, "WEBP")]
+    with_error = Encoded(b"e", b"", ImageError(Status.unreadable, "gone"))
+    images = [with_error, *(Encoded(b"%d" % i, each) for i, each in enumerate(data))]
+    supervisor = Supervisor(S, batch_size=2)
+    for ours, theirs in zip(supervisor.stream(images), Decoder(S).stream(images), strict=True):
+        assert (ours.key, ours.nbytes, ours.width, ours.height) == (
+            theirs.key,
+            theirs.nbytes,
+            theirs.width,
+            theirs.height,
+        )
+        assert str(ours.error) == str(theirs.error) and np.array_equal(ours.views, theirs.views)
+    arrays = [(b"a", np.asarray(photo)), (b"b", np.asarray(photo)[::-1, ::2])]
+    for ours, theirs in zip(supervisor.stream_arrays(arrays), Decoder(S).stream_arrays(arrays), strict=True):
+        assert np.array_equal(ours.views, theirs.views) and (ours.width, ours.nbytes) == (theirs.width, theirs.nbytes)
+
+
+def test_a_process_that_cannot_start_ends_the_run_with_a_reason(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:
+    monkeypatch.setattr("metaqap_fast.supervisor.MODULE", "no_such_module")
+    with pytest.raises(MetaqapError, match="does not start"):
+        list(Supervisor(S).stream([Encoded(b"", good)]))
+
+
+def test_nothing_is_left_open(good: bytes) -> None:
+    def handles() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = handles()
+    for _ in range(3):
+        supervisor = Supervisor(S)
+        results = list(supervisor.stream(Encoded(b"", good) for _ in range(20)))
+        supervisor.close()
+        del results, supervisor
+        gc.collect()
+    assert handles() == before
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("mark", [b"", b"HANG"])
+def test_the_worker_goes_with_a_killed_run(good: bytes, tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "image").write_bytes(good + mark)
+    code = (
+        "import sys; from metaqap_fast import supervisor, source; supervisor.MODULE = 'hostile_worker'\n"
+        "s = supervisor.Supervisor(64); data = open(sys.argv[1], 'rb').read()\n"
+        "list(s.stream([source.Encoded(b'', data[:-4])])); print(s._process.pid, flush=True)\n"
+        "list(s.stream([source.Encoded(b'', data)] * 2)); import time; time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "image"], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    time.sleep(0.5)
+    assert alive(worker)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(worker)
+
+
+def test_a_run_survives_its_decoder(bundle: Path, folder: Path, good: bytes, tmp_path: Path) -> None:
+    (folder / "killer.png").write_bytes(good + b"SEGV")
+    (folder / "b" / "sleeper.png").write_bytes(good + b"HANG")
+    code = (
+        "from metaqap_fast import supervisor; supervisor.MODULE = 'hostile_worker'\n"
+        "from metaqap_fast.cli import main; main()"
+    )
+    arguments = ["score", str(folder), "--model", str(bundle), "-o", str(tmp_path / "s.h5"), "--max-seconds", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    result = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    table = ScoreTable.read(tmp_path / "s.h5")
+    found = dict(zip(table.paths, map(Status, table.status), strict=True))
+    assert found["killer.png"] == Status.corrupt and found["b/sleeper.png"] == Status.too_large
+    assert sum(status == Status.ok for status in found.values()) == 10 and len(found) == 15

@@ -172,7 +172,7 @@ def score(
     if profile and len(devices) > 1:
         raise click.UsageError("--profile is for one device")
     trace = Trace(profile) if profile else None
-    saving = {"rows_per_part": rows_per_part, "retry_failed": retry_failed}
+    saving: dict[str, Any] = {"rows_per_part": rows_per_part, "retry_failed": retry_failed}
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(listing, quiet=quiet, as_json=as_json)
     try:

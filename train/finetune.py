@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,26 +152,12 @@ def finetune(
     per_epoch = max(1, len(rows) // recipe.batch)
     steps = max(1, round(recipe.epochs * per_epoch))
     plan = Plan(steps, seed, recipe.ema, validate_every=per_epoch if len(predict) else 0)
-    groups = _groups(trainee, recipe)
-    first = [parameter.detach().clone() for group in groups for parameter in group.parameters]
     with _exact_depthwise(trainee, device):
-        fit(run, groups, step, plan, validate if len(predict) else None)
-        _blend(groups, first, recipe.blend)
+        fit(run, _groups(trainee, recipe), step, plan, validate if len(predict) else None)
         predicted = predictions(predict)
     trained = copy.copy(features)  # with its own network
     trained._modules = {**features._modules, "network": rounded(trainee.network)}
     return Tuned(Member(trained, *head.raw()), predicted)
-
-
-@torch.no_grad()
-def _blend(groups: Sequence[Group], first: Sequence[Tensor], share: float) -> None:
-    """Move trained weights back towards the probe's: `share` of the way from there to the result stays.
-
-    Between the two, a network keeps most of what it learnt of the data set and more of what it knew of images unlike
-    it (robust fine-tuning by interpolated weights, arXiv 2109.01903).
-    """
-    for parameter, old in zip((p for group in groups for p in group.parameters), first, strict=True):
-        parameter.copy_(torch.lerp(old, parameter, share))
 
 
 def _probe(cache: Cache, mos: F64, rows: Rows, recipe: Recipe) -> TrainedHead:

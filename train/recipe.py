@@ -23,7 +23,7 @@ class Recipe:
 
     `frozen_stages` counts stages from the image; the rest are trained, each with `layer_decay` times the rate
     of the one above it. `l1` and `l2` weigh squared error and softmax correlation in the quality-aware loss.
-    `blend` is the share of the way from the probe to the trained weights that is kept, see `finetune`. `folds` is how many of the FOLDS models for out-of-fold predictions are trained. `refit` trains the member once more
+    `folds` is how many of the FOLDS models for out-of-fold predictions are trained. `refit` trains the member once more
     on all rows; without it the first fold's model is the member, which a fifth of the rows never reached. No epochs at
     all leave the frozen network with its ridge head, as the budget `frozen` does. `probe_penalty`
     is stronger than a ridge head's own best, so that the training images leave something to learn.
@@ -38,7 +38,6 @@ class Recipe:
     frozen_stages: int = 0
     dropout: float = 0.2
     ema: float = 0.99
-    blend: float = 1.0
     probe_penalty: float = 5.0
     loss: str = "quality-aware"
     l1: float = 0.5
@@ -82,5 +81,5 @@ def _check(recipe: Recipe) -> None:
         raise ValueError(f"loss is {recipe.loss!r}, not one of {', '.join(LOSSES)}")
     if not 1 <= recipe.folds <= FOLDS or recipe.frozen_stages < 0 or recipe.batch < 2 or recipe.epochs < 0:
         raise ValueError(f"folds is 1 to {FOLDS}, batch at least 2, epochs and frozen_stages at least 0")
-    if not 0 <= recipe.dropout < 1 or not 0 <= recipe.ema < 1 or not 0 < recipe.layer_decay <= 1 or not 0 < recipe.blend <= 1:
-        raise ValueError("dropout and ema are 0 to below 1, layer_decay and blend above 0 to 1")
+    if not 0 <= recipe.dropout < 1 or not 0 <= recipe.ema < 1 or not 0 < recipe.layer_decay <= 1:
+        raise ValueError("dropout and ema are 0 to below 1, layer_decay above 0 to 1")

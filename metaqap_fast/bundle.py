@@ -102,6 +102,10 @@ def load(model: str = DEFAULT) -> Bundle:
 def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
     for name, expected in document["files"].items():
         _check(path, name, expected)
+    for entry in document["members"]:
+        for name in (entry["file"], entry.get("ranges", entry["file"])):
+            if name not in document["files"]:
+                raise BundleError(f"{path}: {name} has no digest in bundle.json")
     members = tuple(
         Member(
             str(entry["name"]),
@@ -110,10 +114,6 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         )
         for entry in document["members"]
     )
-    for entry in document["members"]:
-        for name in (entry["file"], entry.get("ranges", entry["file"])):
-            if name not in document["files"]:
-                raise BundleError(f"{path}: {name} has no digest in bundle.json")
     entry = document["meta_learner"]
     meta = Meta(
         tuple(float(weight) for weight in entry["weights"]),

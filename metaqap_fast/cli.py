@@ -175,6 +175,14 @@ def score(
     saving: dict[str, Any] = {"rows_per_part": rows_per_part, "retry_failed": retry_failed}
     signal.signal(signal.SIGTERM, _terminate)
     report = Report(listing, quiet=quiet, as_json=as_json)
+
+    def leave(stop: BaseException) -> None:
+        """End at once, with everything committed: closing engine and decoder would take seconds."""
+        if isinstance(stop, (KeyboardInterrupt, SystemExit)):
+            report.interrupted(output)
+            report.flush()
+            os._exit(stop.code if isinstance(stop, SystemExit) else 130)  # type: ignore[arg-type]
+
     try:
         with report:
             if len(devices) > 1:
@@ -182,11 +190,9 @@ def score(
             else:
                 scorer = Scorer(device=devices[0], **options)
                 report.started(scorer)
-                summary = run(scorer, listing, output, mode, report.progress, trace, **saving)
+                summary = run(scorer, listing, output, mode, report.progress, trace, **saving, stopped=leave)
     except (KeyboardInterrupt, SystemExit) as stop:
-        report.interrupted(output)
-        report.flush()
-        os._exit(stop.code if isinstance(stop, SystemExit) else 130)  # type: ignore[arg-type]
+        leave(stop)
     report.finished(summary)
     if strict and summary.failed:
         sys.exit(3)

@@ -20,6 +20,9 @@ _DEVICE = click.option("--device", default="auto", show_default=True, metavar="a
 _NETWORKS = click.option(
     "--networks", metavar="A,B,...", help="Configurations or .toml files; NAME@RUN starts from a pretraining run."
 )
+_SEED = click.option("--seed", type=int, help="Of the random split, for sets without an official one.")
+_LOW = click.option("--low", type=float, help="MOS of the worst image that a csv's scale allows.")
+_HIGH = click.option("--high", type=float, help="MOS of the best one.")
 
 
 @click.group()
@@ -71,9 +74,9 @@ def pretrain(
     show_default=True,
     help="frozen: ridge heads on frozen networks; cpu: later stages trained; gpu: everything, all folds.",
 )
-@click.option("--seed", type=int, help="Of the random split, for sets without an official one.")
-@click.option("--low", type=float, help="MOS of the worst image that a csv's scale allows.")
-@click.option("--high", type=float, help="MOS of the best one.")
+@_SEED
+@_LOW
+@_HIGH
 @click.option("--name", "bundle_name", help="The bundle's name.")
 @click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of every recipe.")
 def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...], data: str, **options: Any) -> None:
@@ -94,6 +97,9 @@ def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...]
 @_NETWORKS
 @click.option("--pretraining", type=_PATH, help="Run of the network's pretraining.")
 @_DEVICE
+@_SEED
+@_LOW
+@_HIGH
 @click.option("--test", is_flag=True, help="Also score the test split, once, at the very end.")
 @click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of every recipe.")
 def ablation(root: Path, networks: str | None, changes: tuple[str, ...], **options: Any) -> None:

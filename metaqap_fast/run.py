@@ -104,11 +104,13 @@ def run(
     trace: Trace | None = None,
     rows_per_part: int = ROWS_PER_PART,
     retry_failed: bool = False,
+    stopped: Callable[[BaseException], None] = lambda _: None,
 ) -> Summary:
     """Score a listing into a file.
 
     An interrupt (KeyboardInterrupt, SystemExit) or a failure commits every row that is ready before it goes
-    on its way; `mode="resume"` continues from there. `trace` gets the time of each stage, however the run ends.
+    on its way; `mode="resume"` continues from there. `stopped` is called then, and may end the process.
+    `trace` gets the time of each stage, however the run ends otherwise.
 
     Raises:
         UsageError, MetaqapError: see `Store`.
@@ -128,9 +130,10 @@ def run(
                     summary.take(row)
                     summary.seconds = time.monotonic() - start
                     on_row(summary)
-            except BaseException:
+            except BaseException as error:
                 with _deaf():
                     store.commit()  # first of all: closing the stages may take a moment
+                stopped(error)
                 raise
         summary.skipped = listing.skipped
         with trace.span("merge") if trace else nullcontext():

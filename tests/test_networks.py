@@ -187,18 +187,18 @@ def test_resize_weights_are_a_triangle_of_the_scales_width() -> None:
 
 
 class Member(nn.Module):
-    """Preprocessing, taps, their mean and standard deviation, a linear head: [N, S, S, 3] uint8 -> [N, 1]."""
+    """Preprocessing, pooled taps, a linear head: [N, S, S, 3] uint8 -> [N, 1]."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         config = read_config(name)
         self.preprocess = Preprocess(config.mean, config.std, 512, config.size)
         self.network = load_network(config, pretrained=False)
-        self.head = nn.Linear(2 * sum(self.network.widths()), 1)
+        self.head = nn.Linear(3 * sum(self.network.widths()), 1)
 
     def features(self, image: Tensor) -> Tensor:
         taps = self.network.taps(self.preprocess(image))
-        return torch.cat([pool(tap)[:, : 2 * tap.shape[1]] for tap in taps], 1)  # means and deviations
+        return torch.cat([pool(tap) for tap in taps], 1)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.features(image))
@@ -263,7 +263,7 @@ def write_members(folder: Path, members: dict[str, Member]) -> Path:
 # What TensorRT-RTX 1.7 was seen to build engines from; above all no Resize and no operation on shapes.
 OPERATIONS = {
     *("Add", "AveragePool", "BatchNormalization", "Cast", "Concat", "Constant", "Conv", "Gemm", "Identity"),
-    *("MatMul", "MaxPool", "Mul", "ReduceMean", "Relu", "Sqrt", "Sub", "Transpose", "Unsqueeze"),
+    *("MatMul", "MaxPool", "Mul", "ReduceMax", "ReduceMean", "Relu", "Sqrt", "Sub", "Transpose", "Unsqueeze"),
 }
 PADS = {"ConstantOfShape", "Pad", "Reshape", "Slice"}  # of NASNet: constant amounts, computed in the graph
 

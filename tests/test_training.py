@@ -218,6 +218,32 @@ def test_a_bundle_in_one_command(config: Config, table: tuple[Path, list[Path], 
     assert json.loads((out / "bundle.json").read_text())["files"] == digests
 
 
+def test_an_ablation_in_one_command(
+    config: Config, table: tuple[Path, list[Path], np.ndarray], photos: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    data, work = [str(table[0]), "--data", "csv", "--low", "1", "--high", "5"], ["--work", str(tmp_path / "work")]
+    (tmp_path / "photographs").mkdir()
+    for name in ("astronaut", "chelsea"):
+        photos[name].save(tmp_path / "photographs" / f"{name}.png")
+    pretraining = ["train", "pretrain", str(tmp_path / "photographs"), "-o", str(tmp_path / "pre")]
+    result = CliRunner().invoke(main, [*pretraining, "--networks", config.name, "--steps", "1"])
+    assert result.exit_code == 0, result.output
+    run = Path(result.stdout.strip()).parent
+    command = ["train", "ablation", *data, *work, "-o", str(tmp_path / "out"), "--network", config.name, "--test"]
+    result = CliRunner().invoke(
+        main, [*command, "--networks", config.name, "--pretraining", str(run), "--device", "cpu"]
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+    names = [row["name"].rpartition(", ")[2] for row in rows]
+    assert names[:5] == ["frozen", "quality-aware", "mse", "softmax-pearson", "soft-spearman"]
+    assert [name.split(":")[0] for name in names[-3:]] == ["single best member", "plain average", "meta-learner (full)"]
+    assert len(rows) == 10 and all(abs(row["test"]["plcc"]) <= 1 for row in rows)
+    assert rows[0]["images"] == 72 and rows[1]["images"] < 30  # all folds in closed form; one fold trained
+    assert (tmp_path / "out" / "ablation.md").read_text().count("\n") == 12
+    assert (tmp_path / "out" / "ablation.md").read_text() in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -42,6 +42,9 @@ def ablation(
     device: str,
     test: bool,
     changes: dict[str, Any],
+    seed: int | None = None,
+    low: float | None = None,
+    high: float | None = None,
 ) -> str:
     """Train what is not trained yet, and write `ablation.md` and `ablation.json`; returns the table.
 
@@ -56,10 +59,13 @@ def ablation(
         device: see `run.find_device`.
         test: score the test split too.
         changes: entries of the recipe of the single-network rows.
+        seed: of a random split, for sets without an official one.
+        low: see `datasets.load`.
+        high: see `datasets.load`.
     """
     where = find_device(device)
     budget = "gpu" if where.type == "cuda" else "cpu"
-    whole, parts, dealt = prepare(data, root, work)
+    whole, parts, dealt = prepare(data, root, work, seed, low, high)
     tags, wanted, recipes = zip(*_singles(network, pretraining, budget, changes), strict=True)
     singles = [
         train_member(member, dealt, recipe, work / "ablation" / tag, where, cache=work)

@@ -148,8 +148,7 @@ def test_interrupt_commits_and_resume_completes(
     start = time.monotonic()
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
-    took = time.monotonic() - start
-    assert took < 10  # 2 s is the aim on an idle machine; a busy one has been seen to take 5
+    assert time.monotonic() - start < 4
     assert process.returncode == status and "--resume" in errors and "Traceback" not in errors
     assert not out.exists()
 

@@ -172,6 +172,34 @@ def test_overlap_stops_its_thread_when_closed() -> None:
     assert not any(t.name.startswith("overlap-produce") and t.is_alive() for t in threading.enumerate())
 
 
+SIGNALLED = """
+import faulthandler, gc, os, signal, sys, threading, time
+import numpy as np
+from metaqap_fast import Scorer
+
+faulthandler.enable()  # Python's handlers run on its signal stack, or on one that a library put in its place
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+scorer = Scorer(sys.argv[1], precision="fp32")
+scorer.score_arrays([np.zeros((64, 64, 3), np.uint8)])
+
+def give_up():
+    global scorer
+    scorer.close()
+    del scorer
+    gc.collect()
+
+thread = threading.Thread(target=give_up)
+thread.start()
+thread.join()
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_a_signal_after_a_scorer_ended_on_another_thread(bundle: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, bundle], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_memory_does_not_grow_with_the_number_of_images(bundle: Path, tmp_path: Path, photo: Image.Image) -> None:
     code = (
         "import sys, resource; from metaqap_fast.cli import main\n"

@@ -18,6 +18,7 @@ from metaqap_fast.combine import combine
 from metaqap_fast.decode import Decoder
 from metaqap_fast.engine import graph
 from metaqap_fast.engine.deviation import TOLERANCE, deviation, generated, graph_predict, reference
+from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.engine.tensorrt_build import Library, Options, build, find
 from metaqap_fast.errors import MetaqapError, UsageError
 
@@ -51,9 +52,7 @@ def wanted(views: np.ndarray) -> np.ndarray:
 
 
 def by_openvino(model: onnx.ModelProto, views: np.ndarray) -> np.ndarray:
-    import openvino as ov
-
-    core = ov.Core()
+    core = shared_core()
     network = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.concatenate([network({0: view[None]})[0] for view in views])
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.evaluate import plcc
 from metaqap_fast.train.build import compress
 from metaqap_fast.train.features import export_onnx
@@ -131,7 +131,7 @@ def test_exported_member_is_the_module(tmp_path: Path) -> None:
     compress(path)
     assert path.stat().st_size < 0.6 * full
     image = RNG.integers(0, 256, (2, 512, 512, 3), dtype=np.uint8)
-    model = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = shared_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.no_grad():
         expected = member(torch.from_numpy(image)).numpy()
     assert_allclose(model({0: image})[0], expected, atol=1e-4)

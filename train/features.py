@@ -22,6 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from metaqap_fast.decode import Decoded, Decoder
+from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.source import Entry, read_all
 from metaqap_fast.train.member import VIEW_SIZE, Features
@@ -34,7 +35,7 @@ OPSET = 17
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """What a network with its first weights sees in every image, through the image's middle view.
+    """What a network with its first weights sees in each of n views: of the training images, or of ladders.
 
     `pooled` [n, D] float32 are its pooled taps; `activation` is what stage number `stage` reads: float16
     [n, C, h, w], or for stage 0 the views themselves, uint8 [n, S, S, 3]; for no stage there is none.
@@ -62,10 +63,18 @@ class _Probe(nn.Module):
         return torch.cat([pool(tap) for tap in taps], 1), activation
 
 
-def cached(features: Features, files: Sequence[Path], folder: Path, stage: int | None, device: torch.device) -> Cache:
-    """Run a network over images once and keep what training needs in `folder`, as .npy files.
+def cached(
+    features: Features,
+    views: Callable[[], Iterable[NDArray[np.uint8]]],
+    count: int,
+    folder: Path,
+    stage: int | None,
+    device: torch.device,
+) -> Cache:
+    """Run a network over `count` views [S, S, 3] once and keep what training needs in `folder`, as .npy files.
 
-    Without a `stage` only the pooled taps are kept, which a frozen network's head is fitted on.
+    `views` gives them; it is called only where there is no cache yet. Without a `stage` only the pooled taps are
+    kept, which a frozen network's head is fitted on.
 
     A cache of another length is an error, not a silent mismatch; an interrupted one starts again.
 
@@ -76,8 +85,8 @@ def cached(features: Features, files: Sequence[Path], folder: Path, stage: int |
     paths = [folder / "pooled.npy", *([] if stage is None else [folder / f"stage{stage}.npy"])]
     if all(path.exists() for path in paths):
         pooled, *activation = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-        if len(pooled) != len(files):
-            raise MetaqapError(f"{folder} holds {len(pooled)} images, not {len(files)}: remove it")
+        if len(pooled) != count:
+            raise MetaqapError(f"{folder} holds {len(pooled)} images, not {count}: remove it")
         return Cache(pooled, activation[0] if activation else np.empty(0), stage)
     stores: dict[int, NDArray[Any]] = {}
     lock = threading.Lock()  # outputs arrive on the engine's threads
@@ -86,7 +95,7 @@ def cached(features: Features, files: Sequence[Path], folder: Path, stage: int |
     def store(place: int, row: int, value: NDArray[Any], kind: type) -> None:
         with lock:
             if place not in stores:
-                shape = (len(files), *value.shape)
+                shape = (count, *value.shape)
                 stores[place] = np.lib.format.open_memmap(paths[place].with_suffix(".partial"), "w+", kind, shape)
         stores[place][row] = value
 
@@ -95,20 +104,19 @@ def cached(features: Features, files: Sequence[Path], folder: Path, stage: int |
         if stage:
             store(1, row, outputs[1], np.float16)
         if row % 1000 == 0:
-            log.info("%s: %d of %d images, %.0f s", folder.name, row, len(files), time.monotonic() - start)
+            log.info("%s: %d of %d images, %.0f s", folder.name, row, count, time.monotonic() - start)
 
-    def views() -> Iterator[NDArray[np.uint8]]:
-        for row, image in enumerate(decoded(files)):
-            view = image.views[len(image.views) // 2]
+    def seen() -> Iterator[NDArray[np.uint8]]:
+        for row, view in enumerate(views()):
             if stage == 0:
                 store(1, row, view, np.uint8)
             yield view
 
     infer = _on_cpu if device.type == "cpu" else _on_device
-    infer(_Probe(features, stage or 0), views(), collect, device)
+    infer(_Probe(features, stage or 0), seen(), collect, device)
     for path in paths:
         path.with_suffix(".partial").rename(path)
-    return cached(features, files, folder, stage, device)
+    return cached(features, views, count, folder, stage, device)
 
 
 def predict_files(member: nn.Module, files: Sequence[Path], device: torch.device) -> NDArray[np.float64]:
@@ -137,7 +145,7 @@ def _on_cpu(network: nn.Module, views: Iterable[NDArray[np.uint8]], collect: Col
         path = Path(folder) / "network.onnx"
         export_onnx(network, path)
         hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-        model = ov.Core().compile_model(path, "CPU", hints)
+        model = shared_core().compile_model(path, "CPU", hints)
     queue = ov.AsyncInferQueue(model)
     outputs = range(len(model.outputs))
     queue.set_callback(lambda request, row: collect(row, [request.get_output_tensor(i).data[0] for i in outputs]))
@@ -172,6 +180,11 @@ def decoded(files: Sequence[Path]) -> Iterator[Decoded]:
         if image.error is not None:
             raise MetaqapError(f"{path}: {image.error}")
         yield image
+
+
+def middle_views(files: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
+    """The middle view of each file, [S, S, 3] uint8, which training sees; raises as `decoded`."""
+    return (image.views[len(image.views) // 2] for image in decoded(files))
 
 
 def views_of(files: Sequence[Path]) -> list[NDArray[np.uint8]]:

@@ -10,6 +10,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
+from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.engine.quantize import conv_inputs
 
 
@@ -22,7 +23,7 @@ def measure_ranges(path: Path, views: Iterable[NDArray[np.uint8]]) -> dict[str, 
         path: the member's ONNX file.
         views: photographs [S, S, 3] uint8.
     """
-    core = ov.Core()
+    core = shared_core()
     model = core.read_model(path)
     tensors = dict(list(conv_inputs(model).items())[1:])
     axes = op.constant(np.arange(4, dtype=np.int64))

@@ -19,6 +19,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from metaqap_fast.decode import Decoder
+from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.evaluate import measure
 from metaqap_fast.train.datasets import biq2021
 from metaqap_fast.train.features import export_onnx, views_of
@@ -78,7 +79,7 @@ def _resized(views: Views, size: int) -> Views:
 
 
 def _features(path: Path, views: Iterable[NDArray[np.uint8]], size: int) -> NDArray[np.float32]:
-    core = ov.Core()
+    core = shared_core()
     model = core.read_model(path)
     model.reshape([1, size, size, 3])
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}

@@ -5,6 +5,7 @@ A request holds exactly one view, so an image's score cannot depend on what it w
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,24 @@ from metaqap_fast.engine.quantize import quantize
 from metaqap_fast.errors import MetaqapError, UsageError
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+
+
+@functools.cache
+def shared_core() -> Any:
+    """OpenVINO's `Core`, one for the whole process and kept until it ends.
+
+    Its CPU plugin gives the thread that loads it a signal stack, and frees that stack with the last core and compiled
+    model, on whichever thread that happens. The first thread would be left with a signal stack that is gone, and the
+    next signal it handles (Ctrl-C, the end of a child) would kill the process.
+
+    Raises:
+        MetaqapError: OpenVINO is not installed.
+    """
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise MetaqapError(f"OpenVINO is not installed: pip install openvino ({error})") from None
+    return ov.Core()
 
 
 @dataclass(slots=True)
@@ -47,15 +66,12 @@ class OpenVINOEngine:
     reason = ""
 
     def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
-        try:
-            import openvino as ov
-        except ImportError as error:
-            raise MetaqapError(f"OpenVINO is not installed: pip install openvino ({error})") from None
+        core = shared_core()
+        import openvino as ov  # there: `shared_core` says so in one line if it is not
+
         self.precision = default_precision() if precision == "auto" else precision
         if self.precision == "fp16":
             raise UsageError("OpenVINO has no fp16 on this CPU engine: use fp32, bf16 or int8")
-        core = ov.Core()
-        core.set_property({"CACHE_DIR": str(cache_dir())})
         threads = threads or len(os.sched_getaffinity(0))
         model = merged(core, bundle, int8=self.precision == "int8")
         compiled = core.compile_model(
@@ -66,6 +82,7 @@ class OpenVINOEngine:
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "INFERENCE_NUM_THREADS": threads,
                 "ENABLE_CPU_PINNING": False,  # decoding threads share these cores
+                "CACHE_DIR": str(cache_dir()),
             },
         )
         self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads"

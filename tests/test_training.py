@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from metaqap_fast import Scorer
 from metaqap_fast.cli import main
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.evaluate import plcc
-from metaqap_fast.train.features import Cache, cached, predict_files
-from metaqap_fast.train.finetune import finetune
+from metaqap_fast.train.features import Cache, cached, middle_views, predict_files
+from metaqap_fast.train.finetune import Order, finetune
+from metaqap_fast.train.ladders import RUNGS, ladders, order_loss
 from metaqap_fast.train.loop import Group, Plan, fit, learning_rate, rows_of
 from metaqap_fast.train.member import Features
 from metaqap_fast.train.networks import Config, read_config
@@ -73,7 +76,8 @@ def table(
 def cache(
     features: Features, table: tuple[Path, list[Path], np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> Cache:
-    return cached(features, table[1], tmp_path_factory.mktemp("cache"), RECIPE.frozen_stages, CPU)
+    views = partial(middle_views, table[1])
+    return cached(features, views, 90, tmp_path_factory.mktemp("cache"), RECIPE.frozen_stages, CPU)
 
 
 def problem() -> tuple[torch.nn.Linear, list[Group]]:
@@ -136,7 +140,7 @@ def test_without_steps_the_fine_tuned_member_is_its_probe(
     _, files, mos = table
     rows = np.arange(20)
     still = replace(RECIPE, lr=0.0, head_lr=0.0, weight_decay=0.0)
-    tuned = finetune(tmp_path, features, cache, mos, rows, still, CPU, 0, np.arange(20, 30))
+    tuned = finetune(tmp_path, features, cache, None, mos, rows, still, CPU, 0, np.arange(20, 30))
     probe = fit_ridge(np.asarray(cache.pooled[:20]), mos[:20], rows % 2, [RECIPE.probe_penalty])
     expected = cache.pooled[20:30] @ probe.weights + probe.bias
     assert_allclose(tuned.predictions, expected, atol=0.02)  # bf16
@@ -150,7 +154,7 @@ def test_fine_tuning_learns_and_reads_no_other_row_s_mos(
     mos[20:] = np.nan  # would spread
     rows = np.arange(20)
     recipe = replace(RECIPE, epochs=6, probe_penalty=100.0)
-    tuned = finetune(tmp_path, features, cache, mos, rows, recipe, CPU, 0, np.empty(0, np.int64))
+    tuned = finetune(tmp_path, features, cache, None, mos, rows, recipe, CPU, 0, np.empty(0, np.int64))
     probe = fit_ridge(np.asarray(cache.pooled[:20]), mos[:20], rows % 2, [100.0])
     before = np.square(cache.pooled[:20] @ probe.weights + probe.bias - mos[:20]).mean()
     after = np.square(predict_files(tuned.member, table[1][:20], CPU) - mos[:20]).mean()
@@ -161,11 +165,39 @@ def test_fine_tuning_learns_and_reads_no_other_row_s_mos(
         assert same == (stage < RECIPE.frozen_stages)
 
 
+def test_ladders_teach_their_order_and_only_those_of_training_rows(
+    features: Features, cache: Cache, table: tuple[Path, list[Path], np.ndarray], tmp_path: Path
+) -> None:
+    climbed = np.arange(0, 30, 2)
+
+    def views() -> Iterator[np.ndarray]:
+        return ladders(middle_views([table[1][row] for row in climbed]), seed=7)
+
+    seen = cached(features, views, RUNGS * len(climbed), tmp_path / "cache", RECIPE.frozen_stages, CPU)
+    rungs = list(views())
+    training = 10  # ladders of rows below 20
+    seen = Cache(seen.pooled, seen.activation.copy(), seen.stage)
+    seen.activation[RUNGS * training :] = np.nan  # would spread
+
+    def disorder(weight: float) -> float:
+        """What the five ladders that were not trained on lack of their order."""
+        recipe = replace(RECIPE, epochs=8, order_weight=weight)
+        order = Order(climbed, seen)
+        run = tmp_path / str(weight)
+        tuned = finetune(run, features, cache, order, table[2], np.arange(20), recipe, CPU, 0, np.empty(0, np.int64))
+        with torch.no_grad():
+            predicted = tuned.member(torch.from_numpy(np.stack(rungs[RUNGS * training :])))
+        return float(order_loss(predicted[:, 0]))
+
+    assert disorder(1.0) < 0.7 * disorder(0.0)
+
+
 def test_recipes_are_checked() -> None:
     config = read_config("mobilenetv2")
     assert recipe_for(config, "frozen") is None and recipe_for(config, "cpu", epochs=0) is None
     assert recipe_for(config, "gpu", frozen_stages=2).frozen_stages == 2  # type: ignore[union-attr]
-    for changes in ({"loss": "huber"}, {"batch": 1}, {"dropout": 1.0}, {"momentum": 0.9}, {"folds": 6}):
+    wrong = ({"loss": "huber"}, {"batch": 1}, {"dropout": 1.0}, {"momentum": 0.9}, {"folds": 6}, {"order_batch": 0})
+    for changes in wrong:
         with pytest.raises(UsageError, match="recipe"):
             recipe_for(config, "gpu", **changes)
 
@@ -236,11 +268,11 @@ def test_an_ablation_in_one_command(
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
     names = [row["name"].rpartition(", ")[2] for row in rows]
-    assert names[:5] == ["frozen", "quality-aware", "mse", "softmax-pearson", "soft-spearman"]
+    assert names[:6] == ["frozen", "quality-aware", "without ladders", "mse", "softmax-pearson", "soft-spearman"]
     assert [name.split(":")[0] for name in names[-3:]] == ["single best member", "plain average", "meta-learner (full)"]
-    assert len(rows) == 10 and all(abs(row["test"]["plcc"]) <= 1 for row in rows)
+    assert len(rows) == 11 and all(abs(row["test"]["plcc"]) <= 1 for row in rows)
     assert rows[0]["images"] == 72 and rows[1]["images"] < 30  # all folds in closed form; one fold trained
-    assert (tmp_path / "out" / "ablation.md").read_text().count("\n") == 12
+    assert (tmp_path / "out" / "ablation.md").read_text().count("\n") == 13
     assert (tmp_path / "out" / "ablation.md").read_text() in result.stdout
 
 

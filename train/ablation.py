@@ -97,13 +97,17 @@ def _singles(
 ) -> list[tuple[str, str, Recipe | None]]:
     """(tag, member, recipe) of each row of one network."""
     config = read_config(network)
-    rows: list[tuple[str, str, Recipe | None]] = [("frozen", network, None)]
-    for loss in LOSSES:
-        rows.append((loss, network, recipe_for(config, budget, **changes | {"loss": loss, "refit": False})))
+
+    def recipe(**own: Any) -> Recipe | None:
+        return recipe_for(config, budget, **changes | {"refit": False, **own})
+
+    rows: list[tuple[str, str, Recipe | None]] = [("frozen", network, None), (LOSSES[0], network, recipe())]
+    rows.append(("without ladders", network, recipe(ladders=0)))
+    rows += [(loss, network, recipe(loss=loss)) for loss in LOSSES[1:]]
     if pretraining:
         pretrained = f"{network}@{pretraining}"
         rows.append(("pretrained and frozen", pretrained, None))
-        rows.append(("pretrained, quality-aware", pretrained, recipe_for(config, budget, **changes | {"refit": False})))
+        rows.append(("pretrained, quality-aware", pretrained, recipe()))
     return rows
 
 

@@ -26,6 +26,7 @@ from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluate import plcc, srocc
 from metaqap_fast.kernels import quality_aware_loss, soft_spearman
 from metaqap_fast.train.features import Cache
+from metaqap_fast.train.ladders import RUNGS, order_loss
 from metaqap_fast.train.loop import Group, Plan, fit, rows_of
 from metaqap_fast.train.member import Features, Member, TrainedHead, rounded
 from metaqap_fast.train.pooling import fast_pool
@@ -67,6 +68,14 @@ class Tuned:
     predictions: F64  # of the rows that were asked for
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Ladders of the training rows `rows` [K], ascending, and what the network sees in their K * RUNGS views."""
+
+    rows: Rows
+    cache: Cache
+
+
 class _Trainee(nn.Module):
     """The trained stages and head, reading cached activations."""
 
@@ -89,6 +98,7 @@ def finetune(
     run: Path,
     features: Features,
     cache: Cache,
+    order: Order | None,
     mos: F64,
     rows: Rows,
     recipe: Recipe,
@@ -102,6 +112,7 @@ def finetune(
         run: folder of the checkpoint and the log; an unfinished run in it goes on.
         features: the network with its first weights, not changed.
         cache: its pooled taps and the activation before stage `recipe.frozen_stages`.
+        order: ladders, of which those of `rows` are trained on; None for none.
         mos: [n] MOS of all rows, 0..1.
         rows: training rows; no other row's MOS is read while training.
         recipe: see `Recipe`.
@@ -122,21 +133,30 @@ def finetune(
     width = 3 * sum(features.network.widths()[: recipe.frozen_stages])
     loss = objective(recipe)
 
-    def batch(chosen: Rows, flip: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        chosen = np.sort(chosen)
-        activation = torch.from_numpy(cache.activation[chosen]).to(device)
+    def batch(chosen: Rows, flip: torch.Generator | None, source: Cache = cache) -> tuple[Tensor, Tensor]:
+        activation = torch.from_numpy(source.activation[chosen]).to(device)
         activation = activation.float() if recipe.frozen_stages else activation
         if flip is not None:
             mirrored = torch.rand(len(chosen), generator=flip).to(device) < 0.5
             across = 3 if recipe.frozen_stages else 2  # of [N, C, h, w]; of [N, S, S, 3]
             activation = torch.where(mirrored[:, None, None, None], activation.flip(across), activation)
-        return activation, torch.from_numpy(cache.pooled[chosen, :width]).to(device)
+        return activation, torch.from_numpy(source.pooled[chosen, :width]).to(device)
+
+    climbed = np.flatnonzero(np.isin(order.rows, rows)) if order else np.empty(0, np.int64)
 
     def step(number: int, generator: torch.Generator) -> Tensor:
         chosen = np.sort(rows[rows_of(number, len(rows), recipe.batch, seed)])
+        flip = generator if recipe.flip else None
         head.train()
-        prediction = trainee(*batch(chosen, generator if recipe.flip else None))
-        return loss(prediction, torch.tensor(mos[chosen], dtype=torch.float32, device=device))
+        target = torch.tensor(mos[chosen], dtype=torch.float32, device=device)
+        if order is None or not len(climbed):
+            return loss(trainee(*batch(chosen, flip)), target)
+        ladder = np.sort(climbed[rows_of(number, len(climbed), recipe.order_batch, seed)])
+        rungs = (RUNGS * ladder[:, None] + np.arange(RUNGS)).ravel()
+        parts = zip(batch(chosen, flip), batch(rungs, flip, order.cache), strict=True)
+        prediction = trainee(*(torch.cat(part) for part in parts))  # in one pass: small batches are slow
+        total = loss(prediction[: len(chosen)], target)
+        return total + recipe.order_weight * order_loss(prediction[len(chosen) :])
 
     @torch.no_grad()
     def predictions(of: Rows) -> F64:

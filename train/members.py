@@ -7,8 +7,9 @@ unfinished ones.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluate import measure
-from metaqap_fast.train.features import cached
-from metaqap_fast.train.finetune import finetune
+from metaqap_fast.train.features import Cache, cached, middle_views
+from metaqap_fast.train.finetune import Order, finetune
+from metaqap_fast.train.ladders import RUNGS, ladders
 from metaqap_fast.train.member import Features, Member
 from metaqap_fast.train.networks import Config, read_config
 from metaqap_fast.train.pretrain import first_network
@@ -101,7 +103,9 @@ def train_member(
     name = config.name + (f"_{pretraining.resolve().parent.name}" if pretraining else "")
     features = Features(config, first_network(config, pretraining))
     stage = recipe.frozen_stages if recipe else 0
-    seen_by = cached(features, data.files, (cache or work) / name, stage if recipe else None, device)
+    kept = (cache or work) / name
+    views = functools.partial(middle_views, data.files)
+    seen_by = cached(features, views, len(data.files), kept, stage if recipe else None, device)
     facts: dict[str, Any] = {
         "initial_weights": config.weights.distribution,
         "initial_weights_licence": config.weights.licence,
@@ -114,17 +118,18 @@ def train_member(
         )
     else:
         held_out = np.full(len(data.files), np.nan)
+        order = _order(features, data, recipe, kept / "ladders", device)
         member: Member | None = None
         for fold in range(recipe.folds):
             rows, held = np.flatnonzero(data.folds != fold), np.flatnonzero(data.folds == fold)
             run = work / name / f"fold{fold}"
-            tuned = finetune(run, features, seen_by, data.mos, rows, recipe, device, SEED + fold, held)
+            tuned = finetune(run, features, seen_by, order, data.mos, rows, recipe, device, SEED + fold, held)
             held_out[held] = tuned.predictions
             member = member or tuned.member
         if recipe.refit:
             rows, none = np.arange(len(data.files)), np.empty(0, np.int64)
             run = work / name / "all"
-            member = finetune(run, features, seen_by, data.mos, rows, recipe, device, SEED, none).member
+            member = finetune(run, features, seen_by, order, data.mos, rows, recipe, device, SEED, none).member
         assert member is not None  # a recipe has at least one fold
         trained = Trained(name, config, member, held_out, facts | {"recipe": asdict(recipe)})
     seen = np.isfinite(trained.held_out)
@@ -132,3 +137,16 @@ def train_member(
     trained.facts["held_out"] = {key: round(value, 4) for key, value in values.items()} | {"images": int(seen.sum())}
     log.info("%s: held out PLCC %.4f SROCC %.4f on %d images", name, values["plcc"], values["srocc"], seen.sum())
     return trained
+
+
+def _order(features: Features, data: Examples, recipe: Recipe, folder: Path, device: torch.device) -> Order | None:
+    """Ladders of `recipe.ladders` training images, spread evenly over them."""
+    if not recipe.ladders or not recipe.order_weight:
+        return None
+    rows = np.unique(np.linspace(0, len(data.files) - 1, min(recipe.ladders, len(data.files))).round().astype(np.int64))
+
+    def views() -> Iterator[NDArray[np.uint8]]:
+        return ladders(middle_views([data.files[row] for row in rows]), SEED)
+
+    cache: Cache = cached(features, views, RUNGS * len(rows), folder, recipe.frozen_stages, device)
+    return Order(rows, cache)

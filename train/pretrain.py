@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,8 +38,11 @@ from metaqap_fast.train.taps import Taps, fold, foldable
 
 log = logging.getLogger(__name__)
 
+Photographs = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]  # [S, S, 3] each
+
 KINDS = len(DISTORTIONS) + 1  # 0 is the photograph as it is
 HELD_OUT = 0.1  # of the photographs: what validation samples are made from
+WORKERS = max(1, (os.cpu_count() or 1) // 2)  # processes that make samples; the rest is left to training
 CHECKS = 256  # validation samples, and samples that features are standardised on
 
 
@@ -72,7 +76,7 @@ class Batch:
     level: Tensor
 
 
-def sample(photographs: Sequence[NDArray[np.uint8]], settings: Pretraining, step: int, count: int) -> Batch:
+def sample(photographs: Photographs, settings: Pretraining, step: int, count: int) -> Batch:
     """The samples of a step: a function of (settings, step) and the photographs alone."""
     rng = np.random.default_rng((settings.seed, step))
     kinds, levels = rng.integers(0, KINDS, count), rng.integers(1, LEVELS + 1, count)
@@ -97,12 +101,14 @@ def sample(photographs: Sequence[NDArray[np.uint8]], settings: Pretraining, step
 
 
 class _Steps(Dataset[Batch]):
-    def __init__(self, photographs: Sequence[NDArray[np.uint8]], settings: Pretraining) -> None:
+    """Batches by step, from photographs [K, S, S, 3] uint8, which reach the workers in shared memory."""
+
+    def __init__(self, photographs: Tensor, settings: Pretraining) -> None:
         self.photographs, self.settings = photographs, settings
 
     def __getitem__(self, step: int) -> Batch:
         torch.set_num_threads(1)
-        return sample(self.photographs, self.settings, step, self.settings.batch)
+        return sample(self.photographs.numpy(), self.settings, step, self.settings.batch)
 
 
 class Judge(nn.Module):
@@ -168,8 +174,10 @@ def pretrain(
         nonlocal stream
         if stream is None:
             todo = range(number, settings.steps)
-            steps = _Steps(images[held:], settings)
-            stream = iter(DataLoader(steps, None, sampler=todo, num_workers=1, prefetch_factor=4))
+            steps = _Steps(torch.from_numpy(np.stack(images[held:])), settings)
+            # Not forked: the libraries in this process have threads, which a fork leaves behind in unknown states.
+            how = "spawn"
+            stream = iter(DataLoader(steps, None, sampler=todo, num_workers=WORKERS, multiprocessing_context=how))
         batch = next(stream)
         return loss(judge(batch.views.to(device)), batch, settings)
 

@@ -26,7 +26,8 @@ class Recipe:
     `folds` is how many of the FOLDS models for out-of-fold predictions are trained. `refit` trains the member once more
     on all rows; without it the first fold's model is the member, which a fifth of the rows never reached. No epochs at
     all leave the frozen network with its ridge head, as the budget `frozen` does. `probe_penalty`
-    is stronger than a ridge head's own best, so that the training images leave something to learn.
+    is stronger than a ridge head's own best, so that the training images leave something to learn. `ladders` training
+    images are also seen distorted, `order_batch` of them in a step, and the loss of their order weighs `order_weight`.
     """
 
     epochs: float = 4.0
@@ -43,6 +44,9 @@ class Recipe:
     l1: float = 0.5
     l2: float = 0.5
     flip: bool = True
+    ladders: int = 1000
+    order_batch: int = 4
+    order_weight: float = 0.2
     folds: int = FOLDS
     refit: bool = True
 
@@ -83,3 +87,5 @@ def _check(recipe: Recipe) -> None:
         raise ValueError(f"folds is 1 to {FOLDS}, batch at least 2, epochs and frozen_stages at least 0")
     if not 0 <= recipe.dropout < 1 or not 0 <= recipe.ema < 1 or not 0 < recipe.layer_decay <= 1:
         raise ValueError("dropout and ema are 0 to below 1, layer_decay above 0 to 1")
+    if recipe.ladders < 0 or recipe.order_batch < 1 or recipe.order_weight < 0:
+        raise ValueError("ladders and order_weight are at least 0, order_batch at least 1")

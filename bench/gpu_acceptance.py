@@ -26,7 +26,7 @@ from typing import Any
 FORMAT = 1
 ENGINES = ("tensorrt", "tensorrt_rtx", "torch")
 # Largest difference of a score from the CPU's; int8 is reported against its stated tolerance.
-LIMITS = {"fp32": 0.005, "bf16": 0.01, "fp16": 0.01, "int8": 0.06}
+LIMITS = {"fp32": 0.005, "bf16": 0.01, "fp16": 0.01, "int8": 0.06, "fp8": 0.1}
 STEP_SECONDS = 150.0
 
 
@@ -50,12 +50,15 @@ def plan(engines: tuple[str, ...]) -> list[Step]:
     steps = [Step("environment"), Step("cpu_scores")]
     steps += [Step("parity", (engine, "fp32")) for engine in engines]
     steps += [Step("parity", (best, "fp16")), Step("speed", (best, "fp16")), Step("eager", limit=90.0)]
-    steps += [Step("sweep_decoder"), Step("parity", (best, "bf16")), Step("paper"), Step("sweep_batch", (best, "fp16"))]
+    steps += [Step("sweep_decoder"), Step("parity", (best, "bf16")), Step("sweep_batch", (best, "fp16"))]
+    steps += [Step("paper", ("torch",))]
     steps += [Step("memory", (best, "fp16"), 240.0)]
     if best != "torch":
-        steps += [Step("parity", (best, "int8")), Step("parity", (best, "fp16", "members"))]
+        steps += [Step("parity", (best, *rest)) for rest in (("int8",), ("fp8",), ("fp16", "members"))]
     steps += [Step("parity", (engine, "fp16")) for engine in engines[1:]]
     steps += [Step("speed", (engine, "fp16")) for engine in engines[1:]]
+    if best != "torch":
+        steps += [Step("paper", (best,), 240.0)]  # last but one: building it takes minutes
     return [*steps, Step("speed", (best, "fp32"))]
 
 
@@ -83,7 +86,8 @@ def checks(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         check(f"{title}: whole over slowest stage", value(title, "whole_over_slowest_stage"), 0.9, at_most=False)
         whole, eager = value(title, "whole"), value("eager", "images_per_second")
         check(f"{title}: whole over eager loop", whole / eager if whole and eager else None, 50, at_most=False)
-    check("the paper's five CNNs together, images/s", value("paper", "together"), 1000, at_most=False)
+    together = [rate for title in results if title.startswith("paper ") and (rate := value(title, "together"))]
+    check("the paper's five CNNs together, images/s", max(together, default=None), 1000, at_most=False)
     for title in results:
         if title.startswith("memory "):
             check(f"{title}: growth of device memory, MB", value(title, "growth_mb"), 64, at_most=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from metaqap_fast import bundle as bundles
+from metaqap_fast.bundle import Bundle
 from metaqap_fast.decode import Decoded, Decoder
 from metaqap_fast.engine import cuda
 from metaqap_fast.engine.device import DeviceEngine
@@ -43,10 +44,15 @@ class Settings:
 
 
 def make_engine(
-    settings: Settings, engine: str, precision: str, layout: str = "merged", batch: int | None = None
+    settings: Settings,
+    engine: str,
+    precision: str,
+    layout: str = "merged",
+    batch: int | None = None,
+    bundle: Bundle | None = None,
 ) -> DeviceEngine:
-    """An engine by name: `tensorrt`, `tensorrt_rtx` or `torch`."""
-    bundle = bundles.load(settings.model)
+    """An engine by name: `tensorrt`, `tensorrt_rtx` or `torch`; of the settings' model, or of another bundle."""
+    bundle = bundle or bundles.load(settings.model)
     batch = batch or (settings.batch if settings.gpu is not None else 2)
     if engine == "torch":
         from metaqap_fast.engine import torch as torch_engine

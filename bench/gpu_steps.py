@@ -35,14 +35,13 @@ from metaqap_fast.bench.gpu_measure import (
     used_memory,
     whole_rate,
 )
+from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
 from metaqap_fast.combine import combine_tensors, scored
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.source import Listing, read_all
 
 BATCHES = (16, 32, 64, 128, 256)
 LOADS = (0.0, 0.35, 0.65, 0.8, 1.0)
-PAPER = ("densenet201", "nasnetalarge", "legacy_xception", "resnet50", "inception_resnet_v2")
-PAPER_SIZES = {"nasnetalarge": 331, "legacy_xception": 299, "inception_resnet_v2": 299}
 
 
 def environment(settings: Settings) -> dict[str, Any]:
@@ -167,30 +166,23 @@ def eager(settings: Settings) -> dict[str, Any]:
         return {"images_per_second": rate(settings, one, 1)}
 
 
-def paper(settings: Settings, names: Iterable[str] = PAPER) -> dict[str, Any]:
-    """Images/s of the paper's five CNNs together: torch, fp16, channels_last, CUDA graphs, random weights."""
-    import timm
+def paper(settings: Settings, engine: str, names: Iterable[str] = tuple(SIZES)) -> dict[str, Any]:
+    """Images/s of the paper's five CNNs together, fp16, random weights, as one bundle: resize and all.
 
+    By torch they run in CUDA graphs as they are: compiling them would take longer than all other steps.
+    """
+    from metaqap_fast.engine import graph
+    from metaqap_fast.engine.onnx_torch import module
     from metaqap_fast.engine.torch import TorchRunner
 
-    device = "cpu" if settings.gpu is None else f"cuda:{settings.gpu}"
-    batch = settings.batch if settings.gpu is not None else 1
-    dtype = torch.float16 if settings.gpu is not None else torch.float32
-    seconds, out = 0.0, dict[str, Any]()
-    for name in names:
-        network = timm.create_model(name, num_classes=1).eval().to(device, dtype, memory_format=torch.channels_last)
-
-        def predict(image: torch.Tensor, network: Any = network) -> torch.Tensor:
-            x = image.to(dtype).permute(0, 3, 1, 2) / 127.5 - 1
-            result: torch.Tensor = network(x).float()
-            return result
-
-        with torch.inference_mode():
-            runner = TorchRunner(predict, PAPER_SIZES.get(name, 224), 1, batch, device, exact=False)
-            out[name] = rate(settings, lambda r=runner: r.run(batch), batch)  # type: ignore[misc]
-        seconds += 1 / out[name]
-        runner.close()
-    return {**out, "together": 1 / seconds}
+    bundle = paper_bundle(Path(settings.work), names)
+    if engine != "torch":
+        return {"together": engine_rate(settings, make_engine(settings, engine, "fp16", bundle=bundle))}
+    batch, device = (1, "cpu") if settings.gpu is None else (settings.batch, f"cuda:{settings.gpu}")
+    network = module(graph.merged(bundle, "fp32" if settings.gpu is None else "fp16")).to(device)
+    with torch.inference_mode():
+        runner = TorchRunner(network, bundle.view_size, len(bundle.members), batch, device, exact=False)
+        return {"together": rate(settings, lambda: runner.run(batch), batch)}
 
 
 def memory(settings: Settings, engine: str, precision: str, images: int = 50_000) -> dict[str, Any]:

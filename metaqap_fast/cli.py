@@ -56,7 +56,7 @@ _DEVICE = click.option(
     help="Several devices: a process on each (score only).",
 )
 _PRECISION = click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto", show_default=True
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8", "fp8"]), default="auto", show_default=True
 )
 _VIEWS = click.option(
     "--views",
@@ -277,7 +277,12 @@ def inspect(what: str) -> None:
     help="Library to compile with.  [default: the TensorRT that is installed]",
 )
 @click.option(
-    "--precision", "precisions", default="fp16", show_default=True, metavar="P[,P...]", help="fp32, bf16, fp16, int8."
+    "--precision",
+    "precisions",
+    default="fp16",
+    show_default=True,
+    metavar="P[,P...]",
+    help="fp32 to fp8.",
 )
 @click.option(
     "--target",

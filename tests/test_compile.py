@@ -34,7 +34,7 @@ def test_engines_for_two_targets(cli: Any, bundle: Path, folder: Path, tmp_path:
         (["--precision", "fp16,fp12"], "unknown precision 'fp12'"),
         (["--precision", "auto"], "unknown precision 'auto'"),
         (["--target", "sm90", "--engine", "tensorrt_rtx"], "no target sm90"),
-        (["--target", "sm89", "--precision", "int8", "--engine", "tensorrt_rtx"], "no int8 ranges"),
+        (["--target", "sm89", "--precision", "int8", "--engine", "tensorrt_rtx"], "no ranges for int8"),
         (["--engine", "openvino", "--target", "sm89"], "leave out --target"),
         (["--target", "sm89", "--engine", "tensorrt"], "pip install 'metaqap-fast[gpu]'"),
     ],

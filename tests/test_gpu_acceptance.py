@@ -58,8 +58,9 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 def test_the_plan_covers_every_promise() -> None:
     titles = [step.title for step in plan(("tensorrt", "torch"))]
     assert len(set(titles)) == len(titles)
-    for title in ("parity tensorrt fp32", "parity torch fp32", "parity tensorrt int8", "parity tensorrt fp16 members",
-                  "speed tensorrt fp16", "eager", "paper", "memory tensorrt fp16", "sweep_decoder"):  # fmt: skip
+    for title in ("parity tensorrt fp32", "parity torch fp32", "parity tensorrt int8", "parity tensorrt fp8",
+                  "parity tensorrt fp16 members", "speed tensorrt fp16", "eager", "paper torch", "paper tensorrt",
+                  "memory tensorrt fp16", "sweep_decoder"):  # fmt: skip
         assert title in titles
     assert titles.index("speed tensorrt fp16") < 8  # what matters most comes before time runs out
 
@@ -69,7 +70,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "parity tensorrt fp16": {"result": {"max": 0.011}},
     "speed tensorrt fp16": {"result": {"whole": 900.0, "whole_over_slowest_stage": 0.95}},
     "eager": {"result": {"images_per_second": 20.0}},
-    "paper": {"failed": "stopped after 150 s"},
+    "paper torch": {"failed": "stopped after 150 s"},
     "memory tensorrt fp16": {"result": {"growth_mb": 100.0}},
 }
 
@@ -85,7 +86,7 @@ def test_verdicts() -> None:
         "memory tensorrt fp16: growth of device memory, MB": False,
     }
     text = table({"machine": "X", "checks": checks(RESULTS), "steps": RESULTS})
-    assert "paper: stopped after 150 s" in text and text.count("FAILED") == 3 and "did not run" in text
+    assert "paper torch: stopped after 150 s" in text and text.count("FAILED") == 3 and "did not run" in text
 
 
 def test_a_step_that_fails_or_hangs_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

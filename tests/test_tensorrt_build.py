@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,20 +11,20 @@ from PIL import Image
 
 from conftest import tiny_member
 from metaqap_fast import bundle as bundles
+from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
 from metaqap_fast.bundle import Member
 from metaqap_fast.combine import combine
 from metaqap_fast.decode import Decoder
 from metaqap_fast.engine import graph
 from metaqap_fast.engine.deviation import TOLERANCE, deviation, generated, graph_predict, reference
 from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.engine.tensorrt import FIRST_FP8, prepare
 from metaqap_fast.engine.tensorrt_build import Library, Options, build, find
 from metaqap_fast.errors import MetaqapError, UsageError
 
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
 PROFILE = (1, 16, 64)
 BUNDLE = bundles.load()
-# The paper's five, with the size that each sees.
-PAPER = {"densenet201": 224, "nasnetalarge": 331, "legacy_xception": 299, "resnet50": 224, "inception_resnet_v2": 299}
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +62,11 @@ def test_every_member_builds(library: Library, member: Member) -> None:
     assert len(plan) > 0.9 * sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "fp8"])
 def test_the_merged_network_builds(library: Library, precision: str) -> None:
     model = graph.merged(BUNDLE, precision)
-    plan = build(library, model.SerializeToString(), BUNDLE.view_size, PROFILE, Options(targets=TARGETS))
+    targets = [target for target in TARGETS if precision != "fp8" or int(target[2:]) >= FIRST_FP8]
+    plan = build(library, model.SerializeToString(), BUNDLE.view_size, PROFILE, Options(targets=tuple(targets)))
     assert len(plan) > 0.9 * sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
@@ -81,7 +80,7 @@ def test_scores_on_photographs(views: np.ndarray, wanted: np.ndarray, precision:
         assert np.abs(wanted - found).max() < 1e-4
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "fp8"])
 def test_scores_with_every_rounding(views: np.ndarray, precision: str) -> None:
     """By torch, which also rounds every activation as the graph's types say."""
     report = deviation(BUNDLE, graph_predict(BUNDLE, precision), views, "photographs", "torch")
@@ -91,45 +90,12 @@ def test_scores_with_every_rounding(views: np.ndarray, precision: str) -> None:
         assert report["score_max"] > 1e-5  # it was rounded at all
 
 
-class Paper:
-    """One of the paper's networks as a member: the resize as two matrix products, since TensorRT has no other."""
-
-    @staticmethod
-    def export(name: str, path: Path) -> None:
-        import timm
-        import torch
-        import torch.nn.functional as F
-
-        class Network(torch.nn.Module):
-            rows: torch.Tensor
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.network = timm.create_model(name, pretrained=False, num_classes=1)
-                resize = F.interpolate(torch.eye(512)[None, None], (PAPER[name], 512), mode="bicubic", antialias=True)
-                self.register_buffer("rows", resize[0, 0])
-
-            def forward(self, image: torch.Tensor) -> Any:
-                x = self.rows @ image.float().permute(0, 3, 1, 2) @ self.rows.T
-                return self.network((x - 127.5) / 127.5)
-
-        torch.manual_seed(0)
-        axes = {"image": {0: "batch"}, "prediction": {0: "batch"}}
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                Network().eval(), (torch.zeros(1, 512, 512, 3, dtype=torch.uint8),), str(path), dynamo=False,
-                opset_version=17, input_names=["image"], output_names=["prediction"], dynamic_axes=axes,
-            )  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", SIZES)
 def test_the_networks_of_the_paper_build(library: Library, name: str, tmp_path: Path) -> None:
-    Paper.export(name, tmp_path / "m.onnx")
-    member = Member(name, tmp_path / "m.onnx", {})
+    bundle = paper_bundle(tmp_path, [name])
     for precision in ("fp32", "fp16"):
-        model = graph.merged(BUNDLE, precision, [member])
-        plan = build(library, model.SerializeToString(), 512, (1, 8, 32), Options(targets=TARGETS))
+        model = graph.merged(bundle, precision)
+        plan = build(library, model.SerializeToString(), bundle.view_size, (1, 8, 32), Options(targets=TARGETS))
         assert len(plan) > 0.9 * sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
@@ -155,6 +121,27 @@ def test_convolutions_are_low_and_pooling_is_fp32(precision: str) -> None:
             assert floats == {onnx.TensorProto.FLOAT}, node.name
 
 
+def test_fp8_is_in_all_but_the_first_and_the_depthwise_convolutions() -> None:
+    model = graph.merged(BUNDLE, "fp8")
+    types = kinds(model)
+    made = {output: node for node in model.graph.node for output in node.output}
+    eight = {output for output, node in made.items() if node.op_type == "DequantizeLinear"}
+    assert {types[made[name].input[0]] for name in eight} == {onnx.TensorProto.FLOAT8E4M3FN}
+    whole = 0
+    for node in (node for node in model.graph.node if node.op_type == "Conv"):
+        depthwise = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+        assert not (depthwise and eight & set(node.input)), node.name
+        whole += not depthwise and not set(node.input[:2]) <= eight
+    assert whole == len(BUNDLE.members)  # the first of each: it reads the image
+
+
+def test_fp8_needs_a_gpu_that_has_it(library: Library) -> None:
+    arguments = (BUNDLE, "fp8", "merged", library)
+    with pytest.raises(UsageError, match=r"sm86 has no fp8, which begins with sm89: use --precision int8 or fp16"):
+        prepare(*arguments, "sm86", PROFILE, Options())
+    assert prepare(*arguments, "NVIDIA H100 80GB HBM3 sm90", PROFILE, Options())
+
+
 def test_every_range_becomes_a_pair() -> None:
     model = graph.merged(BUNDLE, "int8")
     quantised = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
@@ -178,7 +165,7 @@ def test_a_graph_is_the_same_every_time() -> None:
 
 
 def test_int8_needs_ranges(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="no int8 ranges"):
+    with pytest.raises(UsageError, match="no ranges for int8"):
         graph.merged(bundles.load(str(bundle)), "int8")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -21,7 +22,17 @@ from metaqap_fast.bundle import Bundle, Member
 from metaqap_fast.errors import MetaqapError, UsageError
 
 OPSET = 22  # the first in which ONNX's own Conv may be bf16
-HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.FLOAT16}
+HALF = {
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+    "int8": TensorProto.FLOAT16,
+    "fp8": TensorProto.FLOAT16,
+}
+# 8-bit types and their largest value; float8 is E4M3, which TensorRT takes for activations and weights.
+EIGHT: dict[str, tuple[np.dtype[Any], float]] = {
+    "int8": (np.dtype(np.int8), 127.0),
+    "fp8": (np.dtype(ml_dtypes.float8_e4m3fn), 448.0),
+}
 SMALLEST_SCALE = 2.0**-20  # of 8-bit values; fp16 still tells it from 0
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Sums over a whole image: too long for half precision, wherever they stand.
@@ -45,11 +56,11 @@ def merged(bundle: Bundle, precision: str = "fp32", members: Iterable[Member] | 
 
     Args:
         bundle: the model.
-        precision: `fp32`, `bf16`, `fp16`, or `int8` (convolutions with a known range in 8 bits, the rest fp16).
+        precision: `fp32`, `bf16`, `fp16`, `int8` or `fp8` (convolutions with a known range in 8 bits, the rest fp16).
         members: those to include; None for all.
 
     Raises:
-        UsageError: int8, and a member has no activation ranges.
+        UsageError: int8 or fp8, and a member has no activation ranges.
         MetaqapError: a member that is not one input and one output.
     """
     nodes: list[NodeProto] = []
@@ -75,12 +86,12 @@ def merged(bundle: Bundle, precision: str = "fp32", members: Iterable[Member] | 
 
 def in_precision(model: ModelProto, precision: str, ranges: Mapping[str, tuple[float, float]], name: str) -> ModelProto:
     """A loaded member in a precision; `name` is for the message."""
-    if precision == "int8" and not ranges:
-        raise UsageError(f"{name} has no int8 ranges: use --precision fp32, bf16 or fp16")
+    if precision in EIGHT and not ranges:
+        raise UsageError(f"{name} has no ranges for {precision}: use --precision fp32, bf16 or fp16")
     if precision in HALF:
         lower(model, HALF[precision])
-    if precision == "int8":
-        quantize(model, ranges)
+    if precision in EIGHT:
+        quantize(model, ranges, precision)
     return model
 
 
@@ -141,12 +152,14 @@ def lower(model: ModelProto, kind: int) -> None:
     _replace(model, nodes, [t for t in (*constants.values(), *extra.values()) if t.name in used])
 
 
-def quantize(model: ModelProto, ranges: Mapping[str, tuple[float, float]]) -> None:
+def quantize(model: ModelProto, ranges: Mapping[str, tuple[float, float]], precision: str = "int8") -> None:
     """Quantise/dequantise pairs around the convolutions whose input has a range; changes the model.
 
     Activations per tensor and weights per output channel, both symmetric around 0, which is all that TensorRT
-    takes. What has no range (the first convolution, pooling, the head) stays as it is.
+    takes. What has no range (the first convolution, pooling, the head) stays as it is, and so do depthwise
+    convolutions in fp8, which TensorRT has none of.
     """
+    eight, largest = EIGHT[precision]
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
     extra: dict[str, TensorProto] = {}
@@ -158,20 +171,21 @@ def quantize(model: ModelProto, ranges: Mapping[str, tuple[float, float]]) -> No
     for node in model.graph.node:
         source = node.input[0] if node.input else ""
         base = source.removesuffix(".low")
-        if node.op_type == "Conv" and base in ranges and node.input[1] in constants:
+        whole = precision == "fp8" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+        if node.op_type == "Conv" and base in ranges and node.input[1] in constants and not whole:
             weights = numpy_helper.to_array(constants[node.input[1]])
             kind = weights.dtype
-            quantised = f"{base}.int8"
+            quantised = f"{base}.{precision}"
             if f"{quantised}.scale" not in extra:
                 bound = max(-ranges[base][0], ranges[base][1])
-                add(f"{quantised}.scale", np.array(max(bound / 127, SMALLEST_SCALE), kind))
-                add(f"{quantised}.zero", np.array(0, np.int8))
+                add(f"{quantised}.scale", np.array(max(bound / largest, SMALLEST_SCALE), kind))
+                add(f"{quantised}.zero", np.array(0, eight))
                 pair = [f"{quantised}.scale", f"{quantised}.zero"]
                 nodes.append(helper.make_node("QuantizeLinear", [source, *pair], [quantised], quantised))
                 back = f"{base}.dequantised"
                 nodes.append(helper.make_node("DequantizeLinear", [quantised, *pair], [back], back))
             node.input[0] = f"{base}.dequantised"
-            node.input[1] = _quantised_weights(node.input[1], weights.astype(np.float32), kind, nodes, add)
+            node.input[1] = _quantised_weights(node.input[1], weights.astype(np.float32), kind, precision, nodes, add)
         nodes.append(node)
     used = {name for node in nodes for name in node.input}
     _replace(model, nodes, [t for t in (*constants.values(), *extra.values()) if t.name in used])
@@ -181,15 +195,18 @@ def _quantised_weights(
     name: str,
     weights: NDArray[np.float32],
     kind: np.dtype[Any],
+    precision: str,
     nodes: list[NodeProto],
     add: Callable[[str, NDArray[Any]], str],
 ) -> str:
+    eight, largest = EIGHT[precision]
     # [O, I, h, w]: a scale for each O
     bound = np.abs(weights).max(axis=tuple(range(1, weights.ndim)))
-    scale = np.maximum(bound / 127, SMALLEST_SCALE).astype(kind)
+    scale = np.maximum(bound / largest, SMALLEST_SCALE).astype(kind)
     steps = weights / scale.astype(np.float32).reshape(-1, *[1] * (weights.ndim - 1))
-    stored = add(f"{name}.int8", np.clip(np.round(steps), -127, 127).astype(np.int8))
-    pair = [add(f"{name}.scale", scale), add(f"{name}.zero", np.zeros(len(scale), np.int8))]
+    steps = np.round(steps) if precision == "int8" else steps  # the cast to float8 rounds by itself
+    stored = add(f"{name}.{precision}", np.clip(steps, -largest, largest).astype(eight))
+    pair = [add(f"{name}.scale", scale), add(f"{name}.zero", np.zeros(len(scale), eight))]
     nodes.append(helper.make_node("DequantizeLinear", [stored, *pair], [f"{name}.dq"], f"{name}.dq", axis=0))
     return f"{name}.dq"
 

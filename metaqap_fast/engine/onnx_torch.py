@@ -24,6 +24,7 @@ _DTYPES = {
     TensorProto.DOUBLE: torch.float64,
     TensorProto.UINT8: torch.uint8,
     TensorProto.INT8: torch.int8,
+    TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
     TensorProto.INT32: torch.int32,
     TensorProto.INT64: torch.int64,
     TensorProto.BOOL: torch.bool,
@@ -80,6 +81,8 @@ def _tensor(proto: TensorProto) -> Tensor:
     values = np.array(numpy_helper.to_array(proto))
     if proto.data_type == TensorProto.BFLOAT16:  # numpy has it from ml_dtypes, which torch does not know
         return torch.from_numpy(values.astype(np.float32)).to(torch.bfloat16)
+    if proto.data_type == TensorProto.FLOAT8E4M3FN:
+        return torch.from_numpy(values.view(np.uint8)).view(torch.float8_e4m3fn)
     return torch.from_numpy(values)
 
 
@@ -133,8 +136,11 @@ def reshape(x: Tensor, shape: list[int]) -> Tensor:
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """To 8 bits, round half to even, saturating."""
-    return torch.clamp(torch.round(x.float() / scale.float()), -128, 127).to(torch.int8)
+    """To 8 bits, of the type of `zero`; round half to even, saturating."""
+    steps = x.float() / scale.float()
+    if zero is not None and zero.dtype == torch.float8_e4m3fn:
+        return torch.clamp(steps, -448, 448).to(torch.float8_e4m3fn)
+    return torch.clamp(torch.round(steps), -128, 127).to(torch.int8)
 
 
 def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> Tensor:

@@ -21,7 +21,7 @@ from metaqap_fast.engine import T
 from metaqap_fast.engine.quantize import quantize
 from metaqap_fast.errors import MetaqapError, UsageError
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 @functools.cache
@@ -70,8 +70,8 @@ class OpenVINOEngine:
         import openvino as ov  # there: `shared_core` says so in one line if it is not
 
         self.precision = default_precision() if precision == "auto" else precision
-        if self.precision == "fp16":
-            raise UsageError("OpenVINO has no fp16 on this CPU engine: use fp32, bf16 or int8")
+        if self.precision not in _HINTS:
+            raise UsageError(f"OpenVINO has no {self.precision} on a CPU: use fp32, bf16 or int8")
         threads = threads or len(os.sched_getaffinity(0))
         model = merged(core, bundle, int8=self.precision == "int8")
         compiled = core.compile_model(

@@ -7,6 +7,7 @@ are torch tensors, so that no allocation happens after the first batch and full 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ from metaqap_fast.errors import MetaqapError, UsageError
 
 log = logging.getLogger(__name__)
 BATCH = 64
+FIRST_FP8 = 89  # Ada; Hopper is 90
 LAYOUTS = ("merged", "members")
 
 
@@ -175,7 +177,7 @@ def create(
     """The TensorRT engine: from the cache, or built (which takes from seconds to minutes) and kept there.
 
     Raises:
-        UsageError: int8 without ranges.
+        UsageError: int8 or fp8 without ranges, fp8 on a GPU that has none.
         MetaqapError: no library, or it refuses the network or the GPU.
     """
     library = library or find()
@@ -265,10 +267,12 @@ def prepare(
     """The engines that a layout needs; nothing is built yet.
 
     Raises:
-        UsageError: an unknown layout, int8 without ranges.
+        UsageError: an unknown layout, int8 or fp8 without ranges, fp8 for a GPU that has none.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"unknown layout {layout!r}: one of {', '.join(LAYOUTS)}")
+    if precision == "fp8" and (found := re.search(r"sm(\d+)$", where)) and int(found[1]) < FIRST_FP8:
+        raise UsageError(f"{where} has no fp8, which begins with sm{FIRST_FP8}: use --precision int8 or fp16")
     groups: Iterable[tuple[str, tuple[Member, ...]]] = (
         [("merged", bundle.members)] if layout == "merged" else [(m.name, (m,)) for m in bundle.members]
     )

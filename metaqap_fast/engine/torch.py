@@ -62,12 +62,12 @@ def create(bundle: Bundle, precision: str, gpu: Gpu | None, batch: int | None = 
     """The torch engine on a GPU, or on the CPU (gpu None).
 
     Raises:
-        UsageError: int8, which torch would only imitate.
+        UsageError: int8 or fp8, which torch would only imitate.
     """
     if precision == "auto":
         precision = "fp16" if gpu else "fp32"
-    if precision == "int8":
-        raise UsageError("the torch engine has no int8: use --precision fp16, or another engine")
+    if precision in graph.EIGHT:
+        raise UsageError(f"the torch engine has no {precision}: use --precision fp16, or another engine")
     network: Any = module(graph.merged(bundle, precision))
     device = gpu.device if gpu else "cpu"
     if gpu:

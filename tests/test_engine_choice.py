@@ -13,6 +13,7 @@ from metaqap_fast import Scorer
 from metaqap_fast.engine import cuda
 from metaqap_fast.engine.choice import choose
 from metaqap_fast.engine.cuda import Gpu, NoGpu
+from metaqap_fast.engine.openvino import default_precision
 from metaqap_fast.errors import MetaqapError, UsageError
 
 H100 = Gpu(0, "NVIDIA H100", 90, 80 << 30)
@@ -159,3 +160,13 @@ def test_the_engine_and_its_reason_are_shown(cli: Any, bundle: Path, folder: Pat
     arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", "--engine", "torch", "--device", "cpu"]
     shown = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert shown.returncode == 0 and "engine torch (asked for), precision fp32, device cpu" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [("avx2 fma", "fp32"), ("avx512f avx512_bf16", "bf16"), ("amx_bf16 amx_tile", "bf16"), ("avx512_fp16", "fp32")],
+)
+def test_bf16_only_where_a_cpu_multiplies_in_it(tmp_path: Path, flags: str, precision: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
+    assert default_precision(tmp_path / "cpuinfo") == precision
+    assert default_precision(tmp_path / "none") == "fp32"

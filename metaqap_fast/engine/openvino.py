@@ -56,7 +56,7 @@ class OpenVINOEngine:
 
     Args:
         bundle: the model.
-        precision: `auto` is bf16 on a CPU with AMX and fp32 elsewhere. OpenVINO's own default depends on
+        precision: `auto` is bf16 on a CPU with AMX or AVX512-BF16 and fp32 elsewhere. OpenVINO's own default depends on
             the CPU without saying so; here it is always pinned.
         threads: CPU threads to use; None for all that the process may run on.
     """
@@ -147,12 +147,13 @@ def merged(core: Any, bundle: Bundle, int8: bool = False) -> Any:
     return ov.Model([op.concat(outputs, 1)], [image], bundle.name)
 
 
-def default_precision() -> str:
-    """bf16 where the CPU multiplies bf16 matrices (AMX), fp32 elsewhere: there bf16 is slower than fp32."""
+def default_precision(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """bf16 where the CPU multiplies in bf16 (AMX, AVX512-BF16), fp32 elsewhere: there bf16 is slower than fp32."""
     try:
-        return "bf16" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "fp32"
+        flags = set(cpuinfo.read_text().split())
     except OSError:
         return "fp32"
+    return "bf16" if flags & {"amx_bf16", "avx512_bf16"} else "fp32"
 
 
 def cache_dir() -> Path:

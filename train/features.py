@@ -232,8 +232,12 @@ def fuse_pads(model: onnx.ModelProto) -> None:
         own = next(attribute for attribute in conv.attribute if attribute.name == "pads")
         own.ints[:] = [a + int(b) for a, b in zip(own.ints, amounts[[2, 3, 6, 7]], strict=True)]
         conv.input[0] = pad.input[0]
-        for node in (*chain, pad):
-            graph.node.remove(node)
+    read = {output.name for output in graph.output}
+    for node in reversed(list(graph.node)):  # ONNX graphs stand in topological order
+        if read.isdisjoint(node.output):
+            graph.node.remove(node)  # a padding that no other operator reads, and what computed its amounts
+        else:
+            read.update(node.input)
 
 
 def _ancestors(name: str, made: dict[str, onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -184,7 +184,7 @@ def cut(network: Any, size: int) -> Taps:
         UsageError: a network of another kind.
     """
     kind = type(network).__name__
-    static_padding(network, size, shared=kind == "NASNetALarge")
+    static_padding(network, size)
     if kind == "EfficientNet":
         blocks = [(f"block{s}.{b}", block) for s, stage in enumerate(network.blocks) for b, block in enumerate(stage)]
         stem, head = Stage([network.conv_stem, network.bn1]), Stage([network.conv_head, network.bn2])
@@ -218,30 +218,12 @@ class PaddedConv(nn.Conv2d):
         return super().forward(F.pad(x, self.pads))
 
 
-class ShiftedConv(nn.Conv2d):
-    """The same for padding that is one pixel wider at the end than at the start, without an operation of its own.
-
-    A row and a column of zeros before the kernel make the padding even, which the convolution does by itself.
-    That costs a little, where PaddedConv costs nothing once its padding has been fused on export; but two
-    convolutions of NASNet read one padded tensor, and then it is not fused.
-    """
-
-    pads: list[int]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C', H', W']."""
-        _, right, _, bottom = self.pads
-        weight = torch.cat([torch.zeros_like(self.weight[..., :1]), self.weight], 3)
-        weight = torch.cat([torch.zeros_like(weight[..., :1, :]), weight], 2)
-        return F.conv2d(x, weight, self.bias, self.stride, (bottom, right), 1, self.groups)
-
-
 @torch.no_grad()
-def static_padding(network: nn.Module, size: int, shared: bool = False) -> None:
+def static_padding(network: nn.Module, size: int) -> None:
     """Replace timm's layers that compute TensorFlow's "same" padding while running by ones with constant padding.
 
     What is computed while running becomes operations in the exported graph, which engines fuse badly or
-    refuse. The amounts are those of an input of `size` x `size` pixels. `shared`: convolutions share padded inputs.
+    refuse. The amounts are those of an input of `size` x `size` pixels.
     """
     same = (Conv2dSame, MaxPool2dSame, AvgPool2dSame)
     shapes: dict[nn.Module, list[int]] = {}
@@ -260,15 +242,15 @@ def static_padding(network: nn.Module, size: int, shared: bool = False) -> None:
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, same):
-                setattr(parent, name, _static(child, shapes[child], shared))
+                setattr(parent, name, _static(child, shapes[child]))
 
 
-def _static(layer: Any, shape: list[int], shared: bool) -> nn.Module:
+def _static(layer: Any, shape: list[int]) -> nn.Module:
     kernel, stride = _pair(layer.kernel_size), _pair(layer.stride)
     left, right, top, bottom = pads = pad_same_arg(shape, kernel, stride)
     even = left == right and top == bottom  # then the layer can pad by itself
     if isinstance(layer, Conv2dSame):
-        kind: type[nn.Conv2d] = nn.Conv2d if even else ShiftedConv if shared else PaddedConv
+        kind: type[nn.Conv2d] = nn.Conv2d if even else PaddedConv
         conv = kind(layer.in_channels, layer.out_channels, kernel, stride, (top, left) if even else 0, 1, layer.groups)
         conv.weight, conv.bias, conv.pads = layer.weight, layer.bias, pads
         return conv

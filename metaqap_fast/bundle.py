@@ -39,11 +39,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """Stepwise linear meta-learner and the calibration of its uncertainty, see `combine`."""
+    """Stepwise linear meta-learner and the calibration of its uncertainty, see `combine`.
+
+    `variance_floor` is a line through points (score, variance), by ascending score; one point is a constant.
+    """
 
     weights: tuple[float, ...]
     intercept: float
-    variance_floor: float
+    variance_floor: tuple[tuple[float, float], ...]
     variance_slope: float
 
 
@@ -118,18 +121,31 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
     meta = Meta(
         tuple(float(weight) for weight in entry["weights"]),
         float(entry["intercept"]),
-        float(entry["variance_floor"]),
+        _points(entry["variance_floor"]),
         float(entry["variance_slope"]),
     )
     size = int(document["view_size"])
-    numbers = [*meta.weights, meta.intercept, meta.variance_floor, meta.variance_slope]
-    if not all(map(math.isfinite, numbers)) or meta.variance_floor < 0 or meta.variance_slope < 0:
+    floor = [value for point in meta.variance_floor for value in point]
+    numbers = [*meta.weights, meta.intercept, *floor, meta.variance_slope]
+    if not all(map(math.isfinite, numbers)) or min([*floor[1::2], meta.variance_slope]) < 0:
         raise ValueError("meta_learner holds a value out of range")
+    if floor[::2] != sorted(set(floor[::2])):
+        raise ValueError("meta_learner: the points of variance_floor do not ascend")
     if not members or len(meta.weights) != len(members) or not any(meta.weights):
         raise ValueError(f"{len(meta.weights)} weights for {len(members)} members")
     if not 32 <= size <= 4096:
         raise ValueError(f"view_size {size}")
     return Bundle(str(document["name"]), path, members, meta, size, digest, document)
+
+
+def _points(entry: Any) -> tuple[tuple[float, float], ...]:
+    """A variance for every score, or points (score, variance) of one that depends on it."""
+    if isinstance(entry, (int, float)):
+        return ((0.0, float(entry)),)
+    points = tuple((float(score), float(variance)) for score, variance in entry)
+    if not points:
+        raise ValueError("meta_learner: variance_floor is empty")
+    return points
 
 
 def _ranges(path: Path) -> dict[str, tuple[float, float]]:

@@ -115,10 +115,11 @@ def combine(members: F32, meta: Meta) -> tuple[F32, F32]:
 
         score       = sum_m w_m p_m + b, clipped to the score range
         spread^2    = sum_m |w_m| (p_m - score)^2 / sum_m |w_m|
-        uncertainty = sqrt(variance_floor + variance_slope * spread^2)
+        uncertainty = sqrt(variance_floor(score) + variance_slope * spread^2)
 
-    The spread is the weighted disagreement of the members around the unclipped score; the two variance
-    coefficients are fitted on out-of-fold residuals (see `metaqap_fast.train.meta`).
+    The spread is the weighted disagreement of the members around the unclipped score. The floor is linear between
+    its points and constant beyond them; it and the slope are fitted on out-of-fold residuals (see
+    `metaqap_fast.train.meta`).
 
     Args:
         members: [B, M] member predictions on the MOS scale.
@@ -132,7 +133,9 @@ def combine(members: F32, meta: Meta) -> tuple[F32, F32]:
     # A sum along the last axis depends on that row alone: the same score in any batch.
     score = (predictions * weights).sum(axis=1) + meta.intercept
     disagreement = spread(predictions, score, weights)
-    uncertainty = np.sqrt(meta.variance_floor + meta.variance_slope * disagreement**2)
+    points = np.array(meta.variance_floor)
+    floor = np.interp(score, points[:, 0], points[:, 1])
+    uncertainty = np.sqrt(floor + meta.variance_slope * disagreement**2)
     return np.clip(score, 0.0, 1.0).astype(np.float32), uncertainty.astype(np.float32)
 
 
@@ -148,8 +151,18 @@ def combine_tensors(members: Tensor, meta: Meta) -> tuple[Tensor, Tensor]:
 
     weights = torch.tensor(meta.weights, dtype=torch.float32, device=members.device)
     score, disagreement = kernels.combine(members, weights, meta.intercept, check=False)
-    uncertainty = (meta.variance_floor + meta.variance_slope * disagreement.square()).sqrt()
+    uncertainty = (_floor(score, meta) + meta.variance_slope * disagreement.square()).sqrt()
     return score.clamp(0.0, 1.0), uncertainty
+
+
+def _floor(score: Tensor, meta: Meta) -> Tensor:
+    """`variance_floor` at scores [B]: its first value, and the rise of every stretch up to there."""
+    (left, value), *rest = meta.variance_floor
+    total = score.new_full(score.shape, value)
+    for right, next_value in rest:
+        total = total + ((score - left) / (right - left)).clamp(0.0, 1.0) * (next_value - value)
+        left, value = right, next_value
+    return total
 
 
 def spread(predictions: F64, score: F64, weights: F64) -> F64:

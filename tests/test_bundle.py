@@ -61,6 +61,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "range",
         ),
         ({"meta_learner": {"weights": [1.0, 1.0], "intercept": 0, "variance_floor": -1, "variance_slope": 0}}, "range"),
+        *(
+            (
+                {"meta_learner": {"weights": [1.0, 1.0], "intercept": 0, "variance_floor": floor, "variance_slope": 0}},
+                message,
+            )
+            for floor, message in (
+                ([], "empty"),
+                ([[0.5, 0.1], [0.5, 0.2]], "ascend"),
+                ([[0.1, 0.1], [0.5, -0.2]], "range"),
+                ([[0.1]], "damaged"),
+                ("wide", "damaged"),
+            )
+        ),
         ({"files": {"../secret": "00"}}, "leaves the bundle"),
         ({"view_size": 10**9}, "view_size"),
         ({"view_size": "large"}, "damaged"),

@@ -13,8 +13,14 @@ from hypothesis.extra.numpy import arrays
 from metaqap_fast.bundle import Meta
 from metaqap_fast.combine import combine, combine_tensors
 
-META = Meta((0.7, -0.2, 0.4), 0.05, 0.004, 1.5)
+META = Meta((0.7, -0.2, 0.4), 0.05, ((0.1, 0.004), (0.5, 0.02), (0.8, 0.001)), 1.5)
 members = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=st.floats(-1, 2, width=32))
+
+
+def floor(score: float) -> float:
+    if score <= 0.5:
+        return 0.004 + max(0.0, score - 0.1) / 0.4 * 0.016
+    return 0.02 - min(score - 0.5, 0.3) / 0.3 * 0.019
 
 
 @given(members)
@@ -24,7 +30,7 @@ def test_formula(predictions: np.ndarray) -> None:
         raw = sum(w * p for w, p in zip(META.weights, row, strict=True)) + META.intercept
         spread2 = sum(abs(w) * (p - raw) ** 2 for w, p in zip(META.weights, row, strict=True)) / 1.3
         assert math.isclose(s, min(max(raw, 0.0), 1.0), rel_tol=1e-6, abs_tol=1e-6)
-        assert math.isclose(u, math.sqrt(0.004 + 1.5 * spread2), rel_tol=1e-6)
+        assert math.isclose(u, math.sqrt(floor(raw) + 1.5 * spread2), rel_tol=1e-6)
 
 
 @given(members)

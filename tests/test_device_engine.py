@@ -24,7 +24,7 @@ from metaqap_fast.scorer import Scorer
 from metaqap_fast.source import Listing
 from metaqap_fast.table import ScoreTable
 
-META = Meta((0.5, 0.25), 0.1, 0.01, 2.0)
+META = Meta((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
 
 
 class Means:

@@ -90,11 +90,22 @@ def test_meta_learner_keeps_one_of_two_copies() -> None:
 def test_calibrated_uncertainty_covers() -> None:
     spread = RNG.gamma(2, 0.05, 20_000)
     score = RNG.uniform(size=20_000)
-    y = score + RNG.normal(size=20_000) * np.sqrt(0.01 + 2 * spread**2)
-    floor, slope = calibrate(score, spread, y)
-    assert floor == pytest.approx(0.01, rel=0.15) and slope == pytest.approx(2, rel=0.15)
+    truth = np.interp(score, [0.1, 0.5, 0.9], [0.02, 0.01, 0.002]) + 2 * spread**2
+    y = score + RNG.normal(size=20_000) * np.sqrt(truth)
+    points, slope = calibrate(score, spread, y)
+    floor = np.interp(score, *zip(*points, strict=True))
+    assert np.abs(floor - (truth - 2 * spread**2)).mean() < 0.002 and slope == pytest.approx(2, rel=0.15)
     sigma = np.sqrt(floor + slope * spread**2)
-    assert (np.abs(y - score) < sigma).mean() == pytest.approx(0.683, abs=0.02)
+    for low in (0.0, 0.5, 0.9):  # not only on average
+        some = (score > low) & (score < low + 0.1)
+        assert (np.abs(y - score) < sigma)[some].mean() == pytest.approx(0.683, abs=0.04)
+
+
+def test_no_score_is_certain() -> None:
+    score = RNG.uniform(size=2_000)
+    exact = score > 0.5  # by chance without an error
+    points, _ = calibrate(score, np.zeros(2_000), score + np.where(exact, 0, RNG.normal(0, 0.1, 2_000)))
+    assert min(variance for _, variance in points) > 1e-4
 
 
 def test_twins() -> None:

@@ -18,6 +18,8 @@ F64 = NDArray[np.float64]
 
 MIN_COEFFICIENT = 0.05  # |beta| of standardised predictors and MOS
 MIN_GAIN = 1e-4  # of held-out PLCC; less is noise
+KNOTS = (0.1, 0.3, 0.5, 0.7, 0.9)  # quantiles of the score, between which the variance is linear
+LEAST_VARIANCE = 0.05  # of the mean squared residual, anywhere: no score is certain
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,20 @@ def _held_out_plcc(x: F64, y: F64, folds: NDArray[np.int64]) -> float:
     return plcc(held_out(x, y, folds), y)
 
 
-def calibrate(score: F64, spread: F64, y: F64) -> tuple[float, float]:
-    """Coefficients (floor, slope) >= 0 of variance = floor + slope * spread^2.
+def calibrate(score: F64, spread: F64, y: F64) -> tuple[list[tuple[float, float]], float]:
+    """The points (score, variance) of `floor` and the slope of variance = floor(score) + slope * spread^2, all >= 0.
 
-    Non-negative least squares on the squared residuals of held-out scores, then one common factor so that
-    the mean predicted variance is the mean squared residual.
+    Bad photographs are bad in more ways than good ones, and people agree less on them: the error depends on the
+    score. Non-negative least squares on the squared residuals of held-out scores, with a hat function at each of
+    KNOTS quantiles of the score; then a least variance, and one common factor so that the mean predicted variance is
+    the mean squared residual.
     """
     squared = (y - score) ** 2
-    design = np.column_stack([np.ones_like(spread), spread**2])
-    (floor, slope), _ = nnls(design, squared)
-    factor = squared.mean() / (design @ [floor, slope]).mean()
-    return float(floor * factor), float(slope * factor)
+    knots = np.unique(np.quantile(score, KNOTS))
+    hats = np.stack([np.interp(score, knots, unit) for unit in np.eye(len(knots))], 1)
+    design = np.column_stack([hats, spread**2])
+    coefficients, _ = nnls(design, squared)
+    coefficients[:-1] = np.maximum(coefficients[:-1], LEAST_VARIANCE * squared.mean())
+    coefficients *= squared.mean() / (design @ coefficients).mean()
+    *floor, slope = coefficients.tolist()
+    return list(zip(knots.tolist(), floor, strict=True)), slope

@@ -55,7 +55,7 @@ class Figures:
         samples = self.cases.get(case, [])
         done = [sample for sample in samples if "seconds" in sample]
         if not done:
-            raise NoFigure(next((f"{w}: {s[w]}" for s in samples for w in ("skipped", "failed") if w in s), "not run"))
+            raise NoFigure(next((word for s in samples for word in ("skipped", "failed") if word in s), "not run"))
         quiet = done if self.even_busy else [sample for sample in done if not sample["busy"]]
         if 2 * len(quiet) < len(done):
             raise NoFigure(f"busy machine ({len(done) - len(quiet)} of {len(done)})")
@@ -69,7 +69,7 @@ class Figures:
         """`cpu_seconds`, `joules`, ... of each sample for 1,000 units."""
         values = [(sample[what], sample["units"]) for sample in self.good(case)]
         if any(value is None for value, _ in values):
-            raise NoFigure(self.good(case)[0]["meter"])
+            raise NoFigure("no meter")
         return [1000 * value / units for value, units in values]
 
     def peak_mb(self, case: str) -> list[float]:

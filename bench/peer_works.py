@@ -168,13 +168,21 @@ WORKS: dict[str, Callable[[Options], Work]] = {
 
 def load_views(path: bytes, size: int) -> Views:
     """Pillow's pixels, upright, resized and cut as ours are."""
+    from PIL import Image
+
+    pixels = load_rgb(path)
+    height, width = pixels.shape[:2]
+    target = target_size(width, height, size, "fit")
+    if target != (width, height):
+        pixels = np.array(Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC))
+    return cut(pixels, size, "fit")
+
+
+def load_rgb(path: bytes) -> Views:
+    """Pixels of a file [H, W, 3] as displayed."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(Image.open(os.fsdecode(path))).convert("RGB")
-    target = target_size(*image.size, size, "fit")
-    if target != image.size:
-        image = image.resize(target, Image.Resampling.BICUBIC)
-    return cut(np.array(image), size, "fit")
+    return np.array(ImageOps.exif_transpose(Image.open(os.fsdecode(path))).convert("RGB"))
 
 
 def _one_by_one(score: Callable[[bytes], float], options: Options, *names: str, comparable: bool = True) -> Work:

@@ -92,7 +92,8 @@ def once(case: Case, settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
     if case.threads is not None:
         order["cpus"] = sorted(os.sched_getaffinity(0))[: case.threads]
-    command = [case.python, "-P", "-m", "metaqap_fast.bench.job"]  # -P: no checkout shadows the package
+    # -P: no checkout shadows the package.
+    command = [case.python, "-P", "-c", "from metaqap_fast.bench.job import main; main()"]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -24,7 +24,8 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{digits(self.value)} [{digits(self.low)}, {digits(self.high)}]"
+        known = self.count > 1  # of one sample there is no interval
+        return f"{digits(self.value)} [{digits(self.low)}, {digits(self.high)}]" if known else digits(self.value)
 
     def as_dict(self) -> dict[str, float]:
         """For JSON."""

@@ -12,7 +12,7 @@ from html import escape
 
 from metaqap_fast.bench.stats import Interval, digits
 
-WIDTH, ROW, LEFT, RIGHT = 760, 26, 250, 90
+WIDTH, ROW, LEFT, RIGHT = 800, 26, 290, 90
 COLOURS = ("#2266aa", "#bb5522", "#338855", "#885599", "#997700", "#446677")
 
 
@@ -51,7 +51,7 @@ def log_plot(title: str, x_name: str, y_name: str, series: Sequence[Series], hei
     series = [each for each in series if each.points]
     if not series:
         return ""
-    left, bottom, top, right = 70, height - 45, 34, WIDTH - 200
+    left, bottom, top, right = 70, height - 45, 52, WIDTH - 220
     xs = [x for each in series for x, _ in each.points]
     ys = [y for each in series for _, y in each.points]
     (x_low, x_high), (y_low, y_high) = _decades(xs), _decades(ys)
@@ -69,7 +69,7 @@ def log_plot(title: str, x_name: str, y_name: str, series: Sequence[Series], hei
     for power in range(y_low, y_high + 1):
         _, y = at(10.0**x_low, 10.0**power)
         parts += [_line(left, y, right, y, "#ddd"), _text(left - 6, y + 4, _power(power), "end")]
-    parts += [_text((left + right) / 2, height - 8, x_name, "middle"), _text(left - 60, top - 6, y_name)]
+    parts += [_text((left + right) / 2, height - 8, x_name, "middle"), _text(left - 60, top - 10, y_name)]
     for i, each in enumerate(series):
         colour = COLOURS[i % len(COLOURS)]
         places = [at(x, y) for x, y in each.points]

@@ -101,9 +101,15 @@ def sections(figures: Figures) -> list[Section]:
             "Cost of the whole run",
             [*MATTERS["whole"], "engine used", "precision used", "CPU s / 1,000", "J / 1,000", "peak MB"],
             costs,
-            "Of the process and its decoder; the preparation before the first image is not counted.",
+            "Of the process and its decoder; the preparation before the first image is not counted. "
+            f"Energy: {meter(figures)}.",
         ),
     ]
+
+
+def meter(figures: Figures) -> str:
+    """What measured the energy, or why nothing did."""
+    return next((sample["meter"] for sample in figures.run.samples if "meter" in sample), "nothing was timed")
 
 
 def slowest_stage(figures: Figures, parts: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,6 +146,64 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
 
 
 @bench.command()
+@click.option("--set", "sets", multiple=True, metavar="NAME=ROOT", help="A labelled set: biq2021, koniq10k, ... or csv.")
+@click.option("--low", type=float, help="MOS of the worst image that a csv's scale allows.")
+@click.option("--high", type=float, help="MOS of the best one.")
+@click.option("--images", "count", type=click.IntRange(min=5), help="Use N images of each set.  [default: all]")
+@click.option("--twins/--no-twins", default=True, show_default=True, help="Also without twins of training images.")
+@click.option("--pristine", type=click.Path(exists=True, path_type=Path), help="Photographs to distort and to change.")
+@click.option("--photos", type=click.IntRange(min=1), default=20, show_default=True, help="Of the pristine ones.")
+@click.option("--precisions", default="fp32,bf16,fp16,int8", show_default=True, metavar="P,...")
+@_MODEL
+@_DEVICE
+@_OUTPUT
+def accuracy(
+    sets: tuple[str, ...],
+    low: float | None,
+    high: float | None,
+    count: int | None,
+    twins: bool,
+    pristine: Path | None,
+    photos: int,
+    precisions: str,
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Measure how good scores are: against opinions, under distortions and harmless changes, in each precision."""
+    from metaqap_fast.engine import PRECISIONS
+
+    wanted = _choices("precision", precisions, PRECISIONS[1:])
+    if not sets and pristine is None:
+        raise UsageError("give labelled images (--set NAME=ROOT), photographs (--pristine FOLDER), or both")
+    _check_model(options["model"])
+    try:
+        from metaqap_fast.bench.accuracy_run import changed, distorted, labelled, photographs
+        from metaqap_fast.train.datasets import load
+    except ImportError as error:
+        raise MetaqapError(f"bench accuracy needs more packages: pip install 'metaqap-fast[bench]' ({error})") from None
+    from metaqap_fast.scorer import Scorer
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    names = [text.partition("=")[::2] for text in sets]
+    data = [load(name, root, *((low, high) if name == "csv" else (None, None))) for name, root in names]
+    pictures = photographs(pristine, photos) if pristine else []
+    settings = {"sets": [name for name, _ in names], "images": count, "photos": len(pictures), "precisions": wanted}
+    with _recording("accuracy", {**settings, **options}, {"output": output, "even_busy": False}) as record:
+        for each in data:
+            for row in labelled(each, wanted, options, count, twins, say):
+                record.add(row)
+        if pictures:
+            scorer = Scorer(precision=wanted[0], **options)
+            for row in distorted(scorer, pictures, say):
+                record.add(row)
+            for row in changed(scorer, pictures):
+                record.add(row)
+            scorer.close()
+
+
+@bench.command()
 @click.option("--rows", default="1000,10000", show_default=True, metavar="N,...", help="Up to a million and more.")
 @click.option("--workers", default="1,2", show_default=True, metavar="N,...", help="Processes on the largest N rows.")
 @click.option("--device", "devices", default="cpu", show_default=True, metavar="cpu|cuda:N,...", help="Taken in turn.")
@@ -249,12 +308,16 @@ def _recording(kind: str, settings: dict[str, Any], options: dict[str, Any]) -> 
     from metaqap_fast.bench import report as reports
     from metaqap_fast.bench.runs import Recorder, default_path, read
 
+    def terminate(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
     record = Recorder(options["output"] or default_path(kind), kind, settings)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         yield record
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
         click.echo(f"interrupted: {record.path} is no finished run, its samples are not reported", err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
     run = read(record.finish())
     click.echo(reports.text(run, options["even_busy"]))
     click.echo(f"\nthe run is in {record.path}; a page: metaqap-fast bench report {record.path} -o page.html", err=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from metaqap_fast.bench import svg
 from metaqap_fast.bench.figures import Figures, Section
-from metaqap_fast.bench.quality import LEVELS, F64, coverage, ordered_pairs
+from metaqap_fast.bench.quality import F64, LEVELS, coverage, ordered_pairs
 from metaqap_fast.bench.stats import DRAWS, Interval
 from metaqap_fast.evaluate import METRICS, bootstrap, measure, srocc
 
@@ -73,7 +73,9 @@ def calibration(rows: Rows) -> Section:
         inside = coverage(*(column(good, key) for key in ("mos", "score", "uncertainty")))
         table.append([name, precision, *(mean(inside[level]) for level in LEVELS)])
     columns = ["set", "precision", *(f"inside the {level} % interval" for level in LEVELS)]
-    return Section("Calibration of the uncertainty", columns, table, "Normal intervals: 1 and 1.96 standard deviations.")
+    return Section(
+        "Calibration of the uncertainty", columns, table, "Normal intervals: 1 and 1.96 standard deviations."
+    )
 
 
 def parity(rows: Rows, unavailable: Rows) -> Section:
@@ -81,11 +83,11 @@ def parity(rows: Rows, unavailable: Rows) -> Section:
     table: list[list[Any]] = []
     for name in dict.fromkeys(row["set"] for row in rows):
         precisions = list(dict.fromkeys(row["precision"] for row in rows if row["set"] == name))
-        columns = {p: {r["name"]: r for r in rows if (r["set"], r["precision"]) == (name, p)} for p in precisions}
-        first = columns[precisions[0]]
+        scored = {p: {r["name"]: r for r in rows if (r["set"], r["precision"]) == (name, p)} for p in precisions}
+        first = scored[precisions[0]]
         for precision in precisions[1:]:
-            keys = [k for k, r in columns[precision].items() if r["score"] is not None and first[k]["score"] is not None]
-            old, new = (column([group[k] for k in keys], "score") for group in (first, columns[precision]))
+            keys = [k for k, r in scored[precision].items() if r["score"] is not None and first[k]["score"] is not None]
+            old, new = (column([group[k] for k in keys], "score") for group in (first, scored[precision]))
             mos = column([first[k] for k in keys], "mos")
             lost = srocc(old, mos) - srocc(new, mos) if len(keys) >= FEWEST else f"under {FEWEST} images"
             moved = np.abs(new - old)
@@ -121,7 +123,9 @@ def robustness(rows: Rows) -> Section:
     """How far harmless changes move a score."""
     table = []
     for change in dict.fromkeys(row["change"] for row in rows):
-        group = [row for row in rows if row["change"] == change and row["before"] is not None and row["after"] is not None]
+        group = [
+            row for row in rows if row["change"] == change and row["before"] is not None and row["after"] is not None
+        ]
         moved = np.abs(column(group, "after") - column(group, "before"))
         table.append([change, len(group), mean(moved), float(moved.max()) if len(moved) else "-"])
     columns = ["change", "photographs", "mean change of the score", "largest"]

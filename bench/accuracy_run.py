@@ -38,7 +38,7 @@ def labelled(
         without_twins: look for test images that have a near-duplicate in the training images.
         say: progress.
     """
-    rows = split(data).test if data.official is not None else np.arange(len(data.files))
+    rows: Any = split(data).test if data.official is not None else np.arange(len(data.files))
     if count is not None and count < len(rows):
         rows = np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
     twin = _twins(data, rows) if without_twins and data.official is not None else set()

@@ -96,22 +96,22 @@ class Figures:
         return list(found)
 
 
-def cell(make: Callable[[], Any]) -> Any:
-    """A figure, or the reason why there is none."""
+def cell(make: Callable[..., Any], *arguments: Any) -> Any:
+    """What `make` gives, or the reason why there is no figure."""
     try:
-        return make()
+        return make(*arguments)
     except NoFigure as reason:
         return str(reason)
 
 
-def median(make: Callable[[], Sequence[float]]) -> Any:
-    """Median with interval, or the reason."""
-    return cell(lambda: interval(make()))
+def median(values: Callable[..., Sequence[float]], *arguments: Any) -> Any:
+    """Median of the values with its interval, or the reason."""
+    return cell(lambda: interval(values(*arguments)))
 
 
-def over(above: Callable[[], Sequence[float]], below: Callable[[], Sequence[float]]) -> Any:
-    """Ratio of medians with interval, or the reason."""
-    return cell(lambda: ratio(above(), below()))
+def over(values: Callable[[str], Sequence[float]], above: str, below: str) -> Any:
+    """Ratio of the medians of two cases with its interval, or the reason."""
+    return cell(lambda: ratio(values(above), values(below)))
 
 
 def show(value: Any) -> str:

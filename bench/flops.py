@@ -44,11 +44,13 @@ def count(bundle: Bundle) -> Work:
 
 def _operations(node: Any) -> float:
     kind = node.get_type_name()
-    if kind == "Convolution":  # weights [O, I, h, w]
-        return 2.0 * math.prod(node.get_output_shape(0)) * math.prod(list(node.get_input_shape(1))[1:])
-    if kind == "GroupConvolution":  # weights [G, O/G, I/G, h, w]
-        return 2.0 * math.prod(node.get_output_shape(0)) * math.prod(list(node.get_input_shape(1))[2:])
-    if kind == "MatMul":
-        inner = list(node.get_input_shape(0))[-2 if node.get_attributes()["transpose_a"] else -1]
-        return 2.0 * math.prod(node.get_output_shape(0)) * inner
-    return 0.0
+    if kind not in ("Convolution", "GroupConvolution", "MatMul"):
+        return 0.0
+    weights: list[int] = list(node.get_input_shape(1))
+    if kind == "Convolution":  # [O, I, h, w]
+        inner = math.prod(weights[1:])
+    elif kind == "GroupConvolution":  # [G, O/G, I/G, h, w]
+        inner = math.prod(weights[2:])
+    else:
+        inner = weights[-1 if node.get_attributes()["transpose_b"] else -2] if len(weights) > 1 else weights[0]
+    return float(2 * math.prod(node.get_output_shape(0)) * inner)

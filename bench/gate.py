@@ -35,8 +35,8 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "eager CPU time over ours": (1.5, None),  # a GPU or a CPU with matrix units is far above
     "CPU time of the stages over the whole": (0.75, None),  # what the run adds to its stages
     "whole over slowest stage": (0.5, None),
-    "bytes read over bytes of the files": (0.99, 1.25),  # every file once
-    "bytes written over bytes handed on": (0.99, 1.25),  # files to the decoder, views back, once each
+    "bytes read over bytes of the files": (0.99, 1.05),  # every file once
+    "bytes written over bytes handed on": (0.99, 1.05),  # files to the decoder, views back, once each
     "instructions of eager over ours": (1.5, None),
 }
 

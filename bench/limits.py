@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.bench import flops, svg
-from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
+from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median
 from metaqap_fast.bench.sampling import Case
+from metaqap_fast.bench.stats import ratio
 from metaqap_fast.bundle import Bundle
 
 CEILINGS = ("copy", "jpeg", "disk_read", "disk_write")
@@ -54,9 +55,9 @@ def cases(
 def sections(figures: Figures) -> list[Section]:
     """The ceilings, the stages in percent of theirs, and the roofline."""
     ceilings = [
-        [name, median(lambda name=name: [rate / GIGA for rate in figures.rates(name)]), _unit(figures, name)]
+        [name, median(_giga, figures, name), _unit(figures, name)]
         if name != "jpeg"
-        else [name, median(lambda: figures.rates("jpeg")), "images/s"]
+        else [name, median(figures.rates, "jpeg"), "images/s"]
         for name, labels in figures.labels().items()
         if "ceiling" in labels
     ]
@@ -71,7 +72,7 @@ def sections(figures: Figures) -> list[Section]:
             precision = labels["precision"]
             units = _operations(figures, name, labels)
             rows.append(_row(figures, name, f"gemm {precision}", units, f"matrix product in {precision}"))
-    rows.append(["combine", median(lambda: figures.rates("combine")), "none: Python's own time", ""])
+    rows.append(["combine", median(figures.rates, "combine"), "none: Python's own time", ""])
     picture = roofline(figures)
     return [
         Section("Ceilings of this machine", ["", "measured", "unit"], ceilings),
@@ -113,8 +114,15 @@ def roofline(figures: Figures) -> str:
 
 def _row(figures: Figures, case: str, ceiling: str, units: Callable[[], float], name: str) -> list[Any]:
     """A stage, its limit in words, and the share; `units` is what one image takes of the ceiling's."""
-    share = over(lambda: [rate * units() for rate in figures.rates(case)], lambda: figures.rates(ceiling))
-    return [case, median(lambda: figures.rates(case)), name, share]
+
+    def used() -> Any:
+        return ratio([rate * units() for rate in figures.rates(case)], figures.rates(ceiling))
+
+    return [case, median(figures.rates, case), name, cell(used)]
+
+
+def _giga(figures: Figures, case: str) -> list[float]:
+    return [rate / GIGA for rate in figures.rates(case)]
 
 
 def _operations(figures: Figures, name: str, labels: Mapping[str, Any]) -> Callable[[], float]:

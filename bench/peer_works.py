@@ -107,7 +107,7 @@ def compiled(options: Options) -> Work:
     @torch.no_grad()
     def work(count: int | None = options["count"]) -> float:
         entries = First(options["sources"], count).entries
-        files = _Files([entry.path for entry in entries], bundle.view_size)
+        files: Any = _Files([entry.path for entry in entries], bundle.view_size)
         loader: Any = DataLoader(files, batch_size=batch, num_workers=cpus, collate_fn=_collate)
         scores: list[float] = []
         for views, counts in loader:
@@ -150,7 +150,9 @@ def brisque(options: Options) -> Work:
     try:
         from brisque import BRISQUE
     except ImportError as error:
-        raise NotInstalled(f"brisque is not installed: pip install 'brisque[opencv-python-headless]' ({error})") from None
+        raise NotInstalled(
+            f"brisque is not installed: pip install 'brisque[opencv-python-headless]' ({error})"
+        ) from None
     from PIL import Image
 
     judge = BRISQUE(url=False)

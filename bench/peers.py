@@ -62,20 +62,17 @@ def sections(figures: Figures) -> list[Section]:
         for name, entry in here.items():
             mine = entry["who"] == "ours"
             title = f"metaqap-fast, {entry['precision']}" if mine else PEERS[entry["who"]]
-            rate = median(lambda name=name: figures.rates(name))
-            ratios: list[Any] = [
-                "" if mine else over(lambda o=o: figures.rates(o), lambda n=name: figures.rates(n))
-                for o in ours.values()
-            ]
+            rate = median(figures.rates, name)
+            ratios: list[Any] = ["" if mine else over(figures.rates, own, name) for own in ours.values()]
             facts = figures.facts(name)
             rows.append(
                 [
                     title,
                     rate,
                     *ratios,
-                    median(lambda name=name: figures.per_thousand(name, "cpu_seconds")),
-                    median(lambda name=name: figures.peak_mb(name)),
-                    cell(lambda facts=facts: difference(facts, reference)),
+                    median(figures.per_thousand, name, "cpu_seconds"),
+                    median(figures.peak_mb, name),
+                    cell(difference, facts, reference),
                     ", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items()),
                 ]
             )
@@ -92,6 +89,14 @@ def sections(figures: Figures) -> list[Section]:
             )
         )
     return made
+
+
+def summary(figures: Figures) -> Section:
+    """For quoting: how many times faster ours is than each peer, on the first size."""
+    full = sections(figures)[0]
+    places = [0, *(i for i, name in enumerate(full.columns) if name.startswith("ours "))]
+    rows = [[row[i] for i in places] for row in full.rows if not row[0].startswith("metaqap-fast")]
+    return Section(full.title, [full.columns[i] for i in places], rows)
 
 
 def difference(facts: Mapping[str, Any], reference: Sequence[float] | None) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from metaqap_fast.bench import repeat
 from metaqap_fast.bench.figures import Figures, Section, number, show
 from metaqap_fast.bench.runs import Run
 
@@ -41,6 +42,18 @@ def summary(run: Run) -> Section:
     return made
 
 
+def repeated(runs: Sequence[Run], even_busy: bool = False) -> list[Section]:
+    """For each kind that there are several runs of: whether their ratios agree."""
+    by_kind: dict[str, list[Run]] = {}
+    for run in runs:
+        by_kind.setdefault(run.kind, []).append(run)
+    return [
+        repeat.compared([(run.name, sections(run, even_busy)) for run in group])
+        for group in by_kind.values()
+        if len(group) > 1
+    ]
+
+
 def warnings(run: Run, even_busy: bool = False) -> list[str]:
     """What a reader must know before any figure."""
     figures = Figures(run, even_busy)
@@ -64,12 +77,15 @@ def headline(run: Run) -> str:
 def text(run: Run, even_busy: bool = False) -> str:
     """For a terminal."""
     parts = [f"{run.name}: {headline(run)}", *(f"! {warning}" for warning in warnings(run, even_busy))]
-    for section in sections(run, even_busy):
-        cells = [section.columns, *([show(value) for value in row] for row in section.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(section.columns))]
-        lines = ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)) for row in cells]
-        parts += ["", section.title, *(line.rstrip() for line in lines), *([section.note] if section.note else [])]
-    return "\n".join(parts)
+    return "\n".join(parts + [plain(section) for section in sections(run, even_busy)])
+
+
+def plain(section: Section) -> str:
+    """A section's table for a terminal."""
+    cells = [section.columns, *([show(value) for value in row] for row in section.rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(section.columns))]
+    lines = ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join(["", section.title, *(line.rstrip() for line in lines), *([section.note] if section.note else [])])
 
 
 def markdown(section: Section) -> str:
@@ -97,9 +113,10 @@ def document(run: Run, even_busy: bool = False) -> dict[str, Any]:
 def page(runs: Sequence[Run], even_busy: bool = False) -> str:
     """One HTML page: no scripts, no network, pictures inside."""
     body = "".join(_html(run, even_busy) for run in runs)
+    body += "".join(_section(section) for section in repeated(runs, even_busy))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>metaqap-fast benchmarks</title>'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head>'
         f"<body><h1>metaqap-fast benchmarks</h1>{body}</body></html>\n"
     )
@@ -108,14 +125,16 @@ def page(runs: Sequence[Run], even_busy: bool = False) -> str:
 def _html(run: Run, even_busy: bool) -> str:
     parts = [f'<section data-run="{escape(run.name)}"><h2>{escape(run.name)}</h2><p>{escape(headline(run))}</p>']
     parts += [f'<p class="warning">{escape(warning)}</p>' for warning in warnings(run, even_busy)]
-    for section in sections(run, even_busy):
-        head = "".join(f"<th>{escape(name)}</th>" for name in section.columns)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(show(value))}</td>" for value in row) + "</tr>" for row in section.rows
-        )
-        parts.append(f'<h3>{escape(section.title)}</h3><div class="wide"><table><tr>{head}</tr>{rows}</table></div>')
-        parts += [f"<figure>{picture}</figure>" for picture in section.pictures]
-        parts += [f'<p class="note">{escape(section.note)}</p>'] if section.note else []
+    parts += [_section(section) for section in sections(run, even_busy)]
     facts = json.dumps({"settings": run.settings, "environment": run.environment}, indent=1)
     parts.append(f"<details><summary>Settings and environment</summary><pre>{escape(facts)}</pre></details></section>")
+    return "".join(parts)
+
+
+def _section(section: Section) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in section.columns)
+    rows = "".join("<tr>" + "".join(f"<td>{escape(show(v))}</td>" for v in row) + "</tr>" for row in section.rows)
+    parts = [f'<h3>{escape(section.title)}</h3><div class="wide"><table><tr>{head}</tr>{rows}</table></div>']
+    parts += [f"<figure>{picture}</figure>" for picture in section.pictures]
+    parts += [f'<p class="note">{escape(section.note)}</p>'] if section.note else []
     return "".join(parts)

@@ -119,11 +119,11 @@ def read(path: str | os.PathLike[str]) -> Run:
                 raise RunError(f"{path}: {file} is not the file that {_MARKER} describes")
         document = json.loads((path / _RUN).read_text())
         if document["format"] != FORMAT or document["format_version"] != VERSION or document["kind"] not in KINDS:
-            raise RunError(f"{path} has format {document['format']} {document['format_version']}, not {FORMAT} {VERSION}")
+            raise RunError(
+                f"{path} has format {document['format']} {document['format_version']}, not {FORMAT} {VERSION}"
+            )
         samples = [json.loads(line) for line in (path / _SAMPLES).read_text().splitlines()]
-        return Run(
-            path, document["kind"], document["created"], document["settings"], document["environment"], samples
-        )
+        return Run(path, document["kind"], document["created"], document["settings"], document["environment"], samples)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 

@@ -12,7 +12,7 @@ from metaqap_fast.bench import svg
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
 from metaqap_fast.bench.job import Work
 from metaqap_fast.bench.sampling import Case
-from metaqap_fast.bench.stats import exponent
+from metaqap_fast.bench.stats import Interval, exponent
 
 Options = dict[str, Any]
 
@@ -77,14 +77,14 @@ def sections(figures: Figures) -> list[Section]:
     table = [
         [
             labels["rows"],
-            median(lambda name=name: [1e6 / rate for rate in figures.rates(name)]),
-            median(lambda name=name: figures.peak_mb(name)),
+            median(_microseconds, figures, name),
+            median(figures.peak_mb, name),
         ]
         for name, labels in sorted(by_rows.items(), key=lambda item: item[1]["rows"])
     ]
     growth = [
-        ["time", cell(lambda: _exponent(figures, by_rows, lambda n: [s["seconds"] / s["calls"] for s in figures.good(n)]))],
-        ["memory", cell(lambda: _exponent(figures, by_rows, figures.peak_mb))],
+        ["time", cell(_exponent, figures, by_rows, _seconds)],
+        ["memory", cell(_exponent, figures, by_rows, Figures.peak_mb)],
     ]
     made = [
         Section("Time per row", ["rows", "microseconds / row", "peak MB"], table, pictures=_picture(figures, by_rows)),
@@ -92,14 +92,14 @@ def sections(figures: Figures) -> list[Section]:
             "Growth with rows",
             ["what", "exponent"],
             growth,
-            "The power of rows that it grows with: 1 for the time is a flat time per row, 0 for the memory is constant.",
+            "The power of rows that it grows with: time 1 is a flat time per row, memory 0 is constant memory.",
         ),
     ]
     if by_workers:
         first = next(iter(by_workers))
         speeds = [
-            [labels["workers"], labels["rows"], median(lambda name=name: figures.rates(name)),
-             over(lambda name=name: figures.rates(name), lambda: figures.rates(first))]
+            [labels["workers"], labels["rows"], median(figures.rates, name),
+             over(figures.rates, name, first)]
             for name, labels in by_workers.items()
         ]  # fmt: skip
         note = "With the start of the processes. On a CPU the workers share its cores."
@@ -107,8 +107,18 @@ def sections(figures: Figures) -> list[Section]:
     return made
 
 
-def _exponent(figures: Figures, cases: Mapping[str, Any], values: Callable[[str], Sequence[float]]) -> Any:
-    points = [(labels["rows"], value) for name, labels in cases.items() for value in values(name)]
+def _microseconds(figures: Figures, name: str) -> list[float]:
+    return [1e6 / rate for rate in figures.rates(name)]
+
+
+def _seconds(figures: Figures, name: str) -> list[float]:
+    return [sample["seconds"] / sample["calls"] for sample in figures.good(name)]
+
+
+def _exponent(
+    figures: Figures, cases: Mapping[str, Any], values: Callable[[Figures, str], Sequence[float]]
+) -> Interval:
+    points = [(labels["rows"], value) for name, labels in cases.items() for value in values(figures, name)]
     try:
         return exponent([float(x) for x, _ in points], [y for _, y in points])
     except ValueError as error:
@@ -117,9 +127,7 @@ def _exponent(figures: Figures, cases: Mapping[str, Any], values: Callable[[str]
 
 def _picture(figures: Figures, cases: Mapping[str, Any]) -> list[str]:
     try:
-        points = [
-            (float(labels["rows"]), 1e6 / rate) for name, labels in cases.items() for rate in figures.rates(name)
-        ]
+        points = [(float(labels["rows"]), y) for name, labels in cases.items() for y in _microseconds(figures, name)]
     except NoFigure:
         return []
     return [svg.log_plot("Time per row", "rows", "microseconds per row", [svg.Series("samples", points)], 300)]

@@ -79,7 +79,8 @@ def log_plot(title: str, x_name: str, y_name: str, series: Sequence[Series], hei
         for (x, y), (px, py) in zip(each.points, places, strict=True):
             name = escape(f"{each.name}: {digits(x)}, {digits(y)}")
             parts.append(
-                f'<circle class="point" cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"><title>{name}</title></circle>'
+                f'<circle class="point" cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}">'
+                f"<title>{name}</title></circle>"
             )
         parts.append(_text(right + 12, top + 16 * (i + 1), each.name, colour=colour))
     return _svg(title, height, parts)

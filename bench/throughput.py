@@ -44,13 +44,19 @@ def cases(grid: Grid) -> list[Case]:
     found: dict[str, Case] = {}
     settings = product(grid.sources, grid.engines, grid.precisions, grid.batches, grid.threads)
     for size, engine, precision, batch, threads in settings:
-        every = {"size": size, "engine": engine, "precision": precision, "batch": batch, "threads": threads}
+        every: dict[str, Any] = {
+            "size": size,
+            "engine": engine,
+            "precision": precision,
+            "batch": batch,
+            "threads": threads,
+        }
         options = {
             "sources": list(grid.sources[size]), "count": grid.count, "model": grid.model, "device": grid.device,
             "engine": engine, "precision": precision, "batch_size": batch,
         }  # fmt: skip
         for stage in STAGES:
-            labels = {"stage": stage, **{name: every[name] for name in MATTERS[stage]}}
+            labels: dict[str, Any] = {"stage": stage, **{name: every[name] for name in MATTERS[stage]}}
             name = title(labels)
             found.setdefault(name, Case(name, f"stage.{stage}", options, labels, labels.get("threads")))
     return list(found.values())
@@ -71,20 +77,20 @@ def sections(figures: Figures) -> list[Section]:
     for labels in wholes:
         name, setting = title(labels), [*(labels[key] or "auto" for key in MATTERS["whole"])]
         parts = {stage: title({"stage": stage, **{k: labels[k] for k in MATTERS[stage]}}) for stage in STAGES[:-1]}
-        slowest = cell(lambda parts=parts: slowest_stage(figures, parts))
+        slowest = cell(slowest_stage, figures, parts)
         efficiency: Any = slowest
         if slowest in parts:
-            efficiency = over(lambda name=name: figures.rates(name), lambda s=parts[slowest]: figures.rates(s))
-        stage_rates = [median(lambda part=part: figures.rates(part)) for part in parts.values()]
-        whole = median(lambda name=name: figures.rates(name))
+            efficiency = over(figures.rates, name, parts[slowest])
+        stage_rates = [median(figures.rates, part) for part in parts.values()]
+        whole = median(figures.rates, name)
         rates.append([*setting, *stage_rates, whole, slowest, efficiency])
         costs.append(
             [
                 *setting,
                 figures.facts(name).get("engine", ""),
                 figures.facts(name).get("precision", ""),
-                *(median(lambda n=name, w=what: figures.per_thousand(n, w)) for what in ("cpu_seconds", "joules")),
-                median(lambda name=name: figures.peak_mb(name)),
+                *(median(figures.per_thousand, name, what) for what in ("cpu_seconds", "joules")),
+                median(figures.peak_mb, name),
             ]
         )
         if isinstance(efficiency, Interval):
@@ -105,6 +111,14 @@ def sections(figures: Figures) -> list[Section]:
             f"Energy: {meter(figures)}.",
         ),
     ]
+
+
+def summary(figures: Figures) -> Section:
+    """For quoting: the efficiency of each setting."""
+    full = sections(figures)[0]
+    wanted = ["size", "engine", "precision", "threads", "slowest stage", "whole over slowest stage"]
+    places = [full.columns.index(name) for name in wanted]
+    return Section(full.title, wanted, [[row[i] for i in places] for row in full.rows])
 
 
 def meter(figures: Figures) -> str:

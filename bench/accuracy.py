@@ -20,6 +20,7 @@ from metaqap_fast.evaluate import METRICS, bootstrap, measure, srocc
 
 Rows = list[dict[str, Any]]
 FEWEST = 5  # images that a correlation needs
+METRIC_DRAWS = 200  # each fits a logistic again
 
 
 def sections(figures: Figures) -> list[Section]:
@@ -61,7 +62,7 @@ def metrics(rows: Rows) -> list[Any]:
     if len(rows) < FEWEST:
         return [f"under {FEWEST} images"] * len(METRICS)
     score, mos = column(rows, "score"), column(rows, "mos")
-    values, intervals = measure(score, mos), bootstrap(score, mos, 300)
+    values, intervals = measure(score, mos), bootstrap(score, mos, METRIC_DRAWS)
     return [Interval(values[name], *intervals[name], len(rows)) for name in METRICS]
 
 

@@ -22,8 +22,8 @@ class Work:
     numbers: float
 
     def intensity(self, precision: str) -> float:
-        """Operations per byte."""
-        return self.operations / (self.numbers * ITEM[precision])
+        """Operations per byte; 0 for a network without any."""
+        return self.operations / (self.numbers * ITEM[precision]) if self.numbers else 0.0
 
 
 def count(bundle: Bundle) -> Work:

@@ -102,7 +102,7 @@ def roofline(figures: Figures) -> str:
         roof = [(x, min(peak, x * bandwidth) / GIGA) for x in (ridge / 100, ridge, max(1000.0, ridge * 2))]
         series.append(svg.Series(f"roof, {precision}", roof, line=True))
         for name, labels in figures.labels().items():
-            if labels.get("precision") == precision and "operations" in labels:
+            if labels.get("precision") == precision and labels.get("operations"):
                 try:
                     rate = float(np.median(figures.rates(name))) * _operations(figures, name, labels)() / GIGA
                 except NoFigure:

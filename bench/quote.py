@@ -34,6 +34,6 @@ def table(path: Path) -> str:
         return NONE
     run = read(path)
     section = report.summary(run)
-    if any(str(value).startswith("busy machine") for row in section.rows for value in row):
+    if any("busy machine" in str(value) for row in section.rows for value in row):
         raise MetaqapError(f"{path} was measured on a busy machine: measure again before it is quoted")
     return f"{report.markdown(section)}\n\n{report.headline(run)}.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -61,7 +62,9 @@ def time_cases(
     }
     sampling["cases"] = [case.name for case in cases]
     with recording(kind, {**settings, **sampling, "images": images}, options) as record:
-        sample(cases, record, how, lambda line: click.echo(line, err=True))
+        timed = sample(cases, record, how, lambda line: click.echo(line, err=True))
+    if not timed:
+        raise MetaqapError("nothing could be timed; the reasons stand above")
 
 
 @contextmanager
@@ -110,6 +113,18 @@ def numbers(option: str, text: str) -> list[int | None]:
             raise UsageError(f"{option} {text!r}: auto or positive numbers, separated by commas")
         values.append(None if part == "auto" else int(part))
     return values
+
+
+def threads(text: str) -> list[int | None]:
+    """Numbers of CPUs.
+
+    Raises:
+        UsageError: more than this process may use.
+    """
+    found, allowed = numbers("--threads", text), len(os.sched_getaffinity(0))
+    if max(number or 1 for number in found) > allowed:
+        raise UsageError(f"--threads {text!r}: this process may use {allowed} CPUs")
+    return found
 
 
 def positive(option: str, text: str) -> list[int]:

@@ -59,11 +59,12 @@ def sample(
     record: Recorder,
     settings: Settings,
     say: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Run every case `repeats` times and record each sample as it comes.
+) -> int:
+    """Run every case `repeats` times and record each sample as it comes; the number that were timed.
 
     A case that is skipped is not tried again; one that fails is, for the next time may be better.
     """
+    timed = 0
     skipped: set[str] = set()
     order = schedule(cases, settings)
     for place, (repetition, case) in enumerate(order, 1):
@@ -74,6 +75,8 @@ def sample(
             skipped.add(case.name)
         record.add({"case": case.name, "labels": case.labels, "repetition": repetition, "place": place, **result})
         say(f"[{place}/{len(order)}] {case.name}: {describe(result)}")
+        timed += "seconds" in result
+    return timed
 
 
 def describe(result: dict[str, Any]) -> str:

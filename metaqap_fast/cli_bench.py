@@ -75,7 +75,7 @@ def throughput(engines: str, precisions: str, batch_sizes: str, threads: str, **
         "engines": shared.choices("engine", engines, ENGINES),
         "precisions": shared.choices("precision", precisions, PRECISIONS),
         "batches": shared.numbers("--batch-sizes", batch_sizes),
-        "threads": shared.numbers("--threads", threads),
+        "threads": shared.threads(threads),
     }
     model, device = options["model"], options["device"]
     settings = {**axes, "model": shared.model_name(model), "device": device}

@@ -60,12 +60,13 @@ def test_digits() -> None:
 
 # --- idle ---
 
-STAT = "cpu  0 0 0 0\ncpu0 {} 0 100 1000 50 0 0 0 0 0\ncpu1 {} 0 100 1000 50 0 0 {} 0 0\nintr 1 2\n"
+STAT = "cpu  0 0 0 0\ncpu0 {0} 0 100 {3} {3} 0 0 0 0 0\ncpu1 {1} 0 100 {3} {3} 0 0 {2} 0 0\nintr 1 2\n"
 
 
 def test_others_are_what_is_busy_and_not_ours() -> None:
     def reading(when: float, first: int, second: int, steal: int, own: float) -> idle.Reading:
-        text = STAT.format(first * idle.TICKS, second * idle.TICKS, steal * idle.TICKS)
+        rest = int(1000 + 7 * when)  # idle, and waiting for a disk
+        text = STAT.format(first * idle.TICKS, second * idle.TICKS, steal * idle.TICKS, rest * idle.TICKS)
         return idle.Reading(when, idle.parse_stat(text), own)
 
     before = reading(0, 0, 0, 0, 0)

@@ -65,6 +65,7 @@ def test_throughput_end_to_end(bundle: Path, tmp_path: Path, cli: Callable[..., 
         (["throughput", "--synthetic", "3", "--engines", "magic"], "unknown engine 'magic'"),
         (["throughput", "--synthetic", "3", "--precisions", "fp9"], "unknown precision 'fp9'"),
         (["throughput", "--synthetic", "3", "--threads", "0"], "positive numbers"),
+        (["throughput", "--synthetic", "3", "--threads", "100000"], "CPUs"),
         (["throughput", "--synthetic", "3", "--model", "nosuch"], "unknown model"),
         (["throughput", "--synthetic", "3", "--sizes", "big"], "is not a size"),
         (["limit", "--synthetic", "3", "--sizes", "64x64,96x96"], "one size"),
@@ -85,6 +86,22 @@ def test_a_wrong_request_is_one_line(
     assert not list(tmp_path.glob("bench-*"))
 
 
+def test_when_nothing_can_be_timed_the_run_says_so(bundle: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("no image")
+    how = ["--peers", "onnxruntime", "--repeats", 1, "--patience", 0, "--model", bundle, "-o", tmp_path / "run"]
+    result = cli("bench", "peers", tmp_path / "photos", "--precisions", "int8", *how)
+    assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("metaqap-fast: nothing could be timed")
+    assert "int8 ranges" in result.stdout and "onnxruntime files: failed" in result.stdout
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_no_child_and_is_not_reported(
     number: int, bundle: Path, folder: Path, tmp_path: Path, cli: Callable[..., Any]
@@ -93,14 +110,14 @@ def test_an_interrupted_run_keeps_no_child_and_is_not_reported(
     command = ["bench", "throughput", str(folder), "--model", str(bundle), "--seconds", "60", "-o", str(out)]
     code = "from metaqap_fast.cli import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(idle.tree(process.pid)) < 2:
-        time.sleep(0.1)
-    (child,) = [pid for pid in idle.tree(process.pid) if pid != process.pid][:1]
+    deadline, jobs = time.monotonic() + 120, list[int]()
+    while time.monotonic() < deadline and not jobs:
+        jobs = [pid for pid in idle.tree(process.pid) if b"bench.job" in _command_line(pid)]
+        time.sleep(0.05)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and "interrupted" in err and "Traceback" not in err
-    assert not Path(f"/proc/{child}").exists()
+    assert jobs and not any(b"bench.job" in _command_line(pid) for pid in jobs)
     result = cli("bench", "report", out)
     assert result.exit_code == 1 and "interrupted run" in result.stderr
 

@@ -119,17 +119,17 @@ def test_accuracy_end_to_end(
 
 
 def conv_member(path: Path) -> Path:
-    """[N, 64, 64, 3] -> conv 8@3x3 -> depthwise 3x3 -> mean -> matrix product with [8, 1]."""
+    """[N, 64, 64, 3] -> conv 8@3x3 -> conv 8@3x3 in 4 groups -> mean -> matrix product with [8, 1]."""
     nodes = [
         helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["f"], ["x"], perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
-        helper.make_node("Conv", ["a", "d"], ["b"], pads=[1, 1, 1, 1], group=8),
+        helper.make_node("Conv", ["a", "d"], ["b"], pads=[1, 1, 1, 1], group=4),
         helper.make_node("ReduceMean", ["b"], ["m"], axes=[2, 3], keepdims=0),
         helper.make_node("MatMul", ["m", "v"], ["prediction"]),
     ]
     rng = np.random.default_rng(0)
-    shapes = {"w": (8, 3, 3, 3), "d": (8, 1, 3, 3), "v": (8, 1)}
+    shapes = {"w": (8, 3, 3, 3), "d": (8, 2, 3, 3), "v": (8, 1)}
     constants = [onnx.numpy_helper.from_array(rng.random(s).astype(np.float32), n) for n, s in shapes.items()]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 64, 64, 3])
     out = helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["batch", 1])
@@ -145,8 +145,8 @@ def test_operations_are_counted_from_the_graph(tmp_path: Path) -> None:
     member = replace(loaded.members[0], file=conv_member(tmp_path / "conv.onnx"))
     work = flops.count(replace(loaded, members=(member,)))
     pixels = 64 * 64
-    assert work.operations == 2 * pixels * 8 * 27 + 2 * pixels * 8 * 9 + 2 * 8
-    numbers = (pixels * 3 + 8 * 27 + pixels * 8) + (pixels * 8 + 8 * 9 + pixels * 8) + (8 + 8 + 1)
+    assert work.operations == 2 * pixels * 8 * 27 + 2 * pixels * 8 * 18 + 2 * 8
+    numbers = (pixels * 3 + 8 * 27 + pixels * 8) + (pixels * 8 + 8 * 18 + pixels * 8) + (8 + 8 + 1)
     assert work.numbers == numbers and work.intensity("bf16") == 2 * work.intensity("fp32")
 
 

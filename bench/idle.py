@@ -15,12 +15,13 @@ LIMIT = 0.05  # share of CPU time
 LOOK = 0.5  # seconds
 PATIENCE = 10.0  # seconds to wait for a machine to calm down before a repetition
 TICKS = os.sysconf("SC_CLK_TCK")
-_USER, _NICE, _SYSTEM, _IDLE, _WAIT, _IRQ, _SOFT, _STEAL = range(8)
+BUSY = (0, 1, 2, 7)  # columns of /proc/stat: user, nice, system and stolen by the host; interrupts serve anybody
+KERNEL = 2  # the parent of the kernel's threads
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """CPU seconds since the machine started: busy ones of each CPU, ours (with children that have ended)."""
+    """CPU seconds since the machine started: busy ones of each CPU; ours, see `read`."""
 
     when: float
     busy: dict[int, float]
@@ -28,13 +29,12 @@ class Reading:
 
 
 def parse_stat(text: str) -> dict[int, float]:
-    """Busy seconds of each CPU from /proc/stat: all but idle and waiting for a disk; steal is somebody's work too."""
+    """Busy seconds of each CPU from /proc/stat, see BUSY."""
     busy = {}
     for line in text.splitlines():
         name, *fields = line.split()
         if name.startswith("cpu") and name != "cpu":
-            ticks = [int(field) for field in fields[:8]]
-            busy[int(name[3:])] = (sum(ticks) - ticks[_IDLE] - ticks[_WAIT]) / TICKS
+            busy[int(name[3:])] = sum(int(fields[column]) for column in BUSY) / TICKS
     return busy
 
 
@@ -65,16 +65,24 @@ def tree(pid: int, seen: dict[int, tuple[int, float, float]] | None = None) -> l
     return [each for each in found if each in seen]
 
 
-def tree_seconds(pid: int) -> float:
+def tree_seconds(pid: int, seen: dict[int, tuple[int, float, float]] | None = None) -> float:
     """CPU seconds of a process and its descendants, those that ended and were waited for among them."""
-    seen = processes()
+    seen = processes() if seen is None else seen
     return sum(seen[each][1] + seen[each][2] for each in tree(pid, seen))
 
 
 def read(pid: int | None = None) -> Reading:
-    """Now; `pid` is the process whose tree is ours, this one by default."""
+    """Now; `pid` is the process whose tree is ours, this one by default.
+
+    The kernel's own threads count as ours: they write to the disk for whoever asked, and others who ask are seen
+    themselves.
+    """
     busy = parse_stat(Path("/proc/stat").read_text())
-    return Reading(time.monotonic(), busy, tree_seconds(pid or os.getpid()))
+    seen = processes()
+    named = Path(f"/proc/{KERNEL}/comm")
+    hidden = not named.exists() or named.read_text() != "kthreadd\n"  # in a container another process has this number
+    kernel = 0.0 if hidden else sum(own for pid_, (parent, own, _) in seen.items() if KERNEL in (pid_, parent))
+    return Reading(time.monotonic(), busy, kernel + tree_seconds(pid or os.getpid(), seen))
 
 
 def others(before: Reading, after: Reading, cpus: set[int] | None = None) -> float:

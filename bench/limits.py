@@ -93,14 +93,15 @@ def roofline(figures: Figures) -> str:
         bandwidth = float(np.median(figures.rates("copy")))
     except NoFigure:
         return ""
-    for precision in dict.fromkeys(label["precision"] for label in figures.labels().values() if "operations" in label):
+    precisions = dict.fromkeys(label["precision"] for label in figures.labels().values() if "operations" in label)
+    for colour, precision in enumerate(precisions):
         try:
             peak = float(np.median(figures.rates(f"gemm {precision}")))
         except NoFigure:
             continue
         ridge = peak / bandwidth
         roof = [(x, min(peak, x * bandwidth) / GIGA) for x in (ridge / 100, ridge, max(1000.0, ridge * 2))]
-        series.append(svg.Series(f"roof, {precision}", roof, line=True))
+        series.append(svg.Series(f"roof, {precision}", roof, True, colour))
         for name, labels in figures.labels().items():
             if labels.get("precision") == precision and labels.get("operations"):
                 try:
@@ -108,7 +109,7 @@ def roofline(figures: Figures) -> str:
                 except NoFigure:
                     continue
                 what = f"{labels['member'] or 'all members'}, {precision}"
-                series.append(svg.Series(what, [(labels["intensity"], rate)]))
+                series.append(svg.Series(what, [(labels["intensity"], rate)], False, colour))
     return svg.log_plot("Roofline", "operations per byte", "Gop/s", series)
 
 

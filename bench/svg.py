@@ -18,11 +18,12 @@ COLOURS = ("#2266aa", "#bb5522", "#338855", "#885599", "#997700", "#446677")
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points (x, y) of one name; joined by a line if `line`."""
+    """Points (x, y) of one name, or a line through them; those of one `colour` belong together."""
 
     name: str
     points: Sequence[tuple[float, float]]
     line: bool = False
+    colour: int = 0
 
 
 def bars(title: str, values: Sequence[tuple[str, Interval]], limit: float | None = None) -> str:
@@ -71,17 +72,17 @@ def log_plot(title: str, x_name: str, y_name: str, series: Sequence[Series], hei
         parts += [_line(left, y, right, y, "#ddd"), _text(left - 6, y + 4, _power(power), "end")]
     parts += [_text((left + right) / 2, height - 8, x_name, "middle"), _text(left - 60, top - 10, y_name)]
     for i, each in enumerate(series):
-        colour = COLOURS[i % len(COLOURS)]
+        colour = COLOURS[each.colour % len(COLOURS)]
         places = [at(x, y) for x, y in each.points]
         if each.line:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for (x, y), (px, py) in zip(each.points, places, strict=True):
-            name = escape(f"{each.name}: {digits(x)}, {digits(y)}")
-            parts.append(
-                f'<circle class="point" cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}">'
-                f"<title>{name}</title></circle>"
-            )
+            if not each.line:
+                name = escape(f"{each.name}: {digits(x)}, {digits(y)}")
+                parts.append(
+                    f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"><title>{name}</title></circle>'
+                )
         parts.append(_text(right + 12, top + 16 * (i + 1), each.name, colour=colour))
     return _svg(title, height, parts)
 

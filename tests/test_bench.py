@@ -83,7 +83,7 @@ def test_our_own_children_do_not_count_as_others_and_strangers_do() -> None:
     before = idle.read()
     subprocess.run([sys.executable, "-c", burn], check=True)
     own = idle.read().own - before.own
-    assert own > 0.5  # three seconds of a CPU that is shared, at worst, by six
+    assert own > 0.3  # three seconds of a CPU that is shared, at worst, by six
     # A stranger: its parent is gone.
     stranger = subprocess.run(
         ["sh", "-c", f"{sys.executable} -c '{burn}' >/dev/null 2>&1 & echo $!"],

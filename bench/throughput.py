@@ -1,135 +1,141 @@
-"""How fast is a run, against its own stages and against the loop that people write first.
-
-    python -m metaqap_fast.bench.throughput DIR [--images N] [--precision fp32]
-
-Decode only, inference only, the whole run and the eager loop are timed in turn in one process, several times
-over, so that a machine that changes its speed changes all of them; the figures are ratios of medians. The
-eager loop opens each file with Pillow and runs the same members in torch, fp32, one image at a time.
-"""
+"""How fast is a run, and how close to its slowest stage: each stage alone and the whole, over all settings."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from metaqap_fast.bench import svg
+from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
+from metaqap_fast.bench.sampling import Case
+from metaqap_fast.bench.stages import STAGES
+from metaqap_fast.bench.stats import Interval, ratio
 
-from metaqap_fast.bundle import Bundle
-from metaqap_fast.run import run
-from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Entry, Listing, read_all
-
-EAGER_IMAGES = 40
-
-
-class _Entries(Listing):
-    """The first images of a listing."""
-
-    def __init__(self, listing: Listing, count: int) -> None:
-        self.sources, self.skipped = listing.sources, 0
-        self.entries = list(islice(listing, count))
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self.entries)
+# What the speed of a stage depends on; the whole depends on all of it.
+MATTERS: dict[str, tuple[str, ...]] = {
+    "listing": ("size",),
+    "reading": ("size", "threads"),
+    "decode": ("size", "batch", "threads"),
+    "inference": ("size", "engine", "precision", "threads"),
+    "combine": (),
+    "write": (),
+    "whole": ("size", "engine", "precision", "batch", "threads"),
+}
 
 
-def measure(sources: Sequence[str], images: int, precision: str = "auto", repeats: int = 3) -> dict[str, Any]:
-    """Images per second of each stage, the whole and the eager loop, and their ratios.
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The settings to run through. `sources`: folders by the name of their size."""
 
-    Args:
-        sources: see `Listing`.
-        images: how many to use for each timing; the eager loop uses at most EAGER_IMAGES of them.
-        precision: of the engine.
-        repeats: rounds; medians are reported, and every sample.
+    sources: Mapping[str, Sequence[str]]
+    engines: Sequence[str] = ("auto",)
+    precisions: Sequence[str] = ("auto",)
+    batches: Sequence[int | None] = (None,)
+    threads: Sequence[int | None] = (None,)
+    model: str = "default"
+    device: str = "auto"
+    count: int | None = None
+
+
+def cases(grid: Grid) -> list[Case]:
+    """Every stage once for each of the settings that matter to it."""
+    found: dict[str, Case] = {}
+    settings = product(grid.sources, grid.engines, grid.precisions, grid.batches, grid.threads)
+    for size, engine, precision, batch, threads in settings:
+        every: dict[str, Any] = {
+            "size": size,
+            "engine": engine,
+            "precision": precision,
+            "batch": batch,
+            "threads": threads,
+        }
+        options = {
+            "sources": list(grid.sources[size]), "count": grid.count, "model": grid.model, "device": grid.device,
+            "engine": engine, "precision": precision, "batch_size": batch,
+        }  # fmt: skip
+        for stage in STAGES:
+            labels: dict[str, Any] = {"stage": stage, **{name: every[name] for name in MATTERS[stage]}}
+            name = title(labels)
+            found.setdefault(name, Case(name, f"stage.{stage}", options, labels, labels.get("threads")))
+    return list(found.values())
+
+
+def title(labels: Mapping[str, Any]) -> str:
+    """A case's name from its labels."""
+    return " ".join(
+        str(value) if name in ("stage", "size", "engine", "precision") else f"{name}={value or 'auto'}"
+        for name, value in labels.items()
+    )
+
+
+def sections(figures: Figures) -> list[Section]:
+    """Rates and efficiency, then costs: a row for each setting of the whole."""
+    wholes = [labels for labels in figures.labels().values() if labels["stage"] == "whole"]
+    rates, costs, bars = [], [], []
+    for labels in wholes:
+        name, setting = title(labels), [*(labels[key] or "auto" for key in MATTERS["whole"])]
+        parts = {stage: title({"stage": stage, **{k: labels[k] for k in MATTERS[stage]}}) for stage in STAGES[:-1]}
+        slowest = cell(slowest_stage, figures, parts)
+        efficiency: Any = slowest
+        if slowest in parts:
+            efficiency = over(figures.rates, name, parts[slowest])
+        stage_rates = [median(figures.rates, part) for part in parts.values()]
+        whole = median(figures.rates, name)
+        rates.append([*setting, *stage_rates, whole, slowest, efficiency])
+        costs.append(
+            [
+                *setting,
+                figures.facts(name).get("engine", ""),
+                figures.facts(name).get("precision", ""),
+                *(median(figures.per_thousand, name, what) for what in ("cpu_seconds", "joules")),
+                median(figures.peak_mb, name),
+            ]
+        )
+        if isinstance(efficiency, Interval):
+            bars.append((" ".join(map(str, setting)), efficiency))
+    return [
+        Section(
+            "Images per second of each stage alone and of the whole",
+            [*MATTERS["whole"], *STAGES, "slowest stage", "whole over slowest stage"],
+            rates,
+            "Medians with 95 % bootstrap intervals. A stage alone has all CPUs to itself; in a run they are shared.",
+            [svg.bars("Whole run over its slowest stage", bars, limit=1.0)] if bars else [],
+        ),
+        Section(
+            "Cost of the whole run",
+            [*MATTERS["whole"], "engine used", "precision used", "CPU s / 1,000", "J / 1,000", "peak MB"],
+            costs,
+            "Of the process and its decoder; the preparation before the first image is not counted. "
+            f"Energy: {meter(figures)}.",
+        ),
+    ]
+
+
+def summary(figures: Figures) -> Section:
+    """For quoting: the efficiency of each setting."""
+    full = sections(figures)[0]
+    wanted = ["size", "engine", "precision", "threads", "slowest stage", "whole over slowest stage"]
+    places = [full.columns.index(name) for name in wanted]
+    return Section(full.title, wanted, [[row[i] for i in places] for row in full.rows])
+
+
+def meter(figures: Figures) -> str:
+    """What measured the energy, or why nothing did."""
+    return next((sample["meter"] for sample in figures.run.samples if "meter" in sample), "nothing was timed")
+
+
+def slowest_stage(figures: Figures, parts: Mapping[str, str]) -> str:
+    """Name of the stage with the smallest median rate.
+
+    Raises:
+        NoFigure: a stage has no figure; the slowest might be that one.
     """
-    scorer = Scorer(precision=precision)
-    entries = _Entries(Listing(sources), images)
-    count = len(entries.entries)
-    eager_entries = entries.entries[:EAGER_IMAGES]
-    eager = eager_loop(scorer.bundle)
-    views = [image.views for image in islice(scorer.decoder.stream(read_all(entries)), 32)]
-    stages: dict[str, tuple[Callable[[], object], int]] = {
-        "decode": (lambda: _exhaust(scorer.decoder.stream(read_all(entries))), count),
-        "inference": (lambda: _exhaust(scorer.engine.predict((i, views[i % len(views)]) for i in range(count))), count),
-        "whole": (lambda: _whole(scorer, entries), count),
-        "eager": (lambda: [eager(entry.path) for entry in eager_entries], len(eager_entries)),
-    }
-    samples: dict[str, list[float]] = {name: [] for name in stages}
-    eager(eager_entries[0].path)  # the first call of anything is not counted
-    _exhaust(scorer.engine.predict((i, views[i % len(views)]) for i in range(8)))
-    for _ in range(repeats):
-        for name, (work, done) in stages.items():
-            start = time.perf_counter()
-            work()
-            samples[name].append(done / (time.perf_counter() - start))
-    rates = {name: statistics.median(values) for name, values in samples.items()}
-    return {
-        "images": count,
-        "engine": scorer.engine.name,
-        "precision": scorer.engine.precision,
-        "device": scorer.engine.device,
-        "amx": "amx_tile" in Path("/proc/cpuinfo").read_text(),
-        "bundle": scorer.bundle.name,
-        "images_per_second": samples,
-        "whole_over_slowest_stage": rates["whole"] / min(rates["decode"], rates["inference"]),
-        "whole_over_eager_loop": rates["whole"] / rates["eager"],
-    }
-
-
-def _exhaust(items: Iterator[object]) -> None:
-    for _ in items:
-        pass
-
-
-def _whole(scorer: Scorer, entries: Listing) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        run(scorer, entries, os.path.join(folder, "scores.h5"))
-
-
-def eager_loop(bundle: Bundle) -> Callable[[bytes], float]:
-    """A function from a file's path to its score: Pillow, torch eager in fp32, one image, one member at a time.
-
-    Only for images of the members' input size: it does not resize.
-    """
-    import torch
-    from PIL import Image
-
-    from metaqap_fast.engine import graph
-    from metaqap_fast.engine.onnx_torch import module
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    members = [module(graph.load(member.file)) for member in bundle.members]
-
-    @torch.no_grad()
-    def score(path: bytes) -> float:
-        image = Image.open(os.fsdecode(path)).convert("RGB")
-        pixels: NDArray[np.uint8] = np.array(image)
-        view = torch.from_numpy(pixels)[None]  # [1, H, W, 3]
-        predictions = [float(member(view)) for member in members]
-        return float(np.dot(predictions, bundle.meta.weights) + bundle.meta.intercept)
-
-    return score
-
-
-def main() -> None:
-    """Measure and print JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="+")
-    parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    print(json.dumps(measure(options.source, options.images, options.precision, options.repeats), indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    medians = {}
+    for stage, case in parts.items():
+        try:
+            medians[stage] = ratio(figures.rates(case), [1.0]).value
+        except NoFigure as reason:
+            raise NoFigure(f"{stage}: {reason}") from None
+    return min(medians, key=lambda stage: medians[stage])

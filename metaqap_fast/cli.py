@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from metaqap_fast import __version__
+from metaqap_fast.cli_bench import bench
 from metaqap_fast.cli_train import train
 from metaqap_fast.errors import MetaqapError
 
@@ -323,3 +324,4 @@ def compile_command(model: str, output: Path | None, as_json: bool, **options: A
 
 
 main.add_command(train)
+main.add_command(bench)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from PIL import Image
 
 from conftest import encode
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.headers import read_header
+from metaqap_fast.headers import jpeg, read_header
 
 IMAGE = Image.effect_noise((37, 53), 60).convert("RGB")
 ENCODED = {
@@ -91,3 +93,18 @@ def test_damaged_headers_raise_nothing_but_image_errors(name: str, data: st.Data
         assert error.status in (Status.corrupt, Status.unsupported)
     else:
         assert header.width > 0 and header.height > 0 and 1 <= header.orientation <= 8
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from([b"\xff", b"\xff\x00", b"\xd0", b"\xd9", b"\x00", b"\x0a", b"ab"]), max_size=40))
+def test_the_end_of_a_scan_is_the_first_marker_that_is_no_restart(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    wanted = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]").search(data)
+    assert jpeg._end_of_scan(memoryview(data), 0) == (wanted and wanted.start())
+
+
+@pytest.mark.parametrize("end", [b"", b"\x00", b"\xd0"])
+def test_a_run_of_fill_bytes_takes_linear_time(end: bytes) -> None:
+    start = time.process_time()
+    assert jpeg._end_of_scan(memoryview(b"\xff" * 1_000_000 + end), 0) is None
+    assert time.process_time() - start < 1.0  # quadratic: an hour

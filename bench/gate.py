@@ -1,0 +1,141 @@
+"""The regression gate: ratios measured in one process, side by side, that hold on a small and busy machine.
+
+    python -m metaqap_fast.bench.gate [--model NAME]
+
+No absolute time is compared with anything. CPU seconds stand for time where they can, for another program on the
+machine takes wall time from us, but hardly CPU seconds; rounds of ours and of the reference alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from metaqap_fast.bench import perf, usage
+from metaqap_fast.bench.idle import tree_seconds
+from metaqap_fast.bench.images import First, generate
+from metaqap_fast.bench.peer_works import eager_loop
+from metaqap_fast.run import run
+from metaqap_fast.scorer import Scorer
+from metaqap_fast.source import read_all
+
+IMAGES = 8
+EAGER_IMAGES = 2
+ROUNDS = 3
+# What must hold: (lowest, highest); None where there is no bound.
+BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "eager CPU time over ours": (1.5, None),  # a GPU or a CPU with matrix units is far above
+    "CPU time of the stages over the whole": (0.75, None),  # what the run adds to its stages
+    "whole over slowest stage": (0.5, None),
+    "bytes read over bytes of the files": (0.99, 1.05),  # every file once
+    "bytes written over bytes handed on": (0.99, 1.05),  # files to the decoder, views back, once each
+    "instructions of eager over ours": (1.5, None),
+}
+
+
+def measure(model: str = "default", images: int = IMAGES, rounds: int = ROUNDS) -> dict[str, float | None]:
+    """The ratios of BOUNDS; None for instructions where they cannot be counted."""
+    with perf.counted() as probe:
+        pass
+    with tempfile.TemporaryDirectory() as work:
+        scorer = Scorer(model, device="cpu", precision="fp32")
+        size = scorer.bundle.view_size
+        entries = First([str(generate(Path(work), f"{size}x{size}", images))], images)
+        encoded = list(read_all(entries.entries))
+        views = [image.views for image in scorer.decoder.stream(iter(encoded))]
+        eager, number = eager_loop(scorer.bundle), iter(range(1_000_000))
+
+        def whole() -> None:
+            run(scorer, entries, os.path.join(work, f"{next(number)}.h5"))
+
+        works: dict[str, Callable[[], object]] = {
+            "decode": lambda: list(scorer.decoder.stream(iter(encoded))),
+            "inference": lambda: list(scorer.engine.predict(enumerate(views))),
+            "whole": whole,
+            "eager": lambda: [eager(entry.path) for entry in entries.entries[:EAGER_IMAGES]],
+        }
+        whole()
+        eager(entries.entries[0].path)
+        cpu: dict[str, list[float]] = {name: [] for name in works}
+        wall: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(rounds):
+            for name, action in works.items():
+                spent, start = tree_seconds(os.getpid()), time.perf_counter()
+                action()
+                wall[name].append(time.perf_counter() - start)
+                cpu[name].append(tree_seconds(os.getpid()) - spent)
+        moved = _moved(whole)
+        entries.entries = entries.entries[:1]
+        fixed = _moved(whole)  # what a run reads and writes whatever the number of images: its own score file
+        scorer.close()
+        entries = First(entries.sources, images)
+        instructions = _instructions(model, entries, eager) if probe.value is not None else None
+    nbytes = sum(len(image.data) for image in encoded[1:])
+    handed = nbytes + sum(view.nbytes for view in views[1:])
+    cost = {name: statistics.median(values) for name, values in cpu.items()}
+    return {
+        "eager CPU time over ours": (cost["eager"] / EAGER_IMAGES) / (cost["whole"] / images),
+        "CPU time of the stages over the whole": (cost["decode"] + cost["inference"]) / cost["whole"],
+        "whole over slowest stage": max(min(wall[name]) for name in ("decode", "inference")) / min(wall["whole"]),
+        "bytes read over bytes of the files": (moved["read_bytes"] - fixed["read_bytes"]) / nbytes,
+        "bytes written over bytes handed on": (moved["written_bytes"] - fixed["written_bytes"]) / handed,
+        "instructions of eager over ours": instructions,
+    }
+
+
+def _moved(work: Callable[[], object]) -> dict[str, Any]:
+    before = usage.read()
+    work()
+    return usage.spent(before, usage.read())
+
+
+def _instructions(model: str, entries: First, eager: Callable[[bytes], float]) -> float | None:
+    """Of the reference over ours for one image; ours with everything it starts, preparation taken off."""
+
+    def ours(count: int) -> int | None:
+        with tempfile.TemporaryDirectory() as folder, perf.counted() as found:
+            scorer = Scorer(model, device="cpu", precision="fp32")
+            for n in range(count):
+                run(scorer, entries, os.path.join(folder, f"{n}.h5"))
+            scorer.close()
+        return found.value
+
+    with perf.counted() as reference:
+        for entry in entries.entries[:EAGER_IMAGES]:
+            eager(entry.path)
+    once, twice = ours(1), ours(2)
+    if once is None or twice is None or reference.value is None or twice <= once:
+        return None
+    return (reference.value / EAGER_IMAGES) / ((twice - once) / len(entries.entries))
+
+
+def broken(ratios: dict[str, float | None]) -> list[str]:
+    """Every ratio that is out of its bounds, in words."""
+    found = []
+    for name, value in ratios.items():
+        low, high = BOUNDS[name]
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+            found.append(f"{name}: {value:.2f}, not within [{low or '-'}, {high or '-'}]")
+    return found
+
+
+def main() -> None:
+    """Measure, print JSON, exit status 1 if a ratio is out of bounds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="default")
+    ratios: dict[str, Any] = measure(parser.parse_args().model)
+    print(json.dumps({name: None if value is None else round(value, 3) for name, value in ratios.items()}, indent=1))
+    if found := broken(ratios):
+        sys.exit("\n".join(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Against what a user would use instead: cases and tables; the peers themselves are in `peer_works`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from metaqap_fast.bench import svg
+from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
+from metaqap_fast.bench.sampling import Case
+from metaqap_fast.bench.stats import Interval
+
+PEERS = {
+    "eager": "torch eager, one image at a time",
+    "compiled": "torch.compile and DataLoader, in batches",
+    "onnxruntime": "ONNX Runtime and Pillow",
+    "brisque": "BRISQUE (package brisque)",
+}
+
+
+def cases(
+    sources: Mapping[str, Sequence[str]],
+    peers: Sequence[str],
+    precisions: Sequence[str],
+    options: Mapping[str, Any],
+    pythons: Mapping[str, str],
+) -> list[Case]:
+    """Ours in each precision and every peer, on the images of each size.
+
+    Args:
+        sources: folders by the name of their size.
+        peers: names from PEERS.
+        precisions: of ours.
+        options: model, engine, device, count.
+        pythons: interpreters of other environments, by peer.
+    """
+    found = []
+    for size, folders in sources.items():
+        every = {**options, "sources": list(folders)}
+        for precision in precisions:
+            labels = {"who": "ours", "size": size, "precision": precision}
+            found.append(Case(f"ours {precision} {size}", "peer.ours", {**every, "precision": precision}, labels))
+        for peer in peers:
+            labels = {"who": peer, "size": size}
+            python = pythons.get(peer, sys.executable)
+            found.append(Case(f"{peer} {size}", f"peer.{peer}", every, labels, python=python))
+    return found
+
+
+def sections(figures: Figures) -> list[Section]:
+    """One table for each size: every peer, how many times faster ours is, and whether the scores agree."""
+    labels = figures.labels()
+    made = []
+    for size in dict.fromkeys(entry["size"] for entry in labels.values()):
+        here = {name: entry for name, entry in labels.items() if entry["size"] == size}
+        ours = {entry["precision"]: name for name, entry in here.items() if entry["who"] == "ours"}
+        reference = figures.facts(next(iter(ours.values()), "")).get("scores")
+        rows, bars = [], []
+        for name, entry in here.items():
+            mine = entry["who"] == "ours"
+            title = f"metaqap-fast, {entry['precision']}" if mine else PEERS[entry["who"]]
+            rate = median(figures.rates, name)
+            ratios: list[Any] = ["" if mine else over(figures.rates, own, name) for own in ours.values()]
+            facts = figures.facts(name)
+            rows.append(
+                [
+                    title,
+                    rate,
+                    *ratios,
+                    median(figures.per_thousand, name, "cpu_seconds"),
+                    median(figures.peak_mb, name),
+                    cell(difference, facts, reference),
+                    ", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items()),
+                ]
+            )
+            if isinstance(rate, Interval):
+                bars.append((title, rate))
+        columns = ["", "images/s", *(f"ours {precision} over it" for precision in ours)]
+        made.append(
+            Section(
+                f"The same images and the same job, {size}",
+                [*columns, "CPU s / 1,000", "peak MB", "largest score difference", "versions"],
+                rows,
+                f"Scores are compared with ours in {next(iter(ours), 'no precision')}. BRISQUE is another measure.",
+                [svg.bars(f"Images per second, {size}", bars)] if bars else [],
+            )
+        )
+    return made
+
+
+def summary(figures: Figures) -> Section:
+    """For quoting: how many times faster ours is than each peer, on the first size."""
+    full = sections(figures)[0]
+    places = [0, *(i for i, name in enumerate(full.columns) if name.startswith("ours "))]
+    rows = [[row[i] for i in places] for row in full.rows if not row[0].startswith("metaqap-fast")]
+    return Section(full.title, [full.columns[i] for i in places], rows)
+
+
+def difference(facts: Mapping[str, Any], reference: Sequence[float] | None) -> float:
+    """Largest absolute difference of a peer's scores from ours.
+
+    Raises:
+        NoFigure: it gave none, or for another number of images.
+    """
+    scores = facts.get("scores")
+    if not scores or reference is None:
+        raise NoFigure("")
+    if len(scores) != len(reference):
+        raise NoFigure(f"{len(scores)} scores, not {len(reference)}")
+    return float(np.nanmax(np.abs(np.subtract(scores, reference))))

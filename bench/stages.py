@@ -1,0 +1,219 @@
+"""Each stage of a run alone, and the whole: works for `job`.
+
+Options: sources, count, model, engine, device, precision, batch_size, member (inference: that one alone), cold
+(read: without the page cache).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast import bundle as bundles
+from metaqap_fast import engine as engines
+from metaqap_fast.bench.images import First
+from metaqap_fast.bench.job import Work
+from metaqap_fast.bundle import Bundle
+from metaqap_fast.combine import scored
+from metaqap_fast.decode import MAX_PIXELS, Decoded
+from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.lanes import Lanes
+from metaqap_fast.run import run
+from metaqap_fast.scorer import BATCH_SIZE, GPU_BATCH_SIZE, Scorer
+from metaqap_fast.source import Encoded, Entry, Listing, read_all
+from metaqap_fast.store import Store
+from metaqap_fast.supervisor import Supervisor
+from metaqap_fast.table import Row
+
+STAGES = ("listing", "reading", "decode", "inference", "combine", "write", "whole")
+VIEWS = 32  # different views that inference is given in turn
+WARM = 8  # images
+ROWS = 2000  # that combine and write are timed on
+
+Options = dict[str, Any]
+
+
+def listing(options: Options) -> Work:
+    """Names found and sorted."""
+    sources = options["sources"]
+    return Work(lambda: float(sum(1 for _ in Listing(sources))))
+
+
+def reading(options: Options) -> Work:
+    """Files to bytes, from the page cache unless `cold`."""
+    entries = _entries(options)
+
+    def work() -> float:
+        if options.get("cold"):
+            forget(entries)
+        return _exhaust(read_all(entries))
+
+    size = sum(os.stat(entry.path).st_size for entry in entries)
+    return Work(work, facts={"bytes_per_image": size / len(entries)})
+
+
+def decode(options: Options) -> Work:
+    """Bytes in memory to views, in the supervised process as in a run; a GPU's lanes with a GPU."""
+    bundle, encoded = bundles.load(options["model"]), list(read_all(_entries(options)))
+    decoder = _decoder(bundle, options)
+    facts: dict[str, Any] = {}
+
+    def work() -> float:
+        good = sum(image.error is None for image in decoder.stream(iter(encoded)))
+        if not good:
+            raise MetaqapError("none of the images can be decoded")
+        facts["decoded"] = good / len(encoded)
+        return float(len(encoded))
+
+    return Work(work, lambda: _exhaust(decoder.stream(iter(encoded[:WARM]))), decoder.close, facts=facts)
+
+
+def inference(options: Options) -> Work:
+    """Views in memory to predictions."""
+    bundle = bundles.load(options["model"])
+    bundle = alone(bundle, options["member"]) if options.get("member") else bundle
+    views = _views(bundle, options)
+    engine = engines.create(bundle, options["engine"], options["device"], options["precision"])
+    count = options["count"] or len(views)
+
+    def work(images: int = count) -> float:
+        return _exhaust(engine.predict((i, views[i % len(views)]) for i in range(images)))
+
+    facts = {
+        "engine": engine.name,
+        "precision": engine.precision,
+        "device": engine.device,
+        "views_per_image": float(np.mean([len(views[i % len(views)]) for i in range(count)])),
+    }
+    return Work(work, lambda: work(min(count, WARM)), engine.close, facts=facts)
+
+
+def combine(options: Options) -> Work:
+    """Predictions in memory to scores and uncertainties, on the host."""
+    meta = bundles.load(options["model"]).meta
+    predictions = np.random.default_rng(0).random((ROWS, 1, len(meta.weights)), np.float32)
+    nothing: NDArray[np.uint8] = np.empty(0, np.uint8)
+    stored = _Stored(predictions)
+    return Work(lambda: _exhaust(scored(stored, ((i, nothing) for i in range(ROWS)), meta)))
+
+
+class _Stored:
+    """An engine that knows its predictions already."""
+
+    def __init__(self, predictions: NDArray[np.float32]) -> None:
+        self._predictions = predictions
+
+    def predict(self, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        return ((tag, self._predictions[tag]) for tag, _ in items)
+
+
+def write(options: Options) -> Work:
+    """Rows in memory to a merged score file, synced to the disk."""
+    bundle = bundles.load(options["model"])
+    members = np.zeros(len(bundle.members), np.float32)
+    rows = [Row(b"folder/%08d.jpg" % i, Status.ok, "", 0.5, 0.1, members, 512, 512, 1) for i in range(ROWS)]
+    attributes = {"bundle": bundle.name, "members": [member.name for member in bundle.members]}
+    facts: dict[str, Any] = {}
+
+    def work() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder, "scores.h5")
+            store = Store(output, attributes)
+            for row in rows:
+                store.add(row)
+            store.finish()
+            facts["bytes_per_image"] = output.stat().st_size / len(rows)
+        return float(len(rows))
+
+    return Work(work, facts=facts)
+
+
+def whole(options: Options) -> Work:
+    """Names to a score file: what `metaqap-fast score` does."""
+    scorer = Scorer(**{name: options[name] for name in ("model", "engine", "device", "precision", "batch_size")})
+    facts: dict[str, Any] = {
+        "engine": scorer.engine.name,
+        "precision": scorer.engine.precision,
+        "device": scorer.engine.device,
+        "batch_size": scorer.batch_size,
+        "bundle": scorer.bundle.name,
+        "bundle_digest": scorer.bundle.digest,
+    }
+
+    def work(count: int | None = options["count"]) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            summary = run(scorer, First(options["sources"], count), os.path.join(folder, "scores.h5"))
+        if not summary.scored:
+            raise MetaqapError("none of the images could be scored")
+        facts["scored"] = summary.scored / summary.images
+        return float(summary.images)
+
+    return Work(work, lambda: work(WARM), scorer.close, facts=facts)
+
+
+WORKS: dict[str, Callable[[Options], Work]] = {
+    work.__name__: work for work in (listing, reading, decode, inference, combine, write, whole)
+}
+
+
+def alone(bundle: Bundle, member: str) -> Bundle:
+    """A bundle of one of its members.
+
+    Raises:
+        UsageError: it has no member of that name.
+    """
+    found = tuple(each for each in bundle.members if each.name == member)
+    if not found:
+        names = ", ".join(each.name for each in bundle.members)
+        raise UsageError(f"{bundle.name} has no member {member!r}: one of {names}")
+    return replace(bundle, name=f"{bundle.name}-{member}", members=found, meta=replace(bundle.meta, weights=(1.0,)))
+
+
+def forget(entries: Iterable[Entry]) -> None:
+    """Ask the kernel to drop files from the page cache."""
+    for entry in entries:
+        with suppress(OSError):
+            fd = os.open(entry.path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+
+
+def _entries(options: Options) -> list[Entry]:
+    return First(options["sources"], options["count"]).entries
+
+
+def _decoder(bundle: Bundle, options: Options) -> Supervisor | Lanes:
+    gpu = engines.gpu_for(options["engine"], options["device"])
+    batch = options.get("batch_size") or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
+    if gpu is not None:
+        return Lanes(bundle.view_size, "fit", batch, MAX_PIXELS, device_id=gpu)
+    return Supervisor(bundle.view_size, batch_size=batch)
+
+
+def _views(bundle: Bundle, options: Options) -> list[Any]:
+    """Decoded once, by a process that is gone before anything is timed."""
+    decoder = _decoder(bundle, options)
+    try:
+        images: Iterator[Encoded] = read_all(_entries(options))
+        decoded: Iterator[Decoded] = (image for image in decoder.stream(images) if image.error is None)
+        views = [image.views for image in islice(decoded, VIEWS)]
+    finally:
+        decoder.close()
+    if not views:
+        raise MetaqapError("none of the images can be decoded")
+    return views
+
+
+def _exhaust(items: Iterable[object]) -> float:
+    return float(sum(1 for _ in items))

@@ -156,6 +156,7 @@ def score(
         raise click.UsageError("--retry-failed goes with --resume")
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
+    from metaqap_fast.interrupts import at_once
     from metaqap_fast.report import Report
     from metaqap_fast.run import run
     from metaqap_fast.scorer import Scorer
@@ -188,7 +189,8 @@ def score(
             if len(devices) > 1:
                 summary = run_shards(devices, listing.sources, output, mode, options, report.progress, saving)
             else:
-                scorer = Scorer(device=devices[0], **options)
+                with at_once(leave):
+                    scorer = Scorer(device=devices[0], **options)
                 report.started(scorer)
                 summary = run(scorer, listing, output, mode, report.progress, trace, **saving, stopped=leave)
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -90,6 +90,15 @@ _MAX_SECONDS = click.option(
 )
 
 
+_MAX_MEMORY = click.option(
+    "--max-memory",
+    type=click.IntRange(min=1),
+    default=1 << 32,
+    show_default=True,
+    help="Bytes. An image that takes more to decode is given up; its row says too_large.",
+)
+
+
 class _BatchSize(click.ParamType):  # type: ignore[type-arg]
     name = "auto|N"
 
@@ -122,6 +131,7 @@ _BATCH = click.option(
 @_MAX_PIXELS
 @_MAX_BYTES
 @_MAX_SECONDS
+@_MAX_MEMORY
 @click.option(
     "--rows-per-part",
     type=click.IntRange(min=1),

@@ -122,6 +122,27 @@ def test_files_over_the_limit_are_not_read(tmp_path: Path) -> None:
     assert read_bytes(Entry(path, path), max_bytes=1000).error is None
 
 
+def test_large_files_are_read_when_their_turn_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metaqap_fast.source.AHEAD_BYTES", 100)
+    read: list[bytes] = []
+    real = read_bytes
+
+    def counted(entry: Entry, max_bytes: int) -> Encoded:
+        read.append(entry.key)
+        return real(entry, max_bytes)
+
+    monkeypatch.setattr("metaqap_fast.source.read_bytes", counted)
+    sizes = [100, 101, 5000, 20, 5001, 0, 6000]
+    entries = []
+    for i, size in enumerate(sizes):
+        (tmp_path / f"{i}").write_bytes(bytes(size))
+        entries.append(Entry(b"%d" % i, os.fsencode(tmp_path / f"{i}")))
+    for i, found in enumerate(read_all(entries, max_bytes=5500)):
+        assert len(found.data) == (sizes[i] if i < 6 else 0)
+        assert read == [b"%d" % j for j in range(i + 1) if 100 < sizes[j] <= 5500]
+        assert (found.error is not None) == (i == 6)
+
+
 def test_read_all_keeps_the_order(tmp_path: Path) -> None:
     entries = []
     for i in range(100):

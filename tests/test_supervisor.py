@@ -30,14 +30,15 @@ CULPRITS = {
     b"EXIT": (Status.corrupt, "exit status 7"),
     b"KILL": (Status.too_large, "killed"),
     b"HANG": (Status.too_large, "2 seconds"),
-    b"OVER": (Status.engine_error, "MemoryError"),
+    b"OVER": (Status.too_large, "--max-memory"),
+    b"EATS": (Status.too_large, "--max-memory"),
 }
 
 
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     monkeypatch.setattr("metaqap_fast.supervisor.MODULE", "hostile_worker")
-    supervisor = Supervisor(S, batch_size=4, max_seconds=2)
+    supervisor = Supervisor(S, batch_size=4, max_seconds=2, max_memory=1 << 28)
     yield supervisor
     supervisor.close()
 
@@ -67,6 +68,35 @@ def test_the_culprit_is_named_and_the_rest_is_decoded(
     expected = next(iter(Decoder(S).stream([Encoded(b"", good)]))).views
     assert all(np.array_equal(result.views, expected) for i, result in enumerate(results) if i != place)
     assert 2 <= supervisor.restarts <= 3  # with its batch, alone, and as the first of a new worker
+
+
+@pytest.mark.parametrize("form", ["PPM", "JPEG progressive", "PNG", "JPEG2000"])
+def test_an_image_that_needs_more_memory_than_it_may(form: str, good: bytes, photo: Image.Image) -> None:
+    """Whether its decoder says that memory is what it lacks, or not; fine with the memory."""
+    big = encode(photo.resize((2000, 2000)), form.split()[0], **{"progressive": True} if " " in form else {})
+    data = [good, big, good, good, big[: len(big) // 2], good]
+    for memory, expected in ((8 << 20, Status.too_large), (1 << 30, Status.ok)):
+        supervisor = Supervisor(S, batch_size=4, max_memory=memory)
+        results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
+        assert statuses(results) == [Status.ok, expected, Status.ok, Status.ok, Status.corrupt, Status.ok]
+        assert expected == Status.ok or "--max-memory" in str(results[1].error)
+        supervisor.close()
+
+
+def test_few_large_files_are_held(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:
+    """Two batches under way, but only one file that is larger than both may be, and the one behind it."""
+    monkeypatch.setattr("metaqap_fast.supervisor.BATCH_BYTES", len(good) // 3)
+    taken: list[int] = []
+
+    def images() -> Iterator[Encoded]:
+        for i in range(9):
+            taken.append(i)
+            yield Encoded(b"%d" % i, good)
+
+    supervisor = Supervisor(S)
+    for i, _ in enumerate(supervisor.stream(images())):
+        assert len(taken) <= i + 2
+    supervisor.close()
 
 
 def test_what_an_earlier_image_did_to_the_worker_is_not_blamed_on_a_later_one(

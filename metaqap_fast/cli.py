@@ -228,10 +228,12 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
     """Compare SCORES (a score file, or images to score first) with labels: SROCC, PLCC, KROCC, RMSE."""
     from metaqap_fast.evaluate import evaluate as compare
     from metaqap_fast.evaluate import read_labels
+    from metaqap_fast.probe import try_out
     from metaqap_fast.table import ScoreTable
 
     wanted = read_labels(labels)
     if Path(scores).suffix.lower() in (".h5", ".hdf5"):
+        try_out(scores)
         table = ScoreTable.read(scores)
     else:
         from metaqap_fast.scorer import score as score_sources
@@ -258,11 +260,13 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
 def export(scores: str, out: str, overwrite: bool) -> None:
     """Write a score file as OUT, a .csv, .jsonl or .parquet file."""
     from metaqap_fast.errors import UsageError
+    from metaqap_fast.probe import try_out
     from metaqap_fast.table import ScoreTable
     from metaqap_fast.table import export as write
 
     if Path(out).exists() and not overwrite:
         raise UsageError(f"{out} exists; give --overwrite or another name")
+    try_out(scores)
     table = ScoreTable.read(scores)
     write(table, out)
     click.echo(f"{len(table)} rows written to {out}", err=True)
@@ -272,9 +276,11 @@ def export(scores: str, out: str, overwrite: bool) -> None:
 @click.argument("what", metavar="SCORES.h5|MODEL")
 def inspect(what: str) -> None:
     """Show what a score file or a model bundle is and how it was made."""
+    from metaqap_fast.probe import try_out
     from metaqap_fast.report import describe_bundle, describe_scores
 
     if Path(what).is_file():
+        try_out(what)
         describe_scores(what)
     else:
         describe_bundle(what)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,12 @@ def test_reading_never_raises_and_never_hangs(tmp_path: Path) -> None:
     (tmp_path / "dangling.jpg").symlink_to("nowhere")
     for name, word in [("fifo", "regular"), ("dir", "irectory"), ("dangling", "No such"), ("missing", "No such")]:
         path = os.fsencode(tmp_path / f"{name}.jpg")
-        result = read_bytes(Entry(path, path))
+        results: list[Encoded] = []
+        thread = threading.Thread(target=lambda path=path: results.append(read_bytes(Entry(path, path))), daemon=True)
+        thread.start()
+        thread.join(20)  # one that hangs fails, and holds nobody up
+        assert results, f"{name}: still reading"
+        (result,) = results
         assert result.error is not None and result.error.status == Status.unreadable
         assert word in result.error.reason or "regular" in result.error.reason
 

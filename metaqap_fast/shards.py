@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.probe import try_out
 from metaqap_fast.run import Summary, run
 from metaqap_fast.source import Entry, Listing
 from metaqap_fast.store import Mode, Store, check_output
@@ -75,6 +76,8 @@ def run_shards(
     if any(source == "@-" for source in sources):
         raise UsageError("a list on standard input cannot be shared by several devices: write it to a file")
     check_output(output, mode)
+    if mode == "resume":
+        try_out(output)
     count = len(devices)
     paths = [shard_path(output, index, count) for index in range(count)]
     _check_others(output, paths, mode)

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ DEEDS = {
     b"HANG": stuck,
     b"OVER": overflow,
     b"EATS": eat,
+    b"SLOW": lambda: time.sleep(0.8),
     b"ROTS": lambda: rotten.append(1),
 }
 

@@ -111,7 +111,11 @@ def test_reading_never_raises_and_never_hangs(tmp_path: Path) -> None:
     for name, word in [("fifo", "regular"), ("dir", "irectory"), ("dangling", "No such"), ("missing", "No such")]:
         path = os.fsencode(tmp_path / f"{name}.jpg")
         results: list[Encoded] = []
-        thread = threading.Thread(target=lambda path=path: results.append(read_bytes(Entry(path, path))), daemon=True)
+
+        def read(entry: Entry = Entry(path, path), results: list[Encoded] = results) -> None:  # noqa: B008
+            results.append(read_bytes(entry))
+
+        thread = threading.Thread(target=read, daemon=True)
         thread.start()
         thread.join(20)  # one that hangs fails, and holds nobody up
         assert results, f"{name}: still reading"

@@ -102,7 +102,7 @@ def soak(images: int, model: str = DEFAULT, interval: float = 2.0) -> dict[str, 
         table = ScoreTable.read(out)
         return {
             "program_version": __version__,
-            "model": model,
+            "model": str(table.attributes["bundle"]),
             "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs",
             "images": images,
             "bad": wrong,

@@ -91,6 +91,15 @@ _MAX_SECONDS = click.option(
 )
 
 
+_MAX_MEMORY = click.option(
+    "--max-memory",
+    type=click.IntRange(min=1),
+    default=1 << 32,
+    show_default=True,
+    help="Bytes. An image that takes more to decode is given up; its row says too_large.",
+)
+
+
 class _BatchSize(click.ParamType):  # type: ignore[type-arg]
     name = "auto|N"
 
@@ -123,6 +132,7 @@ _BATCH = click.option(
 @_MAX_PIXELS
 @_MAX_BYTES
 @_MAX_SECONDS
+@_MAX_MEMORY
 @click.option(
     "--rows-per-part",
     type=click.IntRange(min=1),
@@ -157,6 +167,7 @@ def score(
         raise click.UsageError("--retry-failed goes with --resume")
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
+    from metaqap_fast.interrupts import at_once
     from metaqap_fast.report import Report
     from metaqap_fast.run import run
     from metaqap_fast.scorer import Scorer
@@ -189,7 +200,8 @@ def score(
             if len(devices) > 1:
                 summary = run_shards(devices, listing.sources, output, mode, options, report.progress, saving)
             else:
-                scorer = Scorer(device=devices[0], **options)
+                with at_once(leave):
+                    scorer = Scorer(device=devices[0], **options)
                 report.started(scorer)
                 summary = run(scorer, listing, output, mode, report.progress, trace, **saving, stopped=leave)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -217,10 +229,12 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
     """Compare SCORES (a score file, or images to score first) with labels: SROCC, PLCC, KROCC, RMSE."""
     from metaqap_fast.evaluate import evaluate as compare
     from metaqap_fast.evaluate import read_labels
+    from metaqap_fast.probe import try_out
     from metaqap_fast.table import ScoreTable
 
     wanted = read_labels(labels)
     if Path(scores).suffix.lower() in (".h5", ".hdf5"):
+        try_out(scores)
         table = ScoreTable.read(scores)
     else:
         from metaqap_fast.scorer import score as score_sources
@@ -247,11 +261,13 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
 def export(scores: str, out: str, overwrite: bool) -> None:
     """Write a score file as OUT, a .csv, .jsonl or .parquet file."""
     from metaqap_fast.errors import UsageError
+    from metaqap_fast.probe import try_out
     from metaqap_fast.table import ScoreTable
     from metaqap_fast.table import export as write
 
     if Path(out).exists() and not overwrite:
         raise UsageError(f"{out} exists; give --overwrite or another name")
+    try_out(scores)
     table = ScoreTable.read(scores)
     write(table, out)
     click.echo(f"{len(table)} rows written to {out}", err=True)
@@ -261,9 +277,11 @@ def export(scores: str, out: str, overwrite: bool) -> None:
 @click.argument("what", metavar="SCORES.h5|MODEL")
 def inspect(what: str) -> None:
     """Show what a score file or a model bundle is and how it was made."""
+    from metaqap_fast.probe import try_out
     from metaqap_fast.report import describe_bundle, describe_scores
 
     if Path(what).is_file():
+        try_out(what)
         describe_scores(what)
     else:
         describe_bundle(what)

@@ -21,6 +21,8 @@ from metaqap_fast.source import Encoded
 
 MAX_PIXELS = 200_000_000
 BATCH_PIXELS = 64_000_000  # decoded pixels held at once: a batch of large photographs is cut short
+OUT_OF_MEMORY = "not enough memory to decode it"
+UNDECODABLE = "cannot be decoded"
 HW_DECODER_LOAD = 0.65  # DALI's own default; the sweep of bench.gpu_acceptance measures others
 # So much is set aside at the start that usual photographs cause no allocation later.
 _MEMORY = {
@@ -169,12 +171,12 @@ class Decoder:
             return
         try:
             arrays = self._pipe(jobs)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if len(jobs) > 1:
                 for job in jobs:
                     yield from self._decode([job])
                 return
-            yield self._failed(jobs[0], ImageError(Status.corrupt, _reason(error)))
+            yield self._failed(jobs[0], _failure(error))
             return
         for job, pixels in zip(jobs, arrays, strict=True):
             want = job.resize[::-1]
@@ -255,11 +257,13 @@ def define(encoded: bool, options: dict[str, Any], hw_decoder_load: float = HW_D
     return definition(**options)
 
 
-def _reason(error: RuntimeError) -> str:
-    """The line of DALI's many that says what was wrong with the one image."""
+def _failure(error: RuntimeError | MemoryError) -> ImageError:
+    """What DALI's many lines say of the one image."""
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+        return ImageError(Status.too_large, OUT_OF_MEMORY)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     after = next((i + 1 for i, line in enumerate(lines) if line.startswith("encountered")), 0)
     detail = lines[after] if after < len(lines) else "unknown error"
     if detail.startswith("Failed to decode sample"):
         detail = "damaged or truncated pixel data"
-    return f"cannot be decoded: {detail}"
+    return ImageError(Status.corrupt, f"{UNDECODABLE}: {detail}")

@@ -28,7 +28,7 @@ class Remembering(io.FileIO):
         size = len(rest)
         try:
             while rest:
-                rest = rest[super().write(rest) or 0 :]
+                rest = rest[os.write(self.fileno(), rest) :]
         except OSError as error:
             self.error = self.error or error
         return size

@@ -97,6 +97,8 @@ class Report:
 
     def interrupted(self, output: str) -> None:
         """After Ctrl-C or SIGTERM."""
+        if self._bar is not None:
+            self._bar.stop()  # gives the terminal its cursor back
         self._say(f"interrupted; everything scored so far is safe, go on with: --resume -o {output}")
 
     def finished(self, summary: Summary) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import heapq
 import os
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from metaqap_fast import __version__
 from metaqap_fast.errors import Status
+from metaqap_fast.interrupts import Interrupts
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.source import Listing
 from metaqap_fast.store import ROWS_PER_PART, Mode, Store
@@ -81,20 +80,6 @@ class Summary:
         }
 
 
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """No second Ctrl-C: it would cost the rows that the first one is about to save."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
 def run(
     scorer: Scorer,
     listing: Listing,
@@ -108,8 +93,8 @@ def run(
 ) -> Summary:
     """Score a listing into a file.
 
-    An interrupt (KeyboardInterrupt, SystemExit) or a failure commits every row that is ready before it goes
-    on its way; `mode="resume"` continues from there. `stopped` is called then, and may end the process.
+    A signal (SIGINT, SIGTERM) or a failure commits every row that is ready before it goes on its way as an
+    exception; `mode="resume"` continues from there. `stopped` is called in between, and may end the process.
     `trace` gets the time of each stage, however the run ends otherwise.
 
     Raises:
@@ -120,20 +105,25 @@ def run(
     scorer.trace = trace
     summary = Summary(os.fspath(output), done=len(store.done))
     start = time.monotonic()
+
+    def save(error: BaseException) -> None:
+        store.commit()
+        stopped(error)
+
     try:
         entries = (entry for entry in listing if entry.key not in store.done)
-        with closing(scorer.stream(entries)) as rows:
+        with closing(scorer.stream(entries)) as rows, Interrupts(save) as interrupts:
             try:
-                for row in rows:
+                for row in interrupts.waiting(rows):
                     with trace.span("write") if trace else nullcontext():
                         store.add(row)
                     summary.take(row)
                     summary.seconds = time.monotonic() - start
                     on_row(summary)
+                store.commit()
             except BaseException as error:
-                with _deaf():
-                    store.commit()  # first of all: closing the stages may take a moment
-                stopped(error)
+                if error is not interrupts.raised:
+                    save(error)
                 raise
         summary.skipped = listing.skipped
         with trace.span("merge") if trace else nullcontext():

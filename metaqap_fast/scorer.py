@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TypeVar
 
@@ -24,13 +24,14 @@ from metaqap_fast.decode import MAX_PIXELS, Decoded, Decoder
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.lanes import Lanes
 from metaqap_fast.source import MAX_BYTES, Encoded, Entry, Listing, read_all
-from metaqap_fast.supervisor import MAX_SECONDS, Supervisor
+from metaqap_fast.supervisor import MAX_MEMORY, MAX_SECONDS, Supervisor
 from metaqap_fast.table import Row, ScoreTable
 from metaqap_fast.trace import Trace, steps
 
 T = TypeVar("T")
 BATCH_SIZE = 16
 GPU_BATCH_SIZE = 64
+AHEAD_BYTES = 256 << 20  # that a stage may be ahead of the next one
 
 
 class Scorer:
@@ -46,8 +47,9 @@ class Scorer:
         max_pixels: larger images get the status `too_large` and are not decoded.
         max_bytes: the same for the size of the file.
         max_seconds: the same for the time that one image takes to decode.
+        max_memory: the same for the memory that it takes, in bytes beyond what the decoding process has anyway.
         isolate: decode in a supervised process; without it an image that crashes a C library ends the program,
-            and `max_seconds` is not kept.
+            and `max_seconds` and `max_memory` are not kept.
 
     Raises:
         UsageError: an unknown model, engine, device, precision or view mode.
@@ -68,6 +70,7 @@ class Scorer:
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
         max_seconds: float = MAX_SECONDS,
+        max_memory: int = MAX_MEMORY,
         isolate: bool = True,
     ) -> None:
         if views not in view_modes.MODES:
@@ -85,14 +88,13 @@ class Scorer:
         if gpu is not None:
             self.decoder = Lanes(*how, device_id=gpu)
         else:  # the supervised process starts while the engine compiles
-            self.decoder = Supervisor(*how, max_seconds) if isolate else Decoder(*how)
+            self.decoder = Supervisor(*how, max_seconds, max_memory) if isolate else Decoder(*how)
         self.engine = engines.create(self.bundle, engine, device, precision)
 
     def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
         """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
-        with closing(
-            overlap(steps(self.trace, "read", read_all(entries, max_bytes=self.max_bytes)), 2 * self.batch_size)
-        ) as encoded:
+        files = steps(self.trace, "read", read_all(entries, max_bytes=self.max_bytes))
+        with closing(overlap(files, 2 * self.batch_size, lambda file: len(file.data))) as encoded:
             yield from self._rows(self.decoder.stream(encoded))
 
     def score(self, *sources: str | os.PathLike[str]) -> ScoreTable:
@@ -123,7 +125,7 @@ class Scorer:
 
     def _rows(self, decoded: Iterator[Decoded]) -> Iterator[Row]:
         with (
-            closing(overlap(steps(self.trace, "decode", decoded), self.batch_size)) as images,
+            closing(overlap(steps(self.trace, "decode", decoded), self.batch_size, _nbytes)) as images,
             closing(overlap(steps(self.trace, "infer", self._scored(images)), 64)) as predicted,
         ):
             for image, result in predicted:
@@ -170,12 +172,38 @@ class Scorer:
         return ScoreTable.from_rows(list(rows), self.describe())
 
 
-def overlap(items: Iterable[T], depth: int) -> Generator[T]:
-    """Run a generator in a thread of its own, at most `depth` items ahead of its consumer.
+class _Queue(queue.Queue[tuple[T | None, BaseException | None, bool]]):
+    """At most `depth` items, and no more once they weigh `AHEAD_BYTES`: a heavy item waits alone."""
 
-    An exception travels to the consumer; closing the returned generator stops the thread and closes `items`.
+    def __init__(self, depth: int, weigh: Callable[[T], int]) -> None:
+        super().__init__(depth)
+        self._weigh, self._bytes = weigh, 0
+
+    def _qsize(self) -> int:
+        count = super()._qsize()
+        return max(count, self.maxsize) if count and self._bytes >= AHEAD_BYTES else count
+
+    def _put(self, item: tuple[T | None, BaseException | None, bool]) -> None:
+        super()._put(item)
+        self._bytes += 0 if item[0] is None else self._weigh(item[0])
+
+    def _get(self) -> tuple[T | None, BaseException | None, bool]:
+        item = super()._get()
+        self._bytes -= 0 if item[0] is None else self._weigh(item[0])
+        return item
+
+
+def _nbytes(image: Decoded) -> int:
+    return int(image.views.nbytes)
+
+
+def overlap(items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda _: 0) -> Generator[T]:
+    """Run a generator in a thread of its own, at most `depth` items and `AHEAD_BYTES` ahead of its consumer.
+
+    `weigh` says how many bytes an item holds. An exception travels to the consumer; closing the returned
+    generator stops the thread and closes `items`.
     """
-    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
+    ready = _Queue(depth, weigh)
     stop = threading.Event()
 
     def put(item: T | None, error: BaseException | None, more: bool) -> bool:

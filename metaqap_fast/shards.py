@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.probe import try_out
 from metaqap_fast.run import Summary, run
 from metaqap_fast.source import Entry, Listing
 from metaqap_fast.store import Mode, Store, check_output
@@ -75,6 +76,8 @@ def run_shards(
     if any(source == "@-" for source in sources):
         raise UsageError("a list on standard input cannot be shared by several devices: write it to a file")
     check_output(output, mode)
+    if mode == "resume":
+        try_out(output)
     count = len(devices)
     paths = [shard_path(output, index, count) for index in range(count)]
     _check_others(output, paths, mode)
@@ -227,7 +230,7 @@ def main() -> None:
             done = frozenset(key for key, ok in zip(table.keys, table.ok, strict=True) if ok or not again)
         share = Share(order["sources"], order["index"], order["count"], done)
         scorer = Scorer(**order["options"])
-        say(run(scorer, share, order["output"], order["mode"], say, **order["saving"]), now=True)
+        say(run(scorer, share, order["output"], order["mode"], say, **order["saving"], stopped=_leave), now=True)
     except MetaqapError as error:
         out.write(json.dumps({"error": str(error), "exit_code": error.exit_code}) + "\n")
         sys.exit(error.exit_code)
@@ -235,6 +238,12 @@ def main() -> None:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def _leave(stop: BaseException) -> None:
+    """End at once, with everything committed: closing engine and decoder would take seconds."""
+    if isinstance(stop, (KeyboardInterrupt, SystemExit)):
+        os._exit(stop.code if isinstance(stop, SystemExit) else 130)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

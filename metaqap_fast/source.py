@@ -28,6 +28,7 @@ EXTENSIONS = frozenset(
 )
 RUN = 50_000  # names sorted at once
 BLOCK = 1 << 20  # bytes of a list read at once
+AHEAD_BYTES = 1 << 24  # a larger file is not read ahead: many at a time would fill the memory
 MAX_BYTES = 1 << 29  # a larger file is a row with status too_large, not an allocation
 
 
@@ -222,6 +223,13 @@ def _read_list(name: str) -> Iterator[bytes]:
 
 def read_bytes(entry: Entry, max_bytes: int = MAX_BYTES) -> Encoded:
     """Read one file. Never raises for a bad file and never blocks on a FIFO or device."""
+    found = _read(entry, max_bytes, max_bytes)
+    assert found is not None
+    return found
+
+
+def _read(entry: Entry, max_bytes: int, ahead_bytes: int) -> Encoded | None:
+    """`read_bytes`, but None for a file of more than `ahead_bytes` that could be read."""
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         fd = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -231,7 +239,7 @@ def read_bytes(entry: Entry, max_bytes: int = MAX_BYTES) -> Encoded:
                 raise ImageError(Status.unreadable, "not a regular file")
             if info.st_size > max_bytes:
                 raise ImageError(Status.too_large, f"{info.st_size} bytes, over the limit of {max_bytes}")
-            return Encoded(entry.key, file.read(max_bytes))
+            return None if info.st_size > ahead_bytes else Encoded(entry.key, file.read(max_bytes))
     except ImageError as error:
         return Encoded(entry.key, b"", error)
     except (OSError, ValueError) as error:
@@ -240,16 +248,24 @@ def read_bytes(entry: Entry, max_bytes: int = MAX_BYTES) -> Encoded:
 
 
 def read_all(entries: Iterable[Entry], ahead: int = 16, max_bytes: int = MAX_BYTES) -> Iterator[Encoded]:
-    """Read entries in order, up to `ahead` files at a time (latency of disks and network mounts overlaps)."""
+    """Read entries in order, up to `ahead` files at a time (latency of disks and network mounts overlaps).
+
+    Files over `AHEAD_BYTES` are read one at a time, when their turn has come.
+    """
     with ThreadPoolExecutor(min(ahead, 8), thread_name_prefix="read") as pool:
-        waiting: deque[Future[Encoded]] = deque()
+        waiting: deque[tuple[Entry, Future[Encoded | None]]] = deque()
+
+        def first() -> Encoded:
+            entry, future = waiting.popleft()
+            return future.result() or read_bytes(entry, max_bytes)
+
         try:
             for entry in entries:
-                waiting.append(pool.submit(read_bytes, entry, max_bytes))
+                waiting.append((entry, pool.submit(_read, entry, max_bytes, min(AHEAD_BYTES, max_bytes))))
                 if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
+                    yield first()
             while waiting:
-                yield waiting.popleft().result()
+                yield first()
         finally:
-            for future in waiting:
+            for _, future in waiting:
                 future.cancel()

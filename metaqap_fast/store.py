@@ -29,6 +29,7 @@ from typing import IO, Any, Literal
 from metaqap_fast.durable import digest, sync_folder, write_scores
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.merge import ROWS, KeySet, keys_in, merged
+from metaqap_fast.probe import try_out
 from metaqap_fast.source import key_order
 from metaqap_fast.table import Row, ScoreTable, open_scores, read_rows
 
@@ -80,6 +81,8 @@ class Store:
         # Sorted score files that make up the output, the newest last.
         self._files = [self.output] if mode == "resume" and self.output.exists() else []
         check_output(output, mode)
+        for path in self._files:
+            try_out(path)
         try:
             self.parts.mkdir(exist_ok=True)
             self._take_lock()

@@ -31,6 +31,7 @@ from metaqap_fast.source import Encoded
 from metaqap_fast.worker import ARRAYS, FILES, LINE, write
 
 MAX_SECONDS = 60.0
+MAX_MEMORY = 1 << 32  # bytes; the largest JPEG 2000 of 200 million pixels takes 3 GB
 START_SECONDS = 120.0  # importing DALI from a cold network disk
 STARTS = 3  # tries
 BATCH_BYTES = 64 << 20  # encoded bytes of one batch
@@ -62,6 +63,10 @@ class _Batch:
     sent: bool = False
     suspect: bool = False  # a single image that was there when a worker died
 
+    @property
+    def nbytes(self) -> int:
+        return sum(task.nbytes for task in self.tasks)
+
 
 class _Died(Exception):
     """The worker is no more; `status` and the text are what to say of an image that it had alone."""
@@ -77,6 +82,7 @@ class Supervisor:
     Args:
         size, mode, batch_size, max_pixels: see `Decoder`.
         max_seconds: an image that takes longer alone is a row with status `too_large`.
+        max_memory: the same for the bytes that the process may take beyond those it starts with.
 
     The process starts at once, so that it is ready when the model is compiled.
     """
@@ -88,10 +94,12 @@ class Supervisor:
         batch_size: int = 16,
         max_pixels: int = MAX_PIXELS,
         max_seconds: float = MAX_SECONDS,
+        max_memory: int = MAX_MEMORY,
     ) -> None:
         self.size, self.batch_size, self.max_seconds = size, batch_size, max_seconds
         self.restarts = self._failed_starts = 0
         self._options = {"size": size, "mode": mode, "batch_size": batch_size, "max_pixels": max_pixels}
+        self._max_memory = max_memory
         self._process: subprocess.Popen[bytes] | None = None
         self._start()
 
@@ -121,7 +129,7 @@ class Supervisor:
         try:
             for batch in _batches(tasks, self.batch_size):
                 flying.append(batch)
-                while len(flying) >= AHEAD:
+                while flying and (len(flying) >= AHEAD or sum(each.nbytes for each in flying) > AHEAD * BATCH_BYTES):
                     yield from self._finish(flying)
             while flying:
                 yield from self._finish(flying)
@@ -188,7 +196,7 @@ class Supervisor:
             self._wait_until_ready()
         answer, fd = self._message(self.max_seconds)
         if "died" in answer:
-            raise _Died(Status.engine_error, f"the decoder failed: {answer['died']}")
+            raise _Died(Status(answer.get("status", Status.engine_error)), f"the decoder failed: {answer['died']}")
         status, count = Status(answer["status"]), answer["views"]
         pixels = np.empty((0, self.size, self.size, 3), np.uint8)
         if fd is not None:
@@ -229,7 +237,15 @@ class Supervisor:
         code = f"import sys; sys.path[:] = sys.argv[3].split(chr(0x1f)); from {MODULE} import main; main()"
         path = "\x1f".join(str(Path(entry).absolute()) for entry in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", code, f"{theirs.fileno()},{alive}", json.dumps(self._options), path],
+            [
+                sys.executable,
+                "-I",
+                "-c",
+                code,
+                f"{theirs.fileno()},{alive},{self._max_memory}",
+                json.dumps(self._options),
+                path,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # what C libraries say about bad images: the rows say it

@@ -153,12 +153,18 @@ def open_scores(path: str | os.PathLike[str]) -> h5py.File:
 
 def read_rows(file: h5py.File, rows: slice = slice(None)) -> ScoreTable:
     """Rows of an open score file."""
+    import h5py
+
     try:
         g = file["scores"]
-        for name, dtype in NUMBERS.items():
-            stored = g[name]
-            # Before room is made for rows that a damaged file claims to have.
-            if stored.dtype != dtype or stored.id.get_storage_size() < stored.size * stored.dtype.itemsize:
+        count = len(g["status"])
+        # Before room is made for rows that a damaged file claims to have.
+        for name in (*NUMBERS, "path", "error"):
+            stored, dtype = g[name], NUMBERS.get(name)
+            right = h5py.check_string_dtype(stored.dtype) if dtype is None else stored.dtype == dtype
+            wide = name == "members"
+            short = dtype is not None and stored.id.get_storage_size() < stored.size * stored.dtype.itemsize
+            if not right or short or stored.ndim != 1 + wide or len(stored) != count:
                 raise ValueError(f"{name} is not what it should be")
         table = ScoreTable(
             [bytes(key) for key in g["path"][rows]],

@@ -14,30 +14,36 @@ import resource
 import signal
 import socket
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from metaqap_fast.decode import Decoded, Decoder, Pixels
-from metaqap_fast.errors import MetaqapError, Status
+from metaqap_fast.decode import OUT_OF_MEMORY, UNDECODABLE, Decoded, Decoder, Pixels
+from metaqap_fast.errors import ImageError, MetaqapError, Status
 from metaqap_fast.source import Encoded
 
 LINE = 1 << 16  # bytes of one message, at most
 FILES, ARRAYS = b"files", b"arrays"  # what a batch holds
+PIXEL_BYTES = 16  # to decode a pixel of JPEG 2000, which takes the most
+SLOWLY = 8 << 20  # bytes of views that are only sent when the supervisor has taken those before
 _WARM_UP = b"P6 1 1 255\n\0\0\0"
 
 
 def main() -> None:
-    """The worker process: sys.argv holds its two file descriptors and the decoder's options."""
-    wire, alive = map(int, sys.argv[1].split(","))
+    """The worker process: sys.argv holds two file descriptors, a limit of memory, and the decoder's options."""
+    wire, alive, max_memory = map(int, sys.argv[1].split(","))
     _protect(alive)
     connection = socket.socket(fileno=wire)
     try:
-        serve(connection, Decoder(**json.loads(sys.argv[2])))
+        serve(connection, Decoder(**json.loads(sys.argv[2])), max_memory)
     except MetaqapError as error:
         _answer(connection, {"died": str(error)})
+    except MemoryError as error:
+        _answer(connection, {"died": str(error) or OUT_OF_MEMORY, "status": int(Status.too_large)})
     except (BrokenPipeError, ConnectionResetError):
         pass  # the run is over
     except Exception as error:  # noqa: BLE001 -- the supervisor must hear of it, whatever it is
@@ -60,16 +66,37 @@ def _protect(alive: int) -> None:
         file.write("500")  # should memory run out, then this process goes and not the run
 
 
-def serve(connection: socket.socket, decoder: Decoder) -> None:
-    """Answer batches until the supervisor hangs up."""
+def serve(connection: socket.socket, decoder: Decoder, max_memory: int) -> None:
+    """Answer batches until the supervisor hangs up.
+
+    Raises:
+        MemoryError: an image would take more than `max_memory` bytes. What it has left of them is not known then,
+            so this process ends; the supervisor asks a new one whether it was this image alone.
+    """
     list(decoder.stream([Encoded(b"", _WARM_UP)]))  # the decoder is loaded before anyone's time counts
+    limit = _data() + max_memory
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     _answer(connection, {"ready": True})
     while True:
         line, fds, _, _ = socket.recv_fds(connection, LINE, 1)
         if not line:
             return
         for decoded in decoder.stream_arrays(_arrays(fds[0])) if line == ARRAYS else decoder.stream(_files(fds[0])):
+            if decoded.error and _short(decoded.error, decoded.width * decoded.height, max_memory):
+                raise MemoryError(f"it needs more than --max-memory ({max_memory} bytes)")
             _send_back(connection, decoded)
+
+
+def _data() -> int:
+    """Bytes of memory that are this process's own, those of its threads' stacks included: what RLIMIT_DATA counts."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmData:"))
+
+
+def _short(error: ImageError, pixels: int, max_memory: int) -> bool:
+    """Whether it was for want of memory. Not every decoder says so: then what its pixels can need decides."""
+    unsaid = error.reason.startswith(UNDECODABLE) and pixels * PIXEL_BYTES > max_memory
+    return error.reason == OUT_OF_MEMORY or unsaid
 
 
 def _files(fd: int) -> Iterator[Encoded]:
@@ -99,6 +126,8 @@ def _send_back(connection: socket.socket, decoded: Decoded) -> None:
     }
     if not len(decoded.views):
         return _answer(connection, answer)
+    while decoded.views.nbytes > SLOWLY and fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)) != bytes(4):
+        time.sleep(0.002)  # else all of two batches would wait in memory, 50 MB an image
     fd = os.memfd_create("views", os.MFD_CLOEXEC)
     try:
         write(fd, decoded.views)

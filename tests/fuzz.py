@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of everything that parses what others wrote.
 
-    python tests/fuzz.py header|bundle|scores SECONDS
+    python tests/fuzz.py header|bundle|table SECONDS
 
 A finding is written to tests/findings/TARGET-HASH and ends the run; `test_fuzz.py` replays them for ever.
 """
@@ -37,7 +37,9 @@ def main() -> None:
             Path(folder, str(i)).write_bytes(seed)
         # The limit is on one allocation: the peak of memory that libFuzzer reads is inherited from a large parent.
         limits = ["-timeout=5", "-rss_limit_mb=0", "-malloc_limit_mb=2048", "-max_len=65536"]
-        options = [f"-max_total_time={seconds}", *limits, "-verbosity=1"]
+        # A crash of a C library, a hang or a huge allocation raises nothing: libFuzzer itself writes those down.
+        kept = f"-artifact_prefix={FINDINGS}/{target}-"
+        options = [f"-max_total_time={seconds}", *limits, "-verbosity=1", kept]
         atheris.Setup([sys.argv[0], *options, "-print_final_stats=1", folder], one)
         atheris.Fuzz()
 

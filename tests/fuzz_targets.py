@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import corpus
 import crash
+import h5py
 import numpy as np
 
 from conftest import write_bundle
 from metaqap_fast import bundle as bundles
 from metaqap_fast.errors import ImageError, MetaqapError, Status
 from metaqap_fast.headers import read_header
-from metaqap_fast.table import ScoreTable, records
+from metaqap_fast.probe import try_out
+from metaqap_fast.table import FORMAT, FORMAT_VERSION, ScoreTable, records
 
 FOLDER = Path(tempfile.mkdtemp())
 
@@ -68,18 +71,75 @@ def bundle_seeds() -> Iterator[bytes]:
 
 
 def scores(data: bytes) -> None:
-    """Any file gives a table of equal columns that can be exported, or the program's own error."""
+    """Any file gives a table of equal columns that can be exported, or the program's own error.
+
+    Not fuzzed but replayed: mutated bytes test HDF5, which can hang on them, and hardly ever this program. A file
+    is tried out first, as every command does.
+    """
     path = FOLDER / "scores.h5"
     path.write_bytes(data)
     try:
-        table = ScoreTable.read(path)
+        try_out(path)
+        read(path)
     except MetaqapError as error:
         assert str(error)
-        return
+
+
+def read(path: Path) -> None:
+    table = ScoreTable.read(path)
     assert len({len(column) for column in (table.keys, table.score, table.status, table.error, table.members)}) == 1
     for record in records(table):
         json.dumps(record)
     assert table.members.ndim == 2 and np.asarray(table.ok).dtype == bool
+
+
+# What stands in place of what belongs there: values of an attribute, types of a column.
+VALUES: list[Any] = [1, -1, 2.5, "", "a", b"\xff", [], ["a"], ["a", "b", "c"], [1, 2], np.bool_(True), h5py.Empty("f4")]
+TYPES: list[Any] = ["f4", "f8", "f2", "u1", "i1", "u4", "i8", "u8", ">f4", "c8", "?", "S3", [("a", "f4")],
+                    h5py.string_dtype(), h5py.string_dtype("ascii", 5), h5py.vlen_dtype(np.uint8)]  # fmt: skip
+COLUMN_TYPES = {"path": TYPES[13], "path_raw": TYPES[15], "score": "f4", "uncertainty": "f4", "members": "f4",
+                "status": "u1", "error": TYPES[13], "width": "u4", "height": "u4", "bytes": "u8"}  # fmt: skip
+ATTRIBUTES = {**crash.FakeScorer().describe(), "format": FORMAT, "format_version": FORMAT_VERSION}
+
+
+def table(data: bytes) -> None:
+    """Any well-formed HDF5 file, likewise: each byte that is not 0 puts something in another thing's place."""
+    rest = iter(data)
+
+    def choose(options: Sequence[Any], right: Any) -> Any:
+        number = next(rest, 0)
+        return options[(number - 1) % len(options)] if number else right
+
+    path = FOLDER / "table.h5"
+    with h5py.File(path, "w") as file:
+        for name, value in ATTRIBUTES.items():
+            if (found := choose([None, *VALUES], value)) is not None:
+                file.attrs[name] = found
+        group = file.create_group(choose(["score", "scores/a"], "scores"))
+        rows = choose(range(5), 2)
+        for name, dtype in COLUMN_TYPES.items():
+            dtype, wide = choose([None, *TYPES], dtype), name == "members"
+            shape = choose([(), (rows + 1,), (rows, 2), (rows, 3), (0,), (1 << 40,)], (rows, 2) if wide else (rows,))
+            if dtype is None:
+                continue
+            column = group.create_dataset(name, shape, dtype, chunks=(4096,) if shape == (1 << 40,) else None)
+            content = choose(range(256), 0)
+            text = h5py.check_string_dtype(column.dtype) is not None
+            if 0 < column.size < 100 and not column.dtype.hasobject:  # h5py crashes on other objects than it expects
+                column[...] = np.full(column.shape, content).astype(column.dtype, casting="unsafe")
+            elif 0 < column.size < 100 and text:
+                column[...] = "xé"[: content % 3] * content
+    try:
+        read(path)
+    except MetaqapError as error:
+        assert str(error)
+
+
+def table_seeds() -> Iterator[bytes]:
+    yield bytes(8)
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.1, 0.3):
+        yield bytes(np.where(rng.random(60) < share, rng.integers(1, 256, 60), 0).tolist())
 
 
 def score_seeds() -> Iterator[bytes]:
@@ -94,8 +154,10 @@ def score_seeds() -> Iterator[bytes]:
         yield out.read_bytes()
 
 
-TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]] = {
+Target = tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]
+FUZZED: dict[str, Target] = {
     "header": (header, header_seeds),
     "bundle": (bundle, bundle_seeds),
-    "scores": (scores, score_seeds),
+    "table": (table, table_seeds),
 }
+TARGETS = {**FUZZED, "scores": (scores, score_seeds)}

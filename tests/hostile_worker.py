@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,12 @@ def overflow() -> None:
     np.ones(1 << 40)
 
 
+def eat() -> None:
+    """Takes 4 GB a bit at a time, whether it may or not."""
+    eaten = [np.ones(1 << 24) for _ in range(32)]
+    del eaten
+
+
 DEEDS = {
     b"SEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     b"ABRT": lambda: os.kill(os.getpid(), signal.SIGABRT),
@@ -40,6 +47,8 @@ DEEDS = {
     b"EXIT": lambda: os._exit(7),
     b"HANG": stuck,
     b"OVER": overflow,
+    b"EATS": eat,
+    b"SLOW": lambda: time.sleep(0.8),
     b"ROTS": lambda: rotten.append(1),
 }
 

@@ -6,6 +6,7 @@ are the program's own. Each protection is also taken out once, to see that the t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -24,6 +25,7 @@ import pytest
 from test_cli import COMMAND, many
 
 from metaqap_fast.cli import main as _cli  # noqa: F401 -- imported once, before anything forks
+from metaqap_fast.durable import write_scores
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.source import Entry, Listing
@@ -139,6 +141,33 @@ def test_files_that_cannot_grow(photos: tuple[Path, dict[str, list[bytes]]], fas
         crash.score(folder, out, "resume", pause=0)
         assert crash.datasets(out) == expected
     assert statuses[0] == 1 and statuses[-1] == 0
+
+
+def test_a_file_is_written_whole_or_not_at_all(fast: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full at one write, for each of them: also for those that HDF5 makes when it closes the file."""
+    path, attributes, real = fast / "s.h5", crash.FakeScorer().describe(), os.write
+    table = ScoreTable.from_rows([crash.row(b"%03d" % i) for i in range(120)], attributes)
+    done = 0
+
+    def full(at: int) -> Callable[[int, Any], int]:
+        def write(fd: int, data: Any) -> int:
+            nonlocal done
+            done += 1
+            if done == at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(fd, data)
+
+        return write
+
+    monkeypatch.setattr("os.write", full(0))
+    write_scores(path, attributes, [table])
+    count = done
+    assert count >= 10
+    for at in range(1, count + 1):
+        done = 0
+        monkeypatch.setattr("os.write", full(at))
+        with pytest.raises(OSError, match="No space left"):
+            write_scores(path, attributes, [table])
 
 
 def test_full_disk(photos: tuple[Path, dict[str, list[bytes]]], tmp_path: Path) -> None:

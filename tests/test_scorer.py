@@ -144,6 +144,23 @@ def test_overlap_keeps_order_and_runs_ahead_by_its_depth_only() -> None:
     assert list(stream) == list(range(1, 100))
 
 
+def test_overlap_runs_ahead_by_its_bytes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metaqap_fast.scorer.AHEAD_BYTES", 100)
+    for weight, most in ((200, 3), (40, 5), (1, 100)):  # taken, in the queue, and the one that does not fit in
+        made: list[int] = []
+
+        def produce(made: list[int] = made) -> Iterator[int]:
+            for i in range(100):
+                made.append(i)
+                yield i
+
+        stream = overlap(produce(), 1000, lambda _, weight=weight: weight)  # type: ignore[misc]
+        assert next(stream) == 0
+        time.sleep(0.3)
+        assert len(made) == most
+        assert list(stream) == list(range(1, 100))
+
+
 def test_overlap_passes_exceptions_on() -> None:
     def produce() -> Iterator[int]:
         yield 1
@@ -217,3 +234,27 @@ def test_memory_does_not_grow_with_the_number_of_images(bundle: Path, tmp_path: 
         result = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
         peaks.append(int(result.stdout))
     assert peaks[1] - peaks[0] < 50, peaks
+
+
+def test_many_large_files_are_not_all_in_memory(bundle: Path, tmp_path: Path, photo: Image.Image) -> None:
+    """Sixty of 30 MB before an engine that is slower than the disk: 1.8 GB, were they all read ahead."""
+    code = (
+        "import sys, time, resource; from metaqap_fast.engine import openvino; from metaqap_fast.cli import main\n"
+        "real = openvino.OpenVINOEngine.predict\n"
+        "def predict(self, items):\n"
+        "    for item in real(self, items):\n"
+        "        time.sleep(0.1)\n"
+        "        yield item\n"
+        "openvino.OpenVINOEngine.predict = predict\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "0.jpg").write_bytes(encode(photo, "JPEG") + bytes(30 << 20))
+    for i in range(1, 60):
+        (folder / f"{i}.jpg").hardlink_to(folder / "0.jpg")
+    arguments = ["score", str(folder), "--model", str(bundle), "-o", str(tmp_path / "s.h5"), "--quiet", "--strict"]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    peak = int(result.stdout)
+    assert 300 < peak < 900

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,16 @@ def test_reading_never_raises_and_never_hangs(tmp_path: Path) -> None:
     (tmp_path / "dangling.jpg").symlink_to("nowhere")
     for name, word in [("fifo", "regular"), ("dir", "irectory"), ("dangling", "No such"), ("missing", "No such")]:
         path = os.fsencode(tmp_path / f"{name}.jpg")
-        result = read_bytes(Entry(path, path))
+        results: list[Encoded] = []
+
+        def read(entry: Entry = Entry(path, path), results: list[Encoded] = results) -> None:  # noqa: B008
+            results.append(read_bytes(entry))
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(20)  # one that hangs fails, and holds nobody up
+        assert results, f"{name}: still reading"
+        (result,) = results
         assert result.error is not None and result.error.status == Status.unreadable
         assert word in result.error.reason or "regular" in result.error.reason
 
@@ -120,6 +130,27 @@ def test_files_over_the_limit_are_not_read(tmp_path: Path) -> None:
     result = read_bytes(Entry(path, path), max_bytes=999)
     assert result.error is not None and result.error.status == Status.too_large and not result.data
     assert read_bytes(Entry(path, path), max_bytes=1000).error is None
+
+
+def test_large_files_are_read_when_their_turn_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metaqap_fast.source.AHEAD_BYTES", 100)
+    read: list[bytes] = []
+    real = read_bytes
+
+    def counted(entry: Entry, max_bytes: int) -> Encoded:
+        read.append(entry.key)
+        return real(entry, max_bytes)
+
+    monkeypatch.setattr("metaqap_fast.source.read_bytes", counted)
+    sizes = [100, 101, 5000, 20, 5001, 0, 6000]
+    entries = []
+    for i, size in enumerate(sizes):
+        (tmp_path / f"{i}").write_bytes(bytes(size))
+        entries.append(Entry(b"%d" % i, os.fsencode(tmp_path / f"{i}")))
+    for i, found in enumerate(read_all(entries, max_bytes=5500)):
+        assert len(found.data) == (sizes[i] if i < 6 else 0)
+        assert read == [b"%d" % j for j in range(i + 1) if 100 < sizes[j] <= 5500]
+        assert (found.error is not None) == (i == 6)
 
 
 def test_read_all_keeps_the_order(tmp_path: Path) -> None:

@@ -30,14 +30,15 @@ CULPRITS = {
     b"EXIT": (Status.corrupt, "exit status 7"),
     b"KILL": (Status.too_large, "killed"),
     b"HANG": (Status.too_large, "2 seconds"),
-    b"OVER": (Status.engine_error, "MemoryError"),
+    b"OVER": (Status.too_large, "--max-memory"),
+    b"EATS": (Status.too_large, "--max-memory"),
 }
 
 
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     monkeypatch.setattr("metaqap_fast.supervisor.MODULE", "hostile_worker")
-    supervisor = Supervisor(S, batch_size=4, max_seconds=2)
+    supervisor = Supervisor(S, batch_size=4, max_seconds=2, max_memory=1 << 28)
     yield supervisor
     supervisor.close()
 
@@ -69,6 +70,37 @@ def test_the_culprit_is_named_and_the_rest_is_decoded(
     assert 2 <= supervisor.restarts <= 3  # with its batch, alone, and as the first of a new worker
 
 
+@pytest.mark.parametrize(("form", "megabytes"), [("PPM", 8), ("PNG", 18), ("JPEG2000", 18)])
+def test_an_image_that_needs_more_memory_than_it_may(
+    form: str, megabytes: int, good: bytes, photo: Image.Image
+) -> None:
+    """Whether its decoder says that memory is what it lacks, or not; fine with the memory."""
+    big = encode(photo.resize((2000, 2000)), form)
+    data = [good, big, good, good, big[: len(big) // 2], good]
+    for memory, expected in ((megabytes << 20, Status.too_large), (1 << 30, Status.ok)):
+        supervisor = Supervisor(S, batch_size=4, max_memory=memory)
+        results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
+        assert statuses(results) == [Status.ok, expected, Status.ok, Status.ok, Status.corrupt, Status.ok]
+        assert expected == Status.ok or "--max-memory" in str(results[1].error)
+        supervisor.close()
+
+
+def test_few_large_files_are_held(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:
+    """Two batches under way, but only one file that is larger than both may be, and the one behind it."""
+    monkeypatch.setattr("metaqap_fast.supervisor.BATCH_BYTES", len(good) // 3)
+    taken: list[int] = []
+
+    def images() -> Iterator[Encoded]:
+        for i in range(9):
+            taken.append(i)
+            yield Encoded(b"%d" % i, good)
+
+    supervisor = Supervisor(S)
+    for i, _ in enumerate(supervisor.stream(images())):
+        assert len(taken) <= i + 2
+    supervisor.close()
+
+
 def test_what_an_earlier_image_did_to_the_worker_is_not_blamed_on_a_later_one(
     supervisor: Supervisor, good: bytes
 ) -> None:
@@ -77,6 +109,17 @@ def test_what_an_earlier_image_did_to_the_worker_is_not_blamed_on_a_later_one(
         results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
         assert statuses(results) == [Status.ok] * 8
     assert supervisor.restarts >= 4
+
+
+def test_time_that_nobody_waited_is_not_counted(
+    supervisor: Supervisor, good: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was stopped, or a machine that slept, sees clocks jump: here by an hour at every look."""
+    hours = itertools.count()
+    for clock in ("monotonic", "time", "perf_counter"):
+        monkeypatch.setattr(f"time.{clock}", lambda: 3600.0 * next(hours))
+    assert statuses(list(supervisor.stream(Encoded(b"", good + b"SLOW") for _ in range(2)))) == [Status.ok] * 2
+    assert supervisor.restarts == 0
 
 
 def test_many_culprits(supervisor: Supervisor, good: bytes) -> None:

@@ -4,6 +4,7 @@
     python3 bench/wheels.py join PIECES WHEELS                 # refuses a piece that is missing or damaged
     python3 bench/wheels.py install WHEELS SITE                # pip, offline, into a folder for PYTHONPATH
 
+`split --pattern '*.tar'` does the same with other files: data to train on, or the weights on their way back.
 Needs nothing but Python and pip.
 """
 
@@ -24,11 +25,11 @@ class WheelError(Exception):
     """What is wrong with the pieces, in one line."""
 
 
-def split(wheels: Path, pieces: Path, size: int) -> dict[str, Any]:
+def split(wheels: Path, pieces: Path, size: int, pattern: str = "*.whl") -> dict[str, Any]:
     """Cut every wheel into pieces of at most `size` bytes; small wheels stay whole. Returns the manifest."""
     pieces.mkdir(parents=True, exist_ok=True)
     manifest: dict[str, Any] = {"wheels": []}
-    for wheel in sorted(wheels.glob("*.whl")):
+    for wheel in sorted(wheels.glob(pattern)):
         entry: dict[str, Any] = {"name": wheel.name, "sha256": _digest(wheel), "pieces": []}
         with open(wheel, "rb") as file:
             number = 0
@@ -39,7 +40,7 @@ def split(wheels: Path, pieces: Path, size: int) -> dict[str, Any]:
                 number += 1
         manifest["wheels"].append(entry)
     if not manifest["wheels"]:
-        raise WheelError(f"{wheels} holds no wheels")
+        raise WheelError(f"{wheels} holds no {pattern}")
     (pieces / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -101,13 +102,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--size", type=float, default=50, help="MB for each piece")
+    parser.add_argument("--pattern", default="*.whl", help="of the files to split")
     options = parser.parse_args(arguments)
     try:
         if options.what == "split":
-            manifest = split(options.source, options.target, int(options.size * 1e6))
-            print(f"{sum(len(w['pieces']) for w in manifest['wheels'])} pieces of {len(manifest['wheels'])} wheels")
+            manifest = split(options.source, options.target, int(options.size * 1e6), options.pattern)
+            print(f"{sum(len(w['pieces']) for w in manifest['wheels'])} pieces of {len(manifest['wheels'])} files")
         elif options.what == "join":
-            print(f"{len(join(options.source, options.target))} wheels")
+            print(f"{len(join(options.source, options.target))} files")
         else:
             install(options.source, options.target)
     except WheelError as error:

@@ -132,6 +132,17 @@ def test_wheels_travel_in_pieces_and_install_offline(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
 
 
+def test_data_travels_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    content = os.urandom(120_000)
+    (tmp_path / "data" / "images.tar").write_bytes(content)
+    command = ["split", str(tmp_path / "data"), str(tmp_path / "pieces"), "--size", "0.05", "--pattern"]
+    assert wheels.main([*command, "*.zip"]) == 1 and "holds no *.zip" in capsys.readouterr().err
+    assert wheels.main([*command, "*.tar"]) == 0 and capsys.readouterr().out == "3 pieces of 1 files\n"
+    assert wheels.main(["join", str(tmp_path / "pieces"), str(tmp_path / "there")]) == 0
+    assert (tmp_path / "there" / "images.tar").read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [

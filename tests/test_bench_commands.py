@@ -108,7 +108,9 @@ def test_an_interrupted_run_keeps_no_child_and_is_not_reported(
 ) -> None:
     out = tmp_path / "run"
     command = ["bench", "throughput", str(folder), "--model", str(bundle), "--seconds", "60", "-o", str(out)]
-    code = "from metaqap_fast.cli import main; main()"
+    # A shell starts what it runs in the background with SIGINT ignored, the tests perhaps among it.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from metaqap_fast.cli import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
     deadline, jobs = time.monotonic() + 120, list[int]()
     while time.monotonic() < deadline and not jobs:

@@ -103,7 +103,7 @@ def test_unknown_names(name: str) -> None:
 def test_the_default_bundle_ships() -> None:
     assert "default" in bundles.available()
     loaded = bundles.load()
-    assert len(loaded.members) >= 4
+    assert len(loaded.members) >= 2
     size = sum(file.stat().st_size for file in loaded.path.iterdir())
     assert size <= 40e6
     assert (loaded.path / "README.md").exists()

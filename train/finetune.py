@@ -31,7 +31,7 @@ from metaqap_fast.train.loop import Group, Plan, fit, rows_of
 from metaqap_fast.train.member import Features, Member, TrainedHead, rounded
 from metaqap_fast.train.pooling import fast_pool
 from metaqap_fast.train.recipe import Recipe
-from metaqap_fast.train.ridge import fit_ridge, grouped_folds
+from metaqap_fast.train.ridge import ridge
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +182,7 @@ def finetune(
 
 def _probe(cache: Cache, mos: F64, rows: Rows, recipe: Recipe) -> TrainedHead:
     pooled = np.asarray(cache.pooled[np.sort(rows)])
-    folds = grouped_folds(np.arange(len(rows)), 2, seed=0)  # not used: there is one penalty
-    return TrainedHead(pooled, fit_ridge(pooled, mos[np.sort(rows)], folds, [recipe.probe_penalty]), recipe.dropout)
+    return TrainedHead(pooled, *ridge(pooled, mos[np.sort(rows)], recipe.probe_penalty), recipe.dropout)
 
 
 def _groups(trainee: _Trainee, recipe: Recipe) -> list[Group]:

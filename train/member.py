@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metaqap_fast.train.networks import Config, Preprocess
 from metaqap_fast.train.pooling import pool
-from metaqap_fast.train.ridge import Head, standardisation
+from metaqap_fast.train.ridge import standardisation
 from metaqap_fast.train.taps import Taps
 
 VIEW_SIZE = 512
@@ -59,22 +59,23 @@ class TrainedHead(nn.Module):
 
     Args:
         features: [n, D] raw features of the training rows, for their standardisation.
-        probe: ridge head fitted on them.
+        probe: weights [D] of the ridge head fitted on them.
+        bias: its bias.
         dropout: share of the features left out in training.
     """
 
     mean: Tensor
     inverse: Tensor
 
-    def __init__(self, features: NDArray[np.float32], probe: Head, dropout: float) -> None:
+    def __init__(self, features: NDArray[np.float32], probe: NDArray[np.float64], bias: float, dropout: float) -> None:
         super().__init__()
         mean, deviation, used = standardisation(features)
         inverse = np.where(used, 1 / np.where(used, deviation, 1), 0)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("inverse", torch.tensor(inverse, dtype=torch.float32))
-        scaled = probe.weights * deviation * math.sqrt(len(mean))
+        scaled = probe * deviation * math.sqrt(len(mean))
         self.weights = nn.Parameter(torch.tensor(scaled, dtype=torch.float32))
-        self.bias = nn.Parameter(torch.tensor(probe.bias + float(mean @ probe.weights), dtype=torch.float32))
+        self.bias = nn.Parameter(torch.tensor(bias + float(mean @ probe), dtype=torch.float32))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -53,22 +53,50 @@ def fit_ridge(features: F32, y: F64, folds: NDArray[np.int64], alphas: Sequence[
         folds: [n] fold numbers.
         alphas: penalties to try, relative to a kernel with mean diagonal 1.
     """
-    mean, std, used = standardisation(features)
-    x = ((features[:, used] - mean[used]) / std[used]).astype(np.float32)  # [n, d']
-    kernel = x @ x.T / np.float32(x.shape[1]) + np.float32(CONSTANT)  # [n, n]
+    problem = _Problem(features)
     centre = float(y.mean())
     best: tuple[float, float, F64, F64] | None = None
     for alpha in alphas:
-        dual, held_out = _solve(kernel, y - centre, folds, alpha)
+        factor, lower = problem.factor(alpha)
+        dual = _dual(factor, lower, y - centre)
+        held_out = _held_out(factor, lower, dual, y - centre, folds)
         quality = plcc(held_out, y)
         if best is None or quality > best[0]:
             best = quality, alpha, dual, held_out + centre
     assert best is not None, "no alpha given"
     _, alpha, dual, held_out = best
-    weights = np.zeros(features.shape[1])
-    weights[used] = (x.T @ dual.astype(np.float32)) / x.shape[1] / std[used]
-    bias = centre + CONSTANT * float(dual.sum()) - float(mean @ weights)
-    return Head(weights, bias, alpha, held_out)
+    return Head(*problem.primal(dual, centre), alpha, held_out)
+
+
+def ridge(features: F32, y: F64, alpha: float) -> tuple[F64, float]:
+    """Weights [d] and bias for raw features [n, d] and MOS y [n], by one penalty; nothing is held out."""
+    problem = _Problem(features)
+    centre = float(y.mean())
+    return problem.primal(_dual(*problem.factor(alpha), y - centre), centre)
+
+
+class _Problem:
+    """Standardised features and their kernel."""
+
+    def __init__(self, features: F32) -> None:
+        self.mean, self.std, self.used = standardisation(features)
+        x = (features[:, self.used] - self.mean[self.used]) / self.std[self.used]
+        self.x = x.astype(np.float32)  # [n, d']
+        self.kernel = self.x @ self.x.T / np.float32(self.x.shape[1]) + np.float32(CONSTANT)  # [n, n]
+
+    def factor(self, alpha: float) -> tuple[F32, bool]:
+        """Cholesky factor of the kernel with a penalty."""
+        a = self.kernel.copy()
+        a[np.diag_indices_from(a)] += np.float32(alpha)
+        factor, lower = cho_factor(a, overwrite_a=True, check_finite=False)
+        return factor, bool(lower)
+
+    def primal(self, dual: F64, centre: float) -> tuple[F64, float]:
+        """Weights and bias on raw features."""
+        weights = np.zeros(len(self.mean))
+        used = self.used
+        weights[used] = (self.x.T @ dual.astype(np.float32)) / self.x.shape[1] / self.std[used]
+        return weights, centre + CONSTANT * float(dual.sum()) - float(self.mean @ weights)
 
 
 def standardisation(features: F32) -> tuple[F64, F64, NDArray[np.bool_]]:
@@ -77,12 +105,14 @@ def standardisation(features: F32) -> tuple[F64, F64, NDArray[np.bool_]]:
     return mean, std, std > 1e-4 * np.maximum(1.0, np.abs(mean))
 
 
-def _solve(kernel: F32, y: F64, folds: NDArray[np.int64], alpha: float) -> tuple[F64, F64]:
-    """Dual coefficients [n] and out-of-fold predictions [n]."""
-    a = kernel.copy()
-    a[np.diag_indices_from(a)] += np.float32(alpha)
-    factor, lower = cho_factor(a, overwrite_a=True, check_finite=False)
+def _dual(factor: F32, lower: bool, y: F64) -> F64:
+    """Dual coefficients [n]."""
     dual: F64 = cho_solve((factor, lower), y, check_finite=False).astype(np.float64)
+    return dual
+
+
+def _held_out(factor: F32, lower: bool, dual: F64, y: F64, folds: NDArray[np.int64]) -> F64:
+    """Out-of-fold predictions [n]."""
     inverse, _ = lapack.spotri(factor, lower=lower)  # one triangle of A^-1
     inverse = np.tril(inverse) + np.tril(inverse, -1).T if lower else np.triu(inverse) + np.triu(inverse, 1).T
     held_out = np.empty_like(y)
@@ -90,4 +120,4 @@ def _solve(kernel: F32, y: F64, folds: NDArray[np.int64], alpha: float) -> tuple
         rows = np.flatnonzero(folds == fold)
         block = inverse[np.ix_(rows, rows)].astype(np.float64)
         held_out[rows] = y[rows] - np.linalg.solve(block, dual[rows])
-    return dual, held_out
+    return held_out

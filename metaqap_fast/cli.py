@@ -47,7 +47,11 @@ def main() -> None:
 
 _MODEL = click.option("--model", default="default", show_default=True, help="Shipped model's name or bundle folder.")
 _ENGINE = click.option(
-    "--engine", type=click.Choice(["auto", "tensorrt", "openvino", "torch"]), default="auto", show_default=True
+    "--engine",
+    type=click.Choice(["auto", "tensorrt", "native", "openvino", "torch"]),
+    default="auto",
+    show_default=True,
+    help="native: compiled for CPUs with bf16.",
 )
 _DEVICE = click.option(
     "--device",

@@ -60,7 +60,9 @@ def bench() -> None:
 @_images
 @_MODEL
 @_DEVICE
-@click.option("--engines", default="auto", show_default=True, metavar="E,...", help="auto, tensorrt, openvino, torch.")
+@click.option(
+    "--engines", default="auto", show_default=True, metavar="E,...", help="auto, tensorrt, native, openvino, torch."
+)
 @click.option("--precisions", default="auto", show_default=True, metavar="P,...", help="auto, fp32, bf16, fp16, int8.")
 @click.option("--batch-sizes", default="auto", show_default=True, metavar="N,...")
 @click.option("--threads", default="auto", show_default=True, metavar="N,...", help="CPUs that a run may use.")

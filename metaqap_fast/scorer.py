@@ -39,7 +39,7 @@ class Scorer:
 
     Args:
         model: a shipped bundle's name or a bundle's folder.
-        engine: `auto`, `tensorrt`, `openvino` or `torch`.
+        engine: `auto`, `tensorrt`, `native`, `openvino` or `torch`.
         device: `auto`, `cpu` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
         views: `fit` (as shown on a screen) or `native` (a grid of unscaled crops).

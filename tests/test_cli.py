@@ -90,6 +90,8 @@ def test_strict(cli: Cli, bundle: Path, folder: Path, tmp_path: Path) -> None:
         (["score", "{folder}", "--model", "nosuch"], 2, "unknown model 'nosuch'"),
         (["score", "{folder}", "--engine", "abacus"], 2, "abacus"),
         (["score", "{folder}", "--engine", "openvino", "--device", "cuda:0"], 2, "cuda:0"),
+        (["score", "{folder}", "--engine", "native", "--device", "cuda:0"], 2, "cuda:0"),
+        (["score", "{folder}", "--engine", "native"], 1, "the native engine cannot run: "),
         (["score", "{folder}", "--batch-size", "0"], 2, "positive number"),
         (["score", "{folder}", "--resume", "--overwrite"], 2, "exclude"),
         (["score", "{folder}", "-o", "{tmp}/no/s.h5"], 2, "does not exist"),

@@ -105,6 +105,8 @@ def old() -> list[Gpu]:
         ("auto", "auto", old, {"torch", "tensorrt"}, "openvino", None, "no GPU is used: the NVIDIA driver is too old"),
         ("auto", "cpu", both, {"torch", "tensorrt"}, "openvino", None, ""),
         ("openvino", "auto", both, {"torch"}, "openvino", None, ""),
+        ("native", "auto", both, {"torch"}, "native", None, ""),
+        ("native", "cpu", none, set(), "native", None, ""),
         ("torch", "auto", both, {"torch"}, "torch", H100, ""),
         ("torch", "auto", none, {"torch"}, "torch", None, ""),
         ("torch", "cpu", both, {"torch"}, "torch", None, ""),
@@ -124,7 +126,8 @@ def test_choice(
     [
         ("auto", "cuda:2", both, {"torch"}, UsageError, "cuda:2 does not exist: this machine has cuda:0 (NVIDIA H100)"),
         ("auto", "gpu", both, {"torch"}, UsageError, "unknown device 'gpu': auto, cpu or cuda:N"),
-        ("openvino", "cuda:0", both, set(), UsageError, "runs on the cpu, not on 'cuda:0'"),
+        ("openvino", "cuda:0", both, set(), UsageError, "the openvino engine runs on the cpu, not on 'cuda:0'"),
+        ("native", "cuda:0", both, set(), UsageError, "the native engine runs on the cpu, not on 'cuda:0'"),
         ("tensorrt", "cpu", both, set(), UsageError, "the tensorrt engine runs on a GPU"),
         ("tensorrt", "auto", none, {"torch"}, MetaqapError, "--engine tensorrt needs a GPU: no NVIDIA driver"),
         ("auto", "cuda:0", old, {"torch"}, MetaqapError, "--device cuda:0 needs a GPU: the NVIDIA driver is too old"),

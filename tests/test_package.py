@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -37,7 +40,7 @@ def test_heavy_libraries_are_imported_only_when_used() -> None:
 
 
 def test_scoring_needs_no_torch() -> None:
-    code = "import sys, metaqap_fast.run, metaqap_fast.engine.openvino; print(*sys.modules)"
+    code = "import sys, metaqap_fast.run, metaqap_fast.engine.native; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "triton", "timm", "tensorrt"} & set(modules)
 
@@ -82,11 +85,41 @@ def test_stages_do_not_reach_back() -> None:
         )
 
 
+def wheel_of(folder: Path, **environment: str) -> Path:
+    """Built in a folder of its own: neither does it leave anything in the checkout, nor use what is left there."""
+    config = folder / "build.cfg"
+    config.write_text(f"[build]\nbuild_base = {folder / 'build'}\n")
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", str(folder), str(ROOT)]
+    surroundings = {**os.environ, "DIST_EXTRA_CONFIG": str(config), **environment}
+    subprocess.run(build, check=True, capture_output=True, env=surroundings)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def can_compile() -> bool:
+    """Whether there is a C compiler that knows the instructions of the native kernel."""
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+    command = [*compiler, "-fsyntax-only", *map(str, (ROOT / "kernels" / "cpu").glob("*.c"))]
+    return bool(shutil.which(compiler[0])) and subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_without_a_compiler_the_package_installs_without_the_kernel(tmp_path: Path) -> None:
+    names = zipfile.ZipFile(wheel_of(tmp_path, CC="/bin/false")).namelist()
+    assert "metaqap_fast/engine/native.py" in names and not [name for name in names if name.endswith(".so")]
+
+
+def test_what_the_kernel_is_built_from_is_all_named() -> None:
+    """Or it would be missing in source distributions, and not be built again when it changes."""
+    (module,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "kernels" / "cpu").iterdir()}
+    assert {*module["sources"], *module["depends"]} == files
+
+
 def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = wheel_of(tmp_path)
     names = zipfile.ZipFile(wheel).namelist()
+    compiled = f"metaqap_fast/_mobilenet{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert (compiled in names) == can_compile()
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"metaqap_fast"}
     for needed in (
         "kernels/__init__.py",
@@ -101,6 +134,8 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     target = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(target)
     code = "import metaqap_fast, metaqap_fast.bundle as b; print(metaqap_fast.__file__, b.load().name)"
+    if compiled in names:
+        code += "; import metaqap_fast.engine.kernel as n; assert n.arithmetic() in (0, *n.ARITHMETIC)"
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(target)}, check=True, capture_output=True, text=True,

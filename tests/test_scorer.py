@@ -100,6 +100,8 @@ def test_module_level_score(bundle: Path, folder: Path) -> None:
         ({"engine": "abacus"}, "abacus"),
         ({"precision": "fp8"}, "fp8"),
         ({"device": "cuda:0", "engine": "openvino"}, "cuda:0"),
+        ({"device": "cuda:0", "engine": "native"}, "cuda:0"),
+        ({"precision": "fp32", "engine": "native"}, "fp32"),
         ({"views": "all"}, "all"),
         ({"batch_size": 0}, "batch size"),
         ({"model": "nosuch"}, "nosuch"),

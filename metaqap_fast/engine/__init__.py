@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.bundle import Bundle
-from metaqap_fast.errors import UsageError
+from metaqap_fast.errors import MetaqapError, UsageError
 
 if TYPE_CHECKING:
     from metaqap_fast.engine.choice import Choice
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-ENGINES = ("auto", "tensorrt", "openvino", "torch")
+ENGINES = ("auto", "tensorrt", "native", "openvino", "torch")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
 
 
@@ -56,14 +56,17 @@ def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision
 
     Raises:
         UsageError: an engine, device or precision that does not exist or cannot run here.
-        MetaqapError: packages or a GPU are missing.
+        MetaqapError: packages or a GPU are missing; the native engine, asked for, cannot run the bundle here.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
     choice = _choose(engine, device)
     if choice.warning:
         log.warning(choice.warning)
-    made = _make(bundle, choice.engine, choice.gpu, precision)
+    if engine == "auto" and choice.engine == "openvino":
+        made = _on_cpu(bundle, precision)
+    else:
+        made = _make(bundle, choice.engine, choice.gpu, precision)
     made.reason = f"{choice.reason}; {made.reason}" if made.reason else choice.reason
     return made
 
@@ -86,7 +89,33 @@ def _choose(engine: str, device: str) -> Choice:
     return choose(engine, device)
 
 
+def _on_cpu(bundle: Bundle, precision: str) -> Engine:
+    """The native engine where it has the precision and runs the bundle, or else OpenVINO."""
+    from metaqap_fast.engine import native
+    from metaqap_fast.engine.mobilenet import Unsuited
+    from metaqap_fast.engine.openvino import OpenVINOEngine, default_precision
+
+    precision = default_precision() if precision == "auto" else precision
+    reason = ""
+    if precision in native.PRECISIONS:
+        try:
+            return native.NativeEngine(bundle, precision)
+        except Unsuited as unsuited:
+            reason = f"the native engine does not run: {unsuited}"
+    made = OpenVINOEngine(bundle, precision)
+    made.reason = reason
+    return made
+
+
 def _make(bundle: Bundle, name: str, gpu: Gpu | None, precision: str) -> Engine:
+    if name == "native":
+        from metaqap_fast.engine.mobilenet import Unsuited
+        from metaqap_fast.engine.native import NativeEngine
+
+        try:
+            return NativeEngine(bundle, precision)
+        except Unsuited as unsuited:
+            raise MetaqapError(f"the native engine cannot run: {unsuited}") from None
     if name == "openvino":
         from metaqap_fast.engine.openvino import OpenVINOEngine
 

@@ -36,18 +36,19 @@ def choose(
 ) -> Choice:
     """What `--engine` and `--device` mean on this machine.
 
-    `auto` is TensorRT on a GPU, torch on a GPU without TensorRT, OpenVINO without a GPU. A GPU that stays unused
-    because packages are missing is never passed over in silence.
+    `auto` is TensorRT on a GPU, torch on a GPU without TensorRT, OpenVINO without a GPU: there `create` takes the
+    native engine if it runs the bundle. A GPU that stays unused because packages are missing is never passed over in
+    silence.
 
     Raises:
         UsageError: a combination that cannot be, or a device that does not exist.
         MetaqapError: the packages for it are missing; no GPU where one was asked for.
     """
     wanted = cuda.parse_device(device)
-    if engine == "openvino":
+    if engine in ("native", "openvino"):
         if isinstance(wanted, int):
-            raise UsageError(f"the openvino engine runs on the cpu, not on {device!r}")
-        return Choice("openvino", None, "asked for")
+            raise UsageError(f"the {engine} engine runs on the cpu, not on {device!r}")
+        return Choice(engine, None, "asked for")
     if engine == "torch" and wanted == "cpu":
         _require("torch", installed)
         return Choice("torch", None, "asked for")

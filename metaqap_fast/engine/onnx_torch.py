@@ -6,6 +6,7 @@ plain torch calls. Types are the graph's: what it casts is cast, in whatever pre
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,11 +41,13 @@ def module(model: ModelProto) -> fx.GraphModule:
     root = nn.Module()
     graph = fx.Graph()
     values: dict[str, Any] = {"": None}
-    static: dict[str, Any] = {}  # small integer constants: axes, shapes, paddings
+    static: dict[str, Any] = {}  # small integer constants and single numbers: axes, shapes, paddings, limits
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    readers.update(output.name for output in model.graph.output)
     kernels = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     for index, tensor in enumerate(model.graph.initializer):
         array = _tensor(tensor)
-        if array.dtype == torch.int64:
+        if array.dtype == torch.int64 or array.ndim == 0:
             static[tensor.name] = array.tolist()
         if tensor.name in kernels and array.ndim == 4:
             array = array.contiguous(memory_format=torch.channels_last)
@@ -65,6 +68,7 @@ def module(model: ModelProto) -> fx.GraphModule:
         result = graph.call_function(function, tuple(arguments), options)
         if len(node.output) == 1:
             values[node.output[0]] = result
+            result.meta["readers"] = readers[node.output[0]]
         else:
             import operator
 
@@ -125,9 +129,11 @@ def average_pool(x: Tensor, kernel: Any, stride: Any, pads: Any, ceil: bool, cou
     return F.avg_pool2d(x, kernel, stride, (top, left), ceil_mode=ceil, count_include_pad=count_pad)
 
 
-def clip(x: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """Limits may be absent."""
-    return x if low is None and high is None else torch.clamp(x, low, high)
+def clip(x: Tensor, low: Tensor | float | None, high: Tensor | float | None, in_place: bool) -> Tensor:
+    """Limits may be absent. `in_place`: nothing else reads `x`."""
+    if low is None and high is None:
+        return x
+    return (torch.clamp_ if in_place else torch.clamp)(x, low, high)  # type: ignore[arg-type]
 
 
 def reshape(x: Tensor, shape: list[int]) -> Tensor:
@@ -228,6 +234,17 @@ def _batch_norm(node: NodeProto, inputs: list[Any], constants: list[Any], attrib
     return F.batch_norm, [x, average, variance, scale, bias, False, 0.0, attributes.get("epsilon", 1e-5)], {}
 
 
+def _limits(inputs: list[Any], constants: list[Any]) -> list[Any]:
+    """As numbers where they are constant: limits that are tensors are broadcast, and slow."""
+    pairs = [*zip(inputs, constants, strict=True), (None, None), (None, None)][1:3]
+    return [value if number is None else number for value, number in pairs]
+
+
+def _alone(x: Any) -> bool:
+    """Whether a convolution made it that nothing else reads: as networks are written, with ReLU6(inplace=True)."""
+    return isinstance(x, fx.Node) and x.target is conv and x.meta["readers"] == 1
+
+
 def _axes(inputs: list[Any], constants: list[Any], attributes: dict[str, Any]) -> Any:
     return attributes["axes"] if "axes" in attributes else constants[1]
 
@@ -246,7 +263,7 @@ _OPERATORS: dict[str, Operator] = {
     "HardSwish": _plain(F.hardswish),
     "MatMul": _plain(torch.matmul),
     "Identity": _plain(torch.Tensor.contiguous),
-    "Clip": lambda n, x, c, a: (clip, [*x, *[None] * (3 - len(x))], {}),
+    "Clip": lambda n, x, c, a: (clip, [x[0], *_limits(x, c), _alone(x[0])], {}),
     "HardSigmoid": lambda n, x, c, a: (hard_sigmoid, [x[0], a.get("alpha", 0.2), a.get("beta", 0.5)], {}),
     "LeakyRelu": lambda n, x, c, a: (F.leaky_relu, [x[0], a.get("alpha", 0.01)], {}),
     "Softmax": lambda n, x, c, a: (torch.softmax, [x[0], a.get("axis", -1)], {}),

@@ -60,7 +60,7 @@ def _limits(low: float, high: float) -> tuple[float, float]:
 def _quantize_weights(conv: Any) -> None:
     from openvino import opset13 as op
 
-    weights = _constant(conv.input_value(1).get_node())
+    weights = constant(conv.input_value(1).get_node())
     # Convolution [O, I, h, w]: a scale for each O; GroupConvolution [G, O, I, h, w]: for each G and O.
     inner = tuple(range(1 if conv.get_type_name() == "Convolution" else 2, weights.ndim))
     bound = np.maximum(np.abs(weights).max(axis=inner, keepdims=True), 1e-8)
@@ -68,11 +68,11 @@ def _quantize_weights(conv: Any) -> None:
     conv.input(1).replace_source_output(op.fake_quantize(op.constant(weights), *bounds, *bounds, 255).output(0))
 
 
-def _constant(node: Any) -> NDArray[np.float32]:
+def constant(node: Any) -> NDArray[np.float32]:
     """Weights of a convolution: a constant, stored in fp16 behind a cast, or reshaped into groups."""
     kind = node.get_type_name()
     if kind == "Constant":
         return np.asarray(node.get_data(), np.float32)
     if kind in ("Convert", "Reshape"):
-        return _constant(node.input_value(0).get_node()).reshape(list(node.get_output_shape(0)))
+        return constant(node.input_value(0).get_node()).reshape(list(node.get_output_shape(0)))
     raise ValueError(f"convolution weights made by {kind}")

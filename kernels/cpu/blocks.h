@@ -1,0 +1,79 @@
+// What avx.c and amx.c share: sizes, statistics, and the way through the network.
+#ifndef METAQAP_BLOCKS_H
+#define METAQAP_BLOCKS_H
+#include <immintrin.h>
+#include <string.h>
+
+#include "mobilenet.h"
+
+#define VECTOR __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
+#define INLINE VECTOR static inline __attribute__((always_inline))
+#define CAP 6.0f        // of ReLU6, which every activation here is
+#define STRIP 128       // output pixels that a block makes at once, at least
+#define MAX_KERNEL 5
+
+typedef __m512 f32x16;
+
+static inline int up(int value, int step) { return (value + step - 1) / step * step; }
+static inline int64_t lines(int64_t bytes) { return (bytes + 127) / 64 * 64; }  // of cache, and one more
+static inline int out_side(const Block *b, int side) { return b->depthwise ? (side + b->stride - 1) / b->stride : side; }
+static inline int64_t out_pixels(const Block *b) { return (int64_t)out_side(b, b->height) * out_side(b, b->width); }
+static inline int line_size(const Network *n) { return up(3 * (n->size + 2) + 32, 32); }  // of an image row, padded
+
+// Rows of output that are made at once.
+static inline int strip_rows(const Block *b) {
+    int width = out_side(b, b->width);
+    return width >= STRIP ? 1 : STRIP / width;
+}
+
+// ---- the ring: the rows of a block's wide activation that are needed now --------------------------------------------
+
+typedef struct {
+    void *rows;        // [slots][planes of channels][width][channels of a plane], row y of the image in slot y % slots
+    int slots, width;  // width with its padding
+    int64_t row;       // elements of a row
+    void *zeros;       // a row of one plane
+} Ring;
+
+static inline int ring_rows(const Block *b) {
+    return b->depthwise ? (strip_rows(b) - 1) * b->stride + b->kernel : strip_rows(b);
+}
+static inline int ring_width(const Block *b) {
+    if (!b->depthwise) return b->width;
+    int reach = (out_side(b, b->width) - 1) * b->stride + b->kernel;  // columns that are read, from -left on
+    return reach > b->left + b->width ? reach : b->left + b->width;
+}
+
+// ---- statistics -------------------------------------------------------------------------------------------------
+
+typedef struct {
+    double *sum, *square;  // [C]
+    float *maximum;
+} Stats;
+
+INLINE f32x16 from_bf16(__m256i bits) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+// ---- the way through the network, the same for both ----------------------------------------------------------------
+
+typedef struct {
+    void *narrow[2], *residual[2];  // of a block's input and output
+    void *ring, *strip;
+    uint16_t *rows, *patches;       // see stem_patches
+    Stats stem, wide;
+} Memory;
+
+typedef struct {
+    int plane, item;                                         // the ring's channels of a plane, bytes of a value
+    int64_t (*narrow_bytes)(const Network *, int channels);  // of one pixel
+    void (*expand)(const Network *, const Block *, const Memory *, int first, int last, const Ring *);
+    void (*stem)(const Network *, const Block *, const Memory *, int y, const Ring *);
+    void (*count)(const Block *, const Memory *, int first, int last, const Ring *);
+    void (*depthwise)(const Network *, const Block *, const Memory *, int first, int last, const Ring *);
+    void (*project)(const Network *, const Block *, const Memory *, int first, int pixels, int keep);
+} Path;
+
+extern const Path avx_path, amx_path;
+void amx_end(void);
+#endif

@@ -1,0 +1,167 @@
+// The way through the network; see mobilenet.h.
+#include "mobilenet.h"
+
+#include <math.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "blocks.h"
+
+static const Path *path(int arithmetic) { return arithmetic == AMX ? &amx_path : &avx_path; }
+
+static void stats_start(const Stats *s, int channels) {
+    memset(s->sum, 0, channels * sizeof(double));
+    memset(s->square, 0, channels * sizeof(double));
+    memset(s->maximum, 0, channels * sizeof(float));
+}
+
+static float *stats_end(const Stats *s, int channels, double pixels, float epsilon, float *taps) {
+    for (int c = 0; c < channels; c++) {
+        double mean = s->sum[c] / pixels, variance = s->square[c] / pixels - mean * mean;
+        taps[c] = (float)mean;
+        taps[channels + c] = (float)sqrt((variance > 0 ? variance : 0) + epsilon);
+        taps[2 * channels + c] = s->maximum[c];
+    }
+    return taps + 3 * channels;
+}
+
+static int64_t row_elements(const Path *p, const Block *b) {
+    return (int64_t)up(b->wide, p->plane) * ring_width(b);
+}
+
+static void *take(char **at, int64_t bytes) {
+    void *here = *at;
+    *at += lines(bytes);
+    return here;
+}
+
+// Lays the buffers out from `at` on, each the size of the largest block's; the end.
+static char *lay_out(const Network *n, const Path *p, char *at, Memory *m) {
+    int64_t narrow = 0, residual = 0, ring = 0, strip = 0;
+    int wide = up(n->block->wide, 32);
+    for (int i = 0; i < n->blocks; i++) {
+        const Block *b = n->block + i;
+        int64_t found[4] = {
+            b->depthwise ? out_pixels(b) * p->narrow_bytes(n, b->project.outputs) : 0,
+            b->depthwise && n->eight ? out_pixels(b) * 2 * up(b->project.outputs, 32) : 0,
+            (ring_rows(b) * row_elements(p, b) + ring_width(b) * p->plane) * p->item,
+            (int64_t)strip_rows(b) * out_side(b, b->width) * 2 * up(b->wide, 64),
+        };
+        int64_t *largest[4] = {&narrow, &residual, &ring, &strip};
+        for (int k = 0; k < 4; k++)
+            if (found[k] > *largest[k]) *largest[k] = found[k];
+        if (up(b->wide, 32) > wide) wide = up(b->wide, 32);
+    }
+    for (int k = 0; k < 2; k++) {
+        m->narrow[k] = take(&at, narrow);
+        m->residual[k] = take(&at, residual);
+    }
+    m->ring = take(&at, ring);
+    m->strip = take(&at, strip);
+    m->rows = take(&at, 2 * 3 * line_size(n));
+    m->patches = take(&at, 2 * 32 * (n->size / 2 + 1));
+    Stats *stats[2] = {&m->stem, &m->wide};
+    for (int k = 0; k < 2; k++) {
+        stats[k]->sum = take(&at, 8 * wide);
+        stats[k]->square = take(&at, 8 * wide);
+        stats[k]->maximum = take(&at, 4 * wide);
+    }
+    return at;
+}
+
+int64_t mobilenet_workspace(const Network *n, int arithmetic) {
+    Memory memory;
+    return lay_out(n, path(arithmetic), NULL, &memory) - (char *)NULL;
+}
+
+int mobilenet_arithmetic(void) {
+    unsigned eax, ebx, ecx, edx;
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
+        !__builtin_cpu_supports("avx512bf16"))
+        return NONE;
+    __asm__("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(7), "c"(0));
+    int has = (edx >> 22 & 1) && (edx >> 23 & 1) && (edx >> 24 & 1) && (edx >> 25 & 1);  // bf16, fp16, tiles, int8
+    // The kernel gives a process the tiles' registers (state component 18) when it asks.
+    return has && syscall(SYS_arch_prctl, 0x1023, 18) == 0 ? AMX : AVX;
+}
+
+// What row y of the stem, 3x3 with stride 2, reads: bf16 [size / 2][32], 27 of which count. Pixels are whole numbers up to
+// 255, which bf16 holds. `rows`: 3 image rows with what is around them, bf16; called with y = 0 first.
+VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, uint16_t *rows, uint16_t *patches) {
+    int line = line_size(n);
+    for (int i = 0; i < 3; i++) {
+        uint16_t *to = rows + i * line;
+        int row = 2 * y - n->top + i, inside = row >= 0 && row < n->size;
+        if (y == 0 || !inside)  // later on, what is left and right of the image is still there
+            for (int k = 0; k < line; k++) to[k] = n->outside[k % 3];
+        if (!inside) continue;
+        const uint8_t *from = image + (int64_t)row * n->size * 3;
+        for (int k = 0; k < 3 * n->size; k += 16) {
+            __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(from + k)));
+            __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(bytes)), 16);
+            _mm256_storeu_si256((void *)(to + 3 * n->left + k), _mm512_cvtepi32_epi16(bits));
+        }
+    }
+    for (int x = 0; x < n->size / 2; x++)  // 9 of 16 count, the next store covers the rest
+        for (int i = 0; i < 3; i++)
+            _mm256_storeu_si256((void *)(patches + 32 * x + 9 * i),
+                                _mm256_loadu_si256((const void *)(rows + i * line + 6 * x)));
+}
+
+static void run_block(const Network *n, const Block *b, const Path *p, const uint8_t *image, Memory *m, int keep) {
+    int rows = out_side(b, b->height), width = out_side(b, b->width), step = strip_rows(b), made = 0;
+    Ring ring = {m->ring, ring_rows(b), ring_width(b), row_elements(p, b), NULL};
+    int pixel = p->plane * p->item, planes = (int)(ring.slots * ring.row / ring.width / p->plane);
+    ring.zeros = (char *)m->ring + ring.slots * ring.row * p->item;
+    memset(ring.zeros, 0, ring.width * pixel);
+    for (int i = 0; i < planes && b->depthwise; i++) {  // zeros left and right of every row
+        char *row = (char *)m->ring + (int64_t)i * ring.width * pixel, *right = row + (b->left + b->width) * pixel;
+        memset(row, 0, b->left * pixel);
+        memset(right, 0, (ring.width - b->left - b->width) * pixel);
+    }
+    memset(m->strip, 0, (int64_t)step * width * 2 * up(b->wide, 64));
+    for (int first = 0; first < rows; first += step) {
+        int last = first + step < rows ? first + step : rows;
+        int need = b->depthwise ? (last - 1) * b->stride - b->top + b->kernel : last;
+        need = need < b->height ? need : b->height;
+        if (b->expand.weights) {
+            p->expand(n, b, m, made, need, &ring);
+        } else {
+            for (int y = made; y < need; y++) {
+                stem_patches(n, image, y, m->rows, m->patches);
+                p->stem(n, b, m, y, &ring);
+            }
+        }
+        made = need;
+        if (b->depthwise) {
+            p->depthwise(n, b, m, first, last, &ring);
+            p->project(n, b, m, first * width, (last - first) * width, keep);
+        } else {
+            p->count(b, m, first, last, &ring);
+        }
+    }
+}
+
+double mobilenet_run(const Network *n, int arithmetic, const uint8_t *image, void *workspace, float *taps) {
+    const Path *p = path(arithmetic);
+    const float *first = taps;
+    Memory m;
+    lay_out(n, p, workspace, &m);
+    stats_start(&m.stem, n->block->wide);
+    for (int i = 0; i < n->blocks; i++) {
+        const Block *b = n->block + i;
+        stats_start(&m.wide, b->wide);
+        run_block(n, b, p, image, &m, i + 1 < n->blocks && n->block[i + 1].residual);
+        if (i == 0) taps = stats_end(&m.stem, b->wide, (double)b->height * b->width, n->epsilon, taps);
+        taps = stats_end(&m.wide, b->wide, (double)out_pixels(b), n->epsilon, taps);
+        void *narrow = m.narrow[0], *residual = m.residual[0];
+        m.narrow[0] = m.narrow[1], m.narrow[1] = narrow;
+        m.residual[0] = m.residual[1], m.residual[1] = residual;
+    }
+    if (arithmetic == AMX) amx_end();
+    double prediction = n->bias;
+    for (int64_t i = 0; i < taps - first; i++) prediction += (double)first[i] * n->head[i];
+    return prediction;
+}

@@ -1,0 +1,59 @@
+// A network of MobileNet blocks on a CPU, one image on one thread. Block by block and a few rows at a time, so that a
+// block's wide activation (expand, depthwise) stays in the core's own cache; the statistics that the head reads are taken
+// while its values are in registers. Layer by layer, as inference libraries go, such a network waits for memory instead.
+// Sums have a fixed order: an image's result depends on nothing but the image.
+//
+// Two implementations: avx.c (AVX512-BF16: products in bf16, depthwise in fp32) and amx.c (AMX and AVX512-FP16: products
+// in bf16 or int8, depthwise in fp16). Sums of products are fp32 or int32 in both.
+#ifndef METAQAP_MOBILENET_H
+#define METAQAP_MOBILENET_H
+#include <stdint.h>
+
+enum { NONE, AVX, AMX };  // arithmetic that a CPU has
+
+// A 1x1 convolution as a matrix product: K inputs to N outputs, zero where padded.
+// Weights in bf16 are stored in pairs of inputs, [N/16][K/32][16][16][2]; in int8 in fours, [N/16][K/64][16][16][4]. Where
+// there are no more than 16 (int8: 32, 16) inputs, these stand for 32 (64).
+typedef struct {
+    int32_t inputs, outputs;
+    const void *weights;
+    const float *bias;         // [N rounded up to 32]
+    const float *scale;        // as bias: what a product is multiplied by before; 1 for bf16
+} Product;
+
+typedef struct {
+    int32_t height, width;     // of the input
+    int32_t kernel, stride, top, left;
+    int32_t residual;          // the input is added to the output
+    int32_t wide;              // channels, a multiple of 16
+    Product expand;            // outputs = wide; weights NULL in the first block, whose wide input is the stem's
+    const void *depthwise;     // avx: fp32 [wide/16][kernel kernel][16]; amx: fp16 [wide/32][kernel kernel][32];
+    const void *depthwise_bias;  // of the same type; NULL both in the last block, which only expands
+    Product project;           // inputs = wide
+    float wide_scale;          // int8: what a wide value is multiplied by to become a number from 0 to 255
+    float narrow_scale;        // int8: what an output is multiplied by to become a number from -127 to 127
+} Block;
+
+typedef struct {
+    int32_t size;              // side of the image in pixels, a multiple of 512
+    int32_t eight;             // products in int8, but for the stem's
+    int32_t top, left;         // the stem's padding in pixels
+    uint16_t outside[4];       // bf16: the colour around the image, which the normalisation makes 0
+    Product stem;              // bf16, 27 inputs in the order of rows, columns, colours of whole-number pixels
+    int32_t blocks;
+    const Block *block;
+    float epsilon, bias;
+    const float *head;         // [all taps]
+} Network;
+
+// The best arithmetic that the CPU and the operating system offer this process.
+int mobilenet_arithmetic(void);
+
+// Bytes of memory, 64-byte aligned and zero at first, that one call of mobilenet_run works in.
+int64_t mobilenet_workspace(const Network *network, int arithmetic);
+
+// image [size, size, 3] uint8 -> the network's prediction. `taps` gets what the head reads: for the stem, every depthwise
+// convolution and the last expansion, one after another, mean, standard deviation (of the variance plus epsilon) and
+// maximum of every channel, [3 C].
+double mobilenet_run(const Network *network, int arithmetic, const uint8_t *image, void *workspace, float *taps);
+#endif

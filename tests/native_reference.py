@@ -1,0 +1,180 @@
+"""What the native kernel computes, by torch: exactly, or rounded where the kernel rounds; and networks made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor, nn
+
+from metaqap_fast.engine.kernel import AMX, ARITHMETIC, AVX, arithmetic
+from metaqap_fast.engine.mobilenet import Convolution, Network, Unsuited
+from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.train.features import export_onnx
+from metaqap_fast.train.member import VIEW_SIZE, Features, Member
+from metaqap_fast.train.networks import read_config
+from metaqap_fast.train.taps import cut, fold
+
+Round = Callable[[Tensor], Tensor]
+Pooled = list[tuple[NDArray[np.float32], ...]]  # mean, deviation and maximum of each tap
+
+KINDS = pytest.mark.parametrize(("how", "precision"), [(AVX, "bf16"), (AMX, "bf16"), (AMX, "int8")])
+
+
+def need(how: int) -> None:
+    """Skip where the CPU, or the installation, has not this arithmetic."""
+    try:
+        offered = arithmetic()
+    except Unsuited as reason:
+        pytest.skip(f"the native kernel is not there: {reason}")
+    if offered < how:
+        pytest.skip(f"this CPU has no {ARITHMETIC[how]}, which is what the native kernel computes with here")
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def to(dtype: torch.dtype) -> Round:
+    return lambda x: x.to(dtype).float()
+
+
+def steps(largest: float, low: int, high: int) -> Round:
+    """To int8: `largest` becomes `high`."""
+    return lambda x: (x * (high / largest)).round().clamp(low, high) * (largest / high)
+
+
+def rows(weights: Tensor) -> Tensor:
+    """Weights of a product to int8, each output with a step of its own."""
+    step = weights.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-8) / 127
+    return (weights / step).round() * step
+
+
+def tensor(values: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(values.copy())  # what was read is not writable
+
+
+def convolved(x: Tensor, each: Convolution, inputs: Round = same, weights: Round = same) -> Tensor:
+    """Inputs and weights rounded, sums in fp32; the padding below and right is what makes the size 'same'."""
+    kernel, stride = each.weights.shape[-1], each.stride
+    (height, width), (top, left) = each.size, each.pads
+    bottom, right = ((-(-n // stride) - 1) * stride + kernel - n - p for n, p in ((height, top), (width, left)))
+    groups = len(each.weights) if each.weights.shape[1] == 1 else 1
+    w, bias = tensor(each.weights), tensor(each.bias)
+    return F.conv2d(F.pad(inputs(x), (left, right, top, bottom)), weights(w), bias, stride, groups=groups)
+
+
+@torch.no_grad()
+def pooled(network: Network, view: NDArray[np.uint8], how: int = 0, ranges: Sequence[float] | None = None) -> Pooled:
+    """What the head reads of a view [S, S, 3]: in fp32 (`how` 0), or with the roundings of AVX or AMX, in int8 with
+    `ranges` as `native.largest` gives them."""
+    bf16, wide = (to(torch.bfloat16) if how else same), (to(torch.float16) if how == AMX else same)
+    largest = iter(ranges or ())
+
+    def product(x: Tensor, each: Convolution, low: int, high: int) -> Tensor:
+        if ranges is None:
+            return convolved(x, each, bf16, bf16)
+        return convolved(x, each, steps(next(largest), low, high), rows)
+
+    mean, scale = (tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.scale))
+    x = torch.from_numpy(view).permute(2, 0, 1)[None].float() - mean
+    stem = replace(network.stem, weights=bf16(tensor(network.stem.weights) * scale).numpy())
+    x = wide(convolved(x, stem).clamp(0, 6))
+    taps = [x]
+    for block in network.blocks:
+        begin = x
+        if block.expand is not None:
+            x = wide(product(x, block.expand, -128, 127).clamp(0, 6))
+        if block.depthwise is not None and block.project is not None:
+            x = convolved(x, block.depthwise, wide, wide).clamp(0, 6)
+        taps.append(x)
+        if block.project is not None:
+            x = product(x, block.project, 0, 255)
+            x = bf16(x + begin if block.residual else x)
+    return [(tap.mean((2, 3))[0].numpy(), deviation(tap, network.epsilon), tap.amax((2, 3))[0].numpy()) for tap in taps]
+
+
+def deviation(tap: Tensor, epsilon: float) -> NDArray[np.float32]:
+    return (tap.double().var((2, 3), correction=0)[0] + epsilon).sqrt().float().numpy()
+
+
+def differences(taps: NDArray[np.float32], expected: Pooled) -> NDArray[np.float64]:
+    """Of taps as the kernel gives them, [taps, 3]: root mean square difference over the channels, over that of what is
+    expected; of means, deviations and maxima."""
+    found, start = np.empty((len(expected), 3)), 0
+    for i, parts in enumerate(expected):
+        for j, part in enumerate(parts):
+            difference = taps[start : start + len(part)].astype(np.float64) - part
+            found[i, j] = np.sqrt(np.square(difference).mean() / np.square(part.astype(np.float64)).mean())
+            start += len(part)
+    assert start == len(taps)
+    return found
+
+
+def graph(path: Path, size: int = VIEW_SIZE) -> Any:
+    """A member's `ov.Model`, as the native engine reads it."""
+    model = shared_core().read_model(path)
+    model.reshape([1, size, size, 3])
+    return model
+
+
+def head(model: Any) -> Any:
+    """The product of the head's weights."""
+    inputs = model.get_results()[0].input_value(0).get_node().input_values()
+    (product,) = [value.get_node() for value in inputs if value.get_node().get_type_name() == "MatMul"]
+    return product
+
+
+def by_openvino(model: Any, views: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    """What the head reads of each view, in fp32."""
+    taps = ov.Model([head(model).input_value(0)], model.get_parameters(), "taps")
+    compiled = shared_core().compile_model(taps, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return [compiled({0: view[None]})[0].ravel().copy() for view in views]
+
+
+@torch.no_grad()
+def member(
+    blocks: Sequence[str],
+    last: int,
+    padding: str = "",
+    activation: type[nn.Module] = nn.ReLU6,
+    views: NDArray[np.uint8] | None = None,
+    stem: int = 32,
+) -> Member:
+    """A network with random weights, in timm's spelling of blocks and paddings; `last` channels before the head.
+
+    Views give its normalisations the statistics that training would.
+    """
+    torch.manual_seed(5)
+    definition: Any = decode_arch_def([[block] for block in blocks])
+    network: Any = EfficientNet(
+        definition, num_features=last, stem_size=stem, fix_stem=True, round_chs_fn=lambda channels: channels,
+        pad_type=padding, act_layer=activation,
+    )  # fmt: skip
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+            module.weight.uniform_(0.5, 2)  # so that some channels reach 6, and some hardly ever 0
+            module.bias.normal_(0, 1)
+    config = read_config("mobilenetv2")
+    features = Features(config, cut(network, VIEW_SIZE))
+    if views is not None:
+        features.train()(torch.from_numpy(views))
+    features = Features(config, fold(features.network.eval()))
+    count = 3 * sum(features.network.widths())
+    return Member(features, np.random.default_rng(5).normal(0, 0.2 / count**0.5, count), 0.5)
+
+
+def exported(member: Member, path: Path) -> Any:
+    export_onnx(member, path)
+    return graph(path)

@@ -1,0 +1,150 @@
+"""The native kernel: what it computes, in each arithmetic, against OpenVINO in fp32 and torch rounding alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+from native_reference import KINDS, by_openvino, differences, exported, graph, member, need, pooled
+from numpy.typing import NDArray
+
+from metaqap_fast import bundle as bundles
+from metaqap_fast.combine import combine
+from metaqap_fast.engine import native
+from metaqap_fast.engine.deviation import TOLERANCE, generated, reference
+from metaqap_fast.engine.kernel import AMX, AVX, Kernel, aligned_bytes
+from metaqap_fast.engine.mobilenet import Network, read
+from metaqap_fast.train.ranges import measure_ranges
+
+VIEWS = generated(512, 4)
+# Of means, deviations and maxima: what rounding in another order makes of them, deep in a network. The arithmetic's own
+# roundings are in what is compared with.
+ROUNDING = {
+    (AVX, "bf16"): (0.01, 0.015, 0.02),
+    (AMX, "bf16"): (0.02, 0.05, 0.06),  # sums of the depthwise convolution, and of squares, in fp16
+    (AMX, "int8"): (0.06, 0.12, 0.25),
+}
+FROM_FP32 = {"bf16": 0.15, "int8": 0.25}
+FIVES = ["ir_r2_k5_s2_e6_c24", "ir_r2_k3_s2_e6_c40", "ir_r1_k5_s1_e6_c40", "ir_r2_k3_s2_e4_c112", "ir_r2_k5_s2_e3_c48"]
+THREES = ["ir_r2_k3_s2_e6_c24", "ir_r2_k5_s2_e6_c40", "ir_r1_k3_s1_e6_c112", "ir_r2_k5_s2_e2_c80", "ir_r2_k3_s2_e3_c16"]
+ODD = ["ds_r1_k3_s1_e1_c20", "ir_r1_k5_s2_e8_c72", "ir_r1_k3_s2_e2_c8", "ir_r1_k5_s2_e4_c33"]
+SMALL = ["ds_r1_k3_s2_e1_c16", *FIVES[:2], "ir_r1_k3_s2_e2_c48", "ir_r1_k3_s2_e2_c48"]
+# Blocks in timm's spelling, channels before the head and of the stem, padding: "" is alike on all sides, "same" is not.
+NETWORKS = {
+    "symmetric": (["ds_r1_k3_s1_e1_c16", *FIVES], 336, 32, ""),
+    "asymmetric": (["ds_r1_k5_s1_e1_c16", *THREES], 336, 32, "same"),
+    "odd channels": (ODD, 80, 64, ""),
+    "8 pixels at last": (SMALL, 96, 96, "same"),
+}
+MEMBERS = {member.name: member for member in bundles.load().members}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network; what its head reads of the last view, by OpenVINO in fp32; the ranges of its products' inputs."""
+
+    network: Network
+    taps: NDArray[np.float32]
+    ranges: list[float]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    @cache
+    def make(name: str) -> Case:
+        if name in MEMBERS:
+            path, ranges = MEMBERS[name].file, MEMBERS[name].ranges
+            model = graph(path)
+        else:
+            blocks, last, stem, padding = NETWORKS[name]
+            path = tmp_path_factory.mktemp("network") / "member.onnx"
+            model = exported(member(blocks, last, padding, stem=stem, views=VIEWS[:2]), path)
+            ranges = measure_ranges(path, VIEWS[:3])
+        return Case(read(model), by_openvino(model, VIEWS[-1:])[0], native.largest(model, ranges))
+
+    return make
+
+
+def run(network: Network, how: int, ranges: Sequence[float] | None = None) -> tuple[float, NDArray[np.float32]]:
+    kernel = Kernel(network, how, ranges)
+    return kernel.run(VIEWS[-1], aligned_bytes(kernel.workspace))
+
+
+@pytest.mark.parametrize("name", [*MEMBERS, *NETWORKS])
+def test_the_graph_is_read_as_it_is(case: Callable[[str], Case], name: str) -> None:
+    """What was read, computed in fp32, is what OpenVINO computes of the graph."""
+    assert differences(case(name).taps, pooled(case(name).network, VIEWS[-1])).max() < 1e-5
+
+
+@KINDS
+@pytest.mark.parametrize("name", [*MEMBERS, *NETWORKS])
+def test_the_kernel_computes_the_network(case: Callable[[str], Case], name: str, how: int, precision: str) -> None:
+    need(how)
+    network, ranges = case(name).network, case(name).ranges if precision == "int8" else None
+    prediction, taps = run(network, how, ranges)
+    assert prediction == pytest.approx(network.bias + network.weights.astype(np.float64) @ taps, abs=1e-4)
+    found = differences(taps, pooled(network, VIEWS[-1], how, ranges))
+    assert (found < ROUNDING[how, precision]).all(), found.max(0)
+    from_fp32 = differences(taps, pooled(network, VIEWS[-1]))
+    assert from_fp32.max() < FROM_FP32[precision]
+    print(f"{name}: from what is rounded alike {found.max(0)}, from fp32 {from_fp32.max(0)}")
+
+
+@pytest.mark.parametrize("how", [AVX, AMX])
+@pytest.mark.parametrize(("name", "place"), [("mobilenetv2", 0), ("mobilenetv2", 16), ("efficientnet_lite0", 5)])
+def test_another_padding_is_another_network(case: Callable[[str], Case], name: str, place: int, how: int) -> None:
+    """The kernel pads as it is told, and what `ROUNDING` lets pass is less than a wrong padding makes."""
+    need(how)
+    network = case(name).network
+    block = network.blocks[place]
+    assert block.depthwise is not None
+    top, left = block.depthwise.pads
+    shifted = replace(block, depthwise=replace(block.depthwise, pads=(top + 1 if top == 0 else top - 1, left)))
+    other = replace(network, blocks=(*network.blocks[:place], shifted, *network.blocks[place + 1 :]))
+    _, taps = run(other, how)
+    assert (differences(taps, pooled(other, VIEWS[-1], how)) < ROUNDING[how, "bf16"]).all()
+    assert (differences(taps, pooled(network, VIEWS[-1], how)) > ROUNDING[how, "bf16"]).any()
+
+
+@KINDS
+def test_scores_are_near_those_in_fp32(how: int, precision: str) -> None:
+    need(how)
+    bundle = bundles.load()
+    kernels = native.kernels(bundle, how, precision)
+    memory = aligned_bytes(max(kernel.workspace for kernel in kernels))
+    found = np.array([[kernel.run(view, memory)[0] for kernel in kernels] for view in VIEWS], np.float32)
+    scores = [combine(members, bundle.meta)[0] for members in (found, reference(bundle, VIEWS))]
+    assert 0 < np.abs(scores[0] - scores[1]).max() < TOLERANCE[precision]
+
+
+@KINDS
+def test_only_the_view_is_read(case: Callable[[str], Case], how: int, precision: str) -> None:
+    """Neither the bytes before and after it, nor what an earlier one left in the memory."""
+    need(how)
+    ranges = case("asymmetric").ranges if precision == "int8" else None
+    kernel = Kernel(case("asymmetric").network, how, ranges)
+    memory, results = aligned_bytes(kernel.workspace), set()
+    for around in (0, 255):
+        memory[:] = around  # 255: as bf16, fp16 and fp32 not a number
+        many = np.full((3, 512, 512, 3), around, np.uint8)
+        many[1] = VIEWS[0]
+        for view in (many[1], VIEWS[0]):
+            prediction, taps = kernel.run(view, memory)
+            results.add((prediction, taps.tobytes()))
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_flat_image_is_flat(level: int) -> None:
+    """Away from the edges nothing varies: a deviation that fp16's rounding made would show."""
+    need(AMX)
+    view = np.full((512, 512, 3), level, np.uint8)
+    found = {}
+    for how in (AVX, AMX):
+        (kernel, *_) = native.kernels(bundles.load(), how)
+        found[how] = kernel.run(view, aligned_bytes(kernel.workspace))[1][32:64]  # deviations of the stem
+    # A border of one pixel in 256: a deviation of what the border differs by times .09, nothing else.
+    assert np.abs(found[AMX] - found[AVX]).max() < 0.001

@@ -148,3 +148,15 @@ def test_a_flat_image_is_flat(level: int) -> None:
         found[how] = kernel.run(view, aligned_bytes(kernel.workspace))[1][32:64]  # deviations of the stem
     # A border of one pixel in 256: a deviation of what the border differs by times .09, nothing else.
     assert np.abs(found[AMX] - found[AVX]).max() < 0.001
+
+
+def test_what_the_kernel_would_read_beyond_is_refused() -> None:
+    need(AVX)
+    (kernel, *_) = native.kernels(bundles.load(), AVX)
+    memory, view = aligned_bytes(kernel.workspace), VIEWS[0]
+    for wrong in (view[:511], view[:, :, :2], view.astype(np.float32), view[None]):
+        with pytest.raises(ValueError, match="a view is uint8"):
+            kernel.run(wrong, memory)
+    for less in (memory[:-64], memory[1:]):
+        with pytest.raises(ValueError, match="a workspace has"):
+            kernel.run(view, less)

@@ -125,7 +125,15 @@ class Kernel:
 
         Returns:
             The prediction; mean, deviation and maximum of every tap, [D] float32.
+
+        Raises:
+            ValueError: a view of another shape or type, or too small a workspace: the kernel would read beyond them.
         """
+        side = self._network.size
+        if view.shape != (side, side, 3) or view.dtype != np.uint8:
+            raise ValueError(f"a view is uint8 [{side}, {side}, 3], not {view.dtype} {list(view.shape)}")
+        if workspace.nbytes < self.workspace or workspace.ctypes.data % LINE:
+            raise ValueError(f"a workspace has {self.workspace} bytes, aligned to {LINE}")
         view = np.ascontiguousarray(view)
         taps = np.empty(self._taps, np.float32)
         address = ctypes.byref(self._network)

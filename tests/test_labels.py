@@ -53,7 +53,8 @@ def test_identities_are_exactly_at_the_top(crop, scored) -> None:
     for fast in (False, True):
         assert quality_target(fr_metrics(crop, crop, fast), fast).tolist() == [1.0]
     for cell in IDENTITIES:
-        assert target(scored[cell]) == 1.0, cell
+        # Through Lab and back there is rounding, which differs between CPUs: .9992 on one with AVX512, 1 on another.
+        assert target(scored[cell]) > 0.998 if cell == (8, 1) else target(scored[cell]) == 1.0, cell
     assert target(scored[25, 3]) > 0.75  # nearly the identity
     others = [target(m) for cell, m in scored.items() if cell not in IDENTITIES]
     assert max(others) < 1

@@ -158,10 +158,10 @@ class Kernel:
         weights, scale = each.weights[:, :, 0, 0], np.ones(len(each.bias), np.float32)
         if largest:
             steps = np.maximum(np.abs(weights).max(1), 1e-8) / 127
-            stored = self._array(packed8(np.rint(weights / steps[:, None]).astype(np.int8)))
+            stored = self._array(packed(np.rint(weights / steps[:, None]).astype(np.int8), 4))
             scale = steps * largest
         else:
-            stored = self._array(packed(weights))
+            stored = self._array(packed(bf16(weights), 2))
         return _Product(
             weights.shape[1], weights.shape[0], stored, self._floats(_padded(each.bias, 32)),
             self._floats(_padded(scale, 32)),
@@ -199,20 +199,13 @@ class Kernel:
         )  # fmt: skip
 
 
-def packed(weights: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Weights of a product [N, K] as the kernel reads them: bf16 [N/16, K/32, 16, 16, 2], zero where padded."""
-    depth = 16 if weights.shape[1] <= 16 else 32
+def packed(weights: NDArray[Any], group: int) -> NDArray[Any]:
+    """Weights of a product [N, K] as the kernel reads them, `Product` in mobilenet.h: [N/16, K/depth, depth/group, 16,
+    group], zero where padded. `group` inputs that stand together: 2 in bf16, 4 in int8; as many as are 4 bytes."""
+    inputs, deepest = weights.shape[1], 16 * group
+    depth = next(depth for depth in (16, 32, 64) if inputs <= depth or depth == deepest)
     whole = _padded(_padded(weights, 32).T, depth).T
-    outputs, inputs = whole.shape
-    return bf16(whole.reshape(outputs // 16, 16, inputs // depth, depth // 2, 2).transpose(0, 2, 3, 1, 4))
-
-
-def packed8(weights: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Weights of a product [N, K] as the kernel reads them: int8 [N/16, K/64, 16, 16, 4], zero where padded."""
-    inputs = weights.shape[1]
-    depth = 16 if inputs <= 16 else 32 if inputs <= 32 else 64
-    whole = _padded(_padded(weights, 32).T, depth).T
-    shape = len(whole) // 16, 16, whole.shape[1] // depth, depth // 4, 4
+    shape = len(whole) // 16, 16, whole.shape[1] // depth, depth // group, group
     return whole.reshape(shape).transpose(0, 2, 3, 1, 4)
 
 

@@ -1,13 +1,14 @@
 // AMX and AVX512-FP16: products in bf16 or int8, the depthwise convolution in fp16; see mobilenet.h.
 //
-// Narrow activations (between blocks) and the strip (what is projected) stand in planes of so many channels as a tile is
-// deep, 32 in bf16, 64 in int8, fewer where there are no more: [C/32][pixels][32]. In int8 they are what the scales make
-// of them, and what a later block adds is kept in bf16 too, [C/32][pixels][32]. The ring is fp16, in planes of 32.
+// Narrow activations (between blocks) stand in planes of so many channels as a tile is deep, 32 in bf16, 64 in int8, fewer
+// where there are no more: [C/32][pixels][32]. The strip (what is projected) is alike, but never less deep. In int8 they are
+// what the scales make of them, and what a later block adds is kept in bf16 too, [C/32][pixels][32]. The ring is fp16, in
+// planes of 32.
 #include "blocks.h"
 
-#define FP16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512fp16,fma")))
+#define AMX_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512fp16,fma,amx-tile,amx-bf16,amx-int8"
+#define FP16 __attribute__((target(AMX_TARGET)))
 #define FP16_INLINE FP16 static inline __attribute__((always_inline))
-#define TILES __attribute__((target("amx-tile,amx-bf16,amx-int8"))) static inline __attribute__((always_inline))
 
 typedef __m512h f16x32;
 
@@ -27,29 +28,32 @@ typedef struct {
     const uint8_t *a;  // [steps][plane pixels][row bytes]
     int64_t plane;     // bytes from one step's pixels to the next's
     const uint8_t *b;  // see Product
-    int steps, row;    // bytes of a pixel in a plane: what a tile is wide
+    int steps, row;    // bytes of a pixel in a plane
 } Operands;
 
-static Operands operands(const Product *p, int eight, const void *a, int64_t pixels) {
-    int d = depth(eight, p->inputs), row = (2 - eight) * d;
+static Operands operands(const Product *p, int eight, const void *a, int64_t pixels, int d) {
+    int row = (2 - eight) * d;
     return (Operands){a, pixels * row, p->weights, up(p->inputs, d) / d, row};
 }
 
-__attribute__((target("amx-tile"))) static void configure(int row) {
+// Tiles of 16 rows of 64 bytes; and floats too small for full precision are 0, which costs nothing. What was set before.
+FP16 unsigned amx_begin(void) {
     struct {
         uint8_t palette, start, reserved[14];
         uint16_t bytes[16];
         uint8_t rows[16];
     } config = {1, 0, {0}, {0}, {0}};
-    for (int t = 0; t < 8; t++) {  // 0 to 3: sums, 4 and 5: pixels, 6 and 7: weights
-        config.bytes[t] = t == 4 || t == 5 ? row : 64;
-        config.rows[t] = t >= 6 ? row / 4 : 16;
-    }
+    for (int t = 0; t < 8; t++) config.bytes[t] = 64, config.rows[t] = 16;
     __asm__ volatile("" : : "m"(config) : "memory");  // GCC does not see that the next line reads all of it
     _tile_loadconfig(&config);
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | _MM_FLUSH_ZERO_ON | 0x40);  // and read as 0
+    return before;
 }
-
-__attribute__((target("amx-tile"))) void amx_end(void) { _tile_release(); }
+FP16 void amx_end(unsigned before) {
+    _tile_release();
+    _mm_setcsr(before);
+}
 
 #define MULTIPLY(sum, pixels, weights)                                \
     do {                                                              \
@@ -58,48 +62,73 @@ __attribute__((target("amx-tile"))) void amx_end(void) { _tile_release(); }
         else _tile_dpbusd(sum, pixels, weights);                      \
     } while (0)
 
-// Pixels from `pixel` on, 32 or 16 of them, by outputs of block `n` of 16 and the next -> sums [2 pixels][2 outputs][256].
-TILES void product(const Operands *o, int kind, int pixel, int n, int two, void *sums) {
-    int64_t next = (int64_t)o->steps * o->row * 16;
-    const uint8_t *a = o->a + (int64_t)pixel * o->row, *b = o->b + n * next;
-    char *out = sums;
-    __asm__ volatile("" : : : "memory");  // nor that tiles are read from memory that was written before
+// Pixels from `pixel` on, 32 or 16 of them, by outputs of block `n` of 16 and the next, into tiles 0 to 3, each of which is
+// stored to `before` first, where that is not NULL: products and stores go side by side. Tiles 4 and 5 hold pixels, 6 and 7
+// weights. Where pixels have fewer bytes than a tile's row, the next ones are read too, and multiplied by zeros.
+FP16_INLINE void product(const Operands *o, int kind, int pixel, int n, int two, char *before) {
+    int64_t next = (int64_t)o->steps * 1024, row = o->row;
+    const uint8_t *a = o->a + pixel * row, *b = o->b + n * next;
+    __asm__ volatile("" : : : "memory");  // GCC does not know that tiles are read from memory
+    if (before) _tile_stored(0, before, 64);
+    _tile_loadd(4, a, row);
+    _tile_loadd(6, b, 64);
     _tile_zero(0);
+    MULTIPLY(0, 4, 6);
+    if (before) _tile_stored(1, before + 1024, 64);
+    _tile_loadd(7, b + next, 64);
     _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int k = 0; k < o->steps; k++, a += o->plane, b += o->row * 16) {
-        _tile_loadd(4, a, o->row);
+    MULTIPLY(1, 4, 7);
+    if (before) _tile_stored(2, before + 2048, 64);
+    if (two) {
+        _tile_loadd(5, a + 16 * row, row);
+        _tile_zero(2);
+        MULTIPLY(2, 5, 6);
+    }
+    if (before) _tile_stored(3, before + 3072, 64);
+    if (two) {
+        _tile_zero(3);
+        MULTIPLY(3, 5, 7);
+    }
+    for (int k = 1; k < o->steps; k++) {
+        a += o->plane, b += 1024;
+        _tile_loadd(4, a, row);
         _tile_loadd(6, b, 64);
         MULTIPLY(0, 4, 6);
         _tile_loadd(7, b + next, 64);
         MULTIPLY(1, 4, 7);
         if (!two) continue;
-        _tile_loadd(5, a + 16 * o->row, o->row);
+        _tile_loadd(5, a + 16 * row, row);
         MULTIPLY(2, 5, 6);
         MULTIPLY(3, 5, 7);
     }
-    _tile_stored(0, out, 64);
-    _tile_stored(1, out + 1024, 64);
-    if (!two) return;
-    _tile_stored(2, out + 2048, 64);
-    _tile_stored(3, out + 3072, 64);
+    __asm__ volatile("" : : : "memory");
+}
+FP16_INLINE void store(char *sums) {
+    __asm__ volatile("" : : : "memory");
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + 1024, 64);
+    _tile_stored(2, sums + 2048, 64);
+    _tile_stored(3, sums + 3072, 64);
+    __asm__ volatile("" : : : "memory");
 }
 
-__attribute__((target("amx-tile,amx-bf16,amx-int8"), noinline)) static void product_bf16(const Operands *o, int pixel,
-                                                                                         int n, int two, void *sums) {
-    if (two) product(o, BF16, pixel, n, 1, sums);
-    else product(o, BF16, pixel, n, 0, sums);
+// A row of products: outputs by outputs of 32, of each 32 pixels by 32 pixels of `pixels`, a multiple of 16.
+typedef struct {
+    Operands o;
+    int start, pixels, outputs;
+} Products;
+
+FP16_INLINE void begin(const Products *p, int kind) {
+    if (p->pixels > 16) product(&p->o, kind, p->start, 0, 1, NULL);
+    else product(&p->o, kind, p->start, 0, 0, NULL);
 }
-__attribute__((target("amx-tile,amx-bf16,amx-int8"), noinline)) static void product_signed(const Operands *o, int pixel,
-                                                                                           int n, int two, void *sums) {
-    if (two) product(o, SIGNED, pixel, n, 1, sums);
-    else product(o, SIGNED, pixel, n, 0, sums);
-}
-__attribute__((target("amx-tile,amx-bf16,amx-int8"), noinline)) static void product_unsigned(const Operands *o, int pixel,
-                                                                                             int n, int two, void *sums) {
-    if (two) product(o, UNSIGNED, pixel, n, 1, sums);
-    else product(o, UNSIGNED, pixel, n, 0, sums);
+// Sums [2 pixels][2 outputs][256] of the product of pixel x and `output`; the one after it is begun.
+FP16_INLINE void advance(const Products *p, int kind, int x, int output, char *sums) {
+    x += 32;
+    if (x >= p->pixels) x = 0, output += 32;
+    if (output >= p->outputs) store(sums);
+    else if (x + 16 < p->pixels) product(&p->o, kind, p->start + x, output / 16, 1, sums);
+    else product(&p->o, kind, p->start + x, output / 16, 0, sums);
 }
 
 // ---- values from sums -------------------------------------------------------------------------------------------------
@@ -113,15 +142,16 @@ FP16_INLINE Affine affine(const Product *p, int output) {
                     {_mm512_loadu_ps(p->bias + output), _mm512_loadu_ps(p->bias + output + 16)}};
 }
 // Pixel t of 32, block j of 2, of sums [2][2][16][16].
-FP16_INLINE f32x16 value(const void *sums, int kind, int t, int j, const Affine *f) {
-    const char *at = (const char *)sums + (t / 16 * 2 + j) * 1024 + t % 16 * 64;
-    f32x16 sum = kind == BF16 ? _mm512_load_ps(at) : _mm512_cvtepi32_ps(_mm512_load_si512(at));
-    return _mm512_fmadd_ps(sum, f->scale[j], f->bias[j]);
+FP16_INLINE const void *sum_at(const char *sums, int t, int j) { return sums + (t / 16 * 2 + j) * 1024 + t % 16 * 64; }
+FP16_INLINE f32x16 value(const char *sums, int kind, int t, int j, const Affine *f) {
+    const void *at = sum_at(sums, t, j);
+    if (kind == BF16) return _mm512_add_ps(_mm512_load_ps(at), f->bias[j]);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(at)), f->scale[j], f->bias[j]);
 }
-FP16_INLINE f16x32 relu6(f16x32 x) {
-    return _mm512_min_ph(_mm512_max_ph(x, _mm512_setzero_ph()), _mm512_set1_ph((_Float16)CAP));
-}
-FP16_INLINE f16x32 pack(f32x16 low, f32x16 high) {
+FP16_INLINE f16x32 clamp(f16x32 x, f16x32 low, f16x32 high) { return _mm512_min_ph(_mm512_max_ph(x, low), high); }
+FP16_INLINE f16x32 half_of(float x) { return _mm512_set1_ph((_Float16)x); }
+FP16_INLINE f16x32 relu6(f16x32 x) { return clamp(x, _mm512_setzero_ph(), half_of(CAP)); }
+FP16_INLINE f16x32 ordered(f32x16 low, f32x16 high) {
     __m256i a = (__m256i)_mm512_cvtxps_ph(low), b = (__m256i)_mm512_cvtxps_ph(high);
     return (f16x32)_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
 }
@@ -129,173 +159,256 @@ FP16_INLINE f32x16 half(f16x32 x, int high) {
     __m512i bits = (__m512i)x;
     return _mm512_cvtxph_ps((__m256h)(high ? _mm512_extracti64x4_epi64(bits, 1) : _mm512_castsi512_si256(bits)));
 }
-FP16_INLINE void sums_to_ring(const void *sums, int kind, int pixels, const Affine *f, uint16_t *to) {
-    for (int t = 0; t < pixels; t++)
-        _mm512_store_ph(to + 32 * t, relu6(pack(value(sums, kind, t, 0, f), value(sums, kind, t, 1, f))));
+
+// From sums to the ring, 16 pixels. While tiles work, one unit of two is left for multiplications, conversions and shifts,
+// but both add, pack and compare bits: so weights hold what would be multiplied by, and saturation is ReLU6's lower end.
+// Packing puts four of the first 16 outputs and four of the second by turns, and weights stand in an order that makes up
+// for it.
+
+// bf16: weights and bias hold 2^-112, with which fp32 has fp16's exponents, 13 bits higher. What is cut off below is made up
+// for on average, by CUT, in what reads the ring.
+#define CUT (1 + 0x1p-11f * .7f)
+
+FP16_INLINE void floats_to_ring(const char *sums, const Affine *f, uint16_t *to) {
+    const __m512i cap = (__m512i)half_of(CAP);  // as whole numbers, for a large float can be none in fp16
+    for (int t = 0; t < 16; t++) {
+        __m512i a = _mm512_srai_epi32((__m512i)value(sums, BF16, t, 0, f), 13);
+        __m512i b = _mm512_srai_epi32((__m512i)value(sums, BF16, t, 1, f), 13);
+        _mm512_store_si512(to + 32 * t, _mm512_min_epu16(_mm512_packus_epi32(a, b), cap));
+    }
 }
 
-// ---- statistics: sums of eight pixels in fp16, and of those in fp32 ----------------------------------------------------
+// int8: the ring holds whole numbers of a step, see Steps.
+typedef struct {
+    __m512i bias[2], shift[2], cap;
+} Whole;
+
+FP16_INLINE Whole whole(const Steps *s, int output) {
+    Whole w;
+    for (int j = 0; j < 2; j++) {
+        w.bias[j] = _mm512_loadu_si512(s->bias + output + 16 * j);
+        w.shift[j] = _mm512_loadu_si512(s->shift + output + 16 * j);
+    }
+    const int32_t *cap = s->cap + output;
+    w.cap = _mm512_packus_epi32(_mm512_loadu_si512(cap), _mm512_loadu_si512(cap + 16));
+    return w;
+}
+FP16_INLINE void whole_to_ring(const char *sums, const Whole *w, uint16_t *to) {
+    for (int t = 0; t < 16; t++) {
+        __m512i x[2];
+        for (int j = 0; j < 2; j++) {
+            x[j] = _mm512_add_epi32(_mm512_load_si512(sum_at(sums, t, j)), w->bias[j]);
+            x[j] = _mm512_srav_epi32(x[j], w->shift[j]);
+        }
+        __m512i both = _mm512_min_epu16(_mm512_packus_epi32(x[0], x[1]), w->cap);
+        _mm512_store_ph(to + 32 * t, _mm512_cvtepu16_ph(both));
+    }
+}
+
+// ---- statistics: sums of sixteen pixels in fp16, and of those in fp32 --------------------------------------------------
 //
-// Of differences from a pixel of the row: where a channel is flat, its deviation is not lost in fp16's rounding, and
+// Of differences from a pixel, the origin: where a channel is flat, its deviation is not lost in fp16's rounding, and
 // elsewhere that averages out.
 
 typedef struct {
     f32x16 sum[2], square[2];
-    f16x32 maximum, origin;
+    f16x32 sum16, square16, maximum;
 } Partial32;
 
-// The eight pixels that begin a row; the fifth is no neighbour of what is around the image.
-FP16_INLINE void partial32_start(Partial32 *p, const f16x32 *x) {
+FP16_INLINE void partial32_start(Partial32 *p) {
     for (int j = 0; j < 2; j++) p->sum[j] = p->square[j] = _mm512_setzero_ps();
-    p->maximum = _mm512_setzero_ph();
-    p->origin = x[4];
+    p->sum16 = p->square16 = _mm512_setzero_ph();
+    p->maximum = half_of(-CAP);
 }
-FP16_INLINE void partial32_add(Partial32 *p, const f16x32 *x) {
-    f16x32 sum[4], top[4], square[4];
+// Eight pixels' differences; `flush` at the latest the second time.
+FP16_INLINE void partial32_add(Partial32 *p, const f16x32 *d, int flush) {
+    f16x32 sum[4], top[4], square[2] = {p->square16, _mm512_mul_ph(d[0], d[0])};
     for (int t = 0; t < 4; t++) {
-        f16x32 a = _mm512_sub_ph(x[t], p->origin), b = _mm512_sub_ph(x[t + 4], p->origin);
-        sum[t] = _mm512_add_ph(a, b);
-        top[t] = _mm512_max_ph(x[t], x[t + 4]);
-        square[t] = _mm512_fmadd_ph(a, a, _mm512_mul_ph(b, b));
+        sum[t] = _mm512_add_ph(d[t], d[t + 4]);
+        top[t] = _mm512_max_ph(d[t], d[t + 4]);
     }
-    f16x32 all = _mm512_add_ph(_mm512_add_ph(sum[0], sum[1]), _mm512_add_ph(sum[2], sum[3]));
-    f16x32 squares = _mm512_add_ph(_mm512_add_ph(square[0], square[1]), _mm512_add_ph(square[2], square[3]));
+    for (int t = 1; t < 8; t++) square[t % 2] = _mm512_fmadd_ph(d[t], d[t], square[t % 2]);
+    sum[0] = _mm512_add_ph(_mm512_add_ph(sum[0], sum[1]), _mm512_add_ph(sum[2], sum[3]));
     p->maximum = _mm512_max_ph(p->maximum, _mm512_max_ph(_mm512_max_ph(top[0], top[1]), _mm512_max_ph(top[2], top[3])));
+    p->sum16 = _mm512_add_ph(p->sum16, sum[0]);
+    p->square16 = _mm512_add_ph(square[0], square[1]);
+    if (!flush) return;
     for (int j = 0; j < 2; j++) {
-        p->sum[j] = _mm512_add_ps(p->sum[j], half(all, j));
-        p->square[j] = _mm512_add_ps(p->square[j], half(squares, j));
+        p->sum[j] = _mm512_add_ps(p->sum[j], half(p->sum16, j));
+        p->square[j] = _mm512_add_ps(p->square[j], half(p->square16, j));
     }
+    p->sum16 = p->square16 = _mm512_setzero_ph();
 }
 FP16_INLINE __m512d eighth(f32x16 x, int high) {
     return _mm512_cvtps_pd(high ? _mm512_extractf32x8_ps(x, 1) : _mm512_castps512_ps256(x));
 }
-FP16_INLINE void partial32_end(const Partial32 *p, int width, const Stats *s, int channel) {
-    __m512d n = _mm512_set1_pd(width);
+// `times`: of every value.
+FP16_INLINE void partial32_end(const Partial32 *p, f16x32 from, int pixels, float times, const Stats *s, int channel) {
+    __m512d n = _mm512_set1_pd(pixels), factor = _mm512_set1_pd(times);
     for (int e = 0; e < 4; e++) {  // with d = x - o: the sum of x is that of d and n o; of x x, of d d, and (2 d + n o) o
         double *sum = s->sum + channel + 8 * e, *square = s->square + channel + 8 * e;
-        __m512d origin = eighth(half(p->origin, e / 2), e % 2), d = eighth(p->sum[e / 2], e % 2);
+        __m512d origin = eighth(half(from, e / 2), e % 2), d = eighth(p->sum[e / 2], e % 2);
         __m512d all = _mm512_mul_pd(n, origin), dd = eighth(p->square[e / 2], e % 2);
-        _mm512_storeu_pd(sum, _mm512_add_pd(_mm512_loadu_pd(sum), _mm512_add_pd(d, all)));
+        _mm512_storeu_pd(sum, _mm512_fmadd_pd(_mm512_add_pd(d, all), factor, _mm512_loadu_pd(sum)));
         dd = _mm512_fmadd_pd(_mm512_add_pd(_mm512_add_pd(d, d), all), origin, dd);
-        _mm512_storeu_pd(square, _mm512_add_pd(_mm512_loadu_pd(square), dd));
+        _mm512_storeu_pd(square, _mm512_fmadd_pd(dd, _mm512_mul_pd(factor, factor), _mm512_loadu_pd(square)));
     }
     for (int j = 0; j < 2; j++) {
         float *to = s->maximum + channel + 16 * j;
-        _mm512_storeu_ps(to, _mm512_max_ps(_mm512_loadu_ps(to), half(p->maximum, j)));
+        f32x16 top = _mm512_mul_ps(_mm512_add_ps(half(p->maximum, j), half(from, j)), _mm512_set1_ps(times));
+        _mm512_storeu_ps(to, _mm512_max_ps(_mm512_loadu_ps(to), top));
     }
 }
-FP16_INLINE void count_row(const uint16_t *pixels, int width, const Stats *stats, int channel) {
-    Partial32 partial = {0};
-    for (int x = 0; x < width; x += 8) {
-        f16x32 values[8];
-        for (int t = 0; t < 8; t++) values[t] = _mm512_load_ph(pixels + 32 * (x + t));
-        if (x == 0) partial32_start(&partial, values);
-        partial32_add(&partial, values);
-    }
-    partial32_end(&partial, width, stats, channel);
-}
-
+FP16_INLINE int flushes(int x, int width) { return x & 8 || x + 8 == width; }
 // ---- the parts of a block -------------------------------------------------------------------------------------------
 
 static uint16_t *ring_row(const Ring *r, int y, int plane) {
-    return (uint16_t *)r->rows + y % r->slots * r->row + (int64_t)plane * r->width * 32;
+    return (uint16_t *)r->rows + (y < r->slots ? y : y % r->slots) * r->row + (int64_t)plane * r->width * 32;
 }
-
-FP16 static void expand(const Network *n, const Block *b, const Memory *m, int first, int last, const Ring *ring) {
-    Operands o = operands(&b->expand, n->eight, m->narrow[0], (int64_t)b->height * b->width);
-    char sums[2][4096] __attribute__((aligned(64)));
-    int step = b->width < 32 ? 16 : 32;
-    configure(o.row);
-    for (int k = 0; k < b->wide; k += 32) {
-        Affine f = affine(&b->expand, k);
-        for (int y = first; y < last; y++) {
-            uint16_t *to = ring_row(ring, y, k / 32) + b->left * 32;
-            for (int x = 0; x < b->width; x += step) {
-                char *out = sums[x / step % 2];
-                if (n->eight) {
-                    product_signed(&o, y * b->width + x, k / 16, step == 32, out);
-                    sums_to_ring(out, SIGNED, step, &f, to + 32 * x);
-                } else {
-                    product_bf16(&o, y * b->width + x, k / 16, step == 32, out);
-                    sums_to_ring(out, BF16, step, &f, to + 32 * x);
-                }
-            }
+// Statistics of rows of the ring; `step`: of what it holds in int8, [32] from `channel` on, or NULL.
+FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int first, int last, const float *step,
+                            const Stats *stats, int channel) {
+    f16x32 origin = _mm512_setzero_ph(), times = half_of(1);
+    if (step) times = ordered(_mm512_loadu_ps(step), _mm512_loadu_ps(step + 16));
+    Partial32 partial;
+    partial32_start(&partial);
+    for (int y = first; y < last; y++) {
+        const uint16_t *pixels = ring_row(ring, y, channel / 32) + 32 * left;
+        if (y == first) origin = _mm512_mul_ph(_mm512_load_ph(pixels + 32 * INSIDE), times);
+        for (int x = 0; x < b->width; x += 8) {
+            f16x32 d[8];
+            for (int t = 0; t < 8; t++) d[t] = _mm512_fmsub_ph(_mm512_load_ph(pixels + 32 * (x + t)), times, origin);
+            partial32_add(&partial, d, flushes(x, b->width));
         }
     }
+    partial32_end(&partial, origin, (last - first) * b->width, step ? 1 : CUT, stats, channel);
+}
+
+// Every product is begun before the values of the one before are made: tiles and vectors work side by side.
+FP16_INLINE void expand_as(int kind, const Block *b, const Products *p, int k, int first, const Ring *ring) {
+    char sums[4096] __attribute__((aligned(64)));
+    int x = 0, y = first;
+    Affine f = affine(&b->expand, k);
+    Whole w = {0};
+    if (kind == SIGNED) w = whole(&b->steps, k);
+    uint16_t *to = ring_row(ring, y, k / 32) + b->left * 32;
+    if (k == 0) begin(p, kind);
+    for (int q = 0; q < p->pixels; q += 16) {
+        if (q % 32 == 0) advance(p, kind, q, k, sums);
+        const char *from = sums + q % 32 * 128;
+        if (kind == BF16) floats_to_ring(from, &f, to + 32 * x);
+        else whole_to_ring(from, &w, to + 32 * x);
+        x += 16;
+        if (x == b->width) x = 0, y++, to = ring_row(ring, y, k / 32) + b->left * 32;
+    }
+}
+FP16 static void expand(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
+                        const Ring *ring) {
+    int d = depth(n->eight, b->expand.inputs);
+    Products p = {operands(&b->expand, n->eight, m->narrow[0], (int64_t)b->height * b->width, d), first * b->width,
+                  (last - first) * b->width, b->wide};
+    memset((char *)m->narrow[0] + p.o.steps * p.o.plane, 0, 64);  // read with the last pixels, times 0: let it be a number
+    if (n->eight) expand_as(SIGNED, b, &p, channel, first, ring);
+    else expand_as(BF16, b, &p, channel, first, ring);
 }
 
 FP16 static void stem(const Network *n, const Block *b, const Memory *m, int y, const Ring *ring) {
-    Operands o = operands(&n->stem, 0, m->patches, b->width);
-    char sums[2][4096] __attribute__((aligned(64)));
-    configure(o.row);
+    Products p = {operands(&n->stem, 0, m->patches, b->width, 32), 0, b->width, b->wide};
+    char sums[4096] __attribute__((aligned(64)));
+    begin(&p, BF16);
     for (int k = 0; k < b->wide; k += 32) {
         Affine f = affine(&n->stem, k);
         uint16_t *to = ring_row(ring, y, k / 32) + b->left * 32;
-        for (int x = 0; x < b->width; x += 32) {
-            char *out = sums[x / 32 % 2];
-            product_bf16(&o, x, k / 16, 1, out);
-            sums_to_ring(out, BF16, 32, &f, to + 32 * x);
+        for (int x = 0; x < b->width; x += 16) {
+            if (x % 32 == 0) advance(&p, BF16, x, k, sums);
+            floats_to_ring(sums + x % 32 * 128, &f, to + 32 * x);
         }
-        count_row(to, b->width, &m->stem, k);
+        count_rows(ring, b, b->left, y, y + 1, NULL, &m->stem, k);
     }
 }
 
-FP16 static void count(const Block *b, const Memory *m, int first, int last, const Ring *ring) {
-    for (int c = 0; c < b->wide; c += 32)
-        for (int y = first; y < last; y++) count_row(ring_row(ring, y, c / 32), b->width, &m->wide, c);
+FP16 static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
+    count_rows(ring, b, 0, first, last, b->steps.step ? b->steps.step + channel : NULL, &m->wide, channel);
 }
 
-FP16_INLINE void strip(const Network *n, const Block *b, int kernel, int stride, const Memory *m, int first, int last,
+// The rows of the ring that row y of the outputs reads, 32 channels from c on.
+FP16_INLINE void around(const Block *b, int kernel, int stride, int y, const Ring *ring, int c, const uint16_t **rows) {
+    int row = y * stride - b->top, slot = (row + ring->slots) % ring->slots;
+    for (int i = 0; i < kernel; i++, row++, slot = slot + 1 == ring->slots ? 0 : slot + 1)
+        rows[i] = row < 0 || row >= b->height ? ring->zeros : ring_row(ring, slot, c / 32);
+}
+// The depthwise convolution of `pixels` pixels next to each other.
+FP16_INLINE void convolve(const uint16_t *const *rows, const uint16_t *weights, int kernel, int stride, int x, int pixels,
+                          f16x32 bias, f16x32 *sum) {
+    for (int t = 0; t < pixels; t++) sum[t] = bias;
+#pragma GCC unroll 5
+    for (int i = 0; i < kernel; i++)
+#pragma GCC unroll 5
+        for (int j = 0; j < kernel; j++) {
+            f16x32 w = _mm512_loadu_ph(weights + 32 * (i * kernel + j));
+            const uint16_t *from = rows[i] + 32 * (x * stride + j);
+            for (int t = 0; t < pixels; t++) sum[t] = _mm512_fmadd_ph(_mm512_load_ph(from + 32 * stride * t), w, sum[t]);
+        }
+}
+// Numbers from 0 to CAP as bf16: fp16's bits but for three, the exponent moved. What fp16 has below 2^-14 becomes about 2^-15.
+FP16_INLINE __m512i to_bf16(f16x32 x) {
+    __m512i rounded = _mm512_add_epi16((__m512i)x, _mm512_set1_epi16(4));
+    return _mm512_add_epi16(_mm512_srli_epi16(rounded, 3), _mm512_set1_epi16(112 << 7));
+}
+
+enum { AS_BF16, ALONE, FIRST, SECOND };  // int8: 32 channels wait as int16 for the next 32, where there are any
+
+FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const Memory *m, int c, int first, int last,
                        const Ring *ring) {
-    int width = out_side(b, b->width), pixels = (last - first) * width, plane = depth(n->eight, b->wide);
-    f16x32 scale = _mm512_set1_ph((_Float16)b->wide_scale);
-    for (int c = 0; c < b->wide; c += 32) {
-        const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)c * kernel * kernel;
-        f16x32 bias = _mm512_loadu_ph((const uint16_t *)b->depthwise_bias + c);
-        for (int y = first; y < last; y++) {
-            const uint16_t *rows[MAX_KERNEL];
-            for (int i = 0; i < kernel; i++) {
-                int row = y * stride - b->top + i;
-                rows[i] = row < 0 || row >= b->height ? ring->zeros : ring_row(ring, row, c / 32);
+    int width = out_side(b, b->width), pixels = (last - first) * width, plane = mode == AS_BF16 ? 32 : 64;
+    f16x32 scale = half_of(b->wide_scale);
+    const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)c * kernel * kernel;
+    f16x32 bias = _mm512_loadu_ph((const uint16_t *)b->depthwise_bias + c);
+    f16x32 origin = _mm512_loadu_ph(m->origin + c), d[8];
+    const uint16_t *rows[MAX_KERNEL];
+    if (first == 0) {
+        around(b, kernel, stride, 0, ring, c, rows);
+        convolve(rows, weights, kernel, stride, INSIDE, 1, bias, d);
+        origin = relu6(d[0]);
+    }
+    f16x32 start = _mm512_sub_ph(bias, origin), low = _mm512_sub_ph(_mm512_setzero_ph(), origin);
+    f16x32 high = _mm512_sub_ph(half_of(CAP), origin), offset = _mm512_mul_ph(origin, scale);
+    Partial32 partial;
+    partial32_start(&partial);
+    for (int y = first; y < last; y++) {
+        around(b, kernel, stride, y, ring, c, rows);
+        char *to = (char *)m->strip + ((int64_t)(c / plane) * pixels + (y - first) * width) * 64;
+        for (int x = 0; x < width; x += 8) {
+            convolve(rows, weights, kernel, stride, x, 8, start, d);
+            for (int t = 0; t < 8; t++) {
+                d[t] = clamp(d[t], low, high);
+                void *at = to + 64 * (x + t);
+                __m512i bits;
+                if (mode == AS_BF16) bits = to_bf16(_mm512_add_ph(d[t], origin));
+                else bits = _mm512_cvtph_epu16(_mm512_fmadd_ph(d[t], scale, offset));
+                if (mode == ALONE) bits = _mm512_packus_epi16(bits, _mm512_setzero_si512());
+                if (mode == SECOND) bits = _mm512_packus_epi16(_mm512_load_si512(at), bits);
+                _mm512_store_si512(at, bits);
             }
-            int64_t at = ((int64_t)(c / plane) * pixels + (y - first) * width) * plane + c % plane;
-            Partial32 partial = {0};
-            for (int x = 0; x < width; x += 8) {
-                f16x32 sum[8];
-                for (int t = 0; t < 8; t++) sum[t] = bias;
-#pragma GCC unroll 5
-                for (int i = 0; i < kernel; i++)
-#pragma GCC unroll 5
-                    for (int j = 0; j < kernel; j++) {
-                        f16x32 w = _mm512_loadu_ph(weights + 32 * (i * kernel + j));
-                        const uint16_t *from = rows[i] + 32 * (x * stride + j);
-                        for (int t = 0; t < 8; t++)
-                            sum[t] = _mm512_fmadd_ph(_mm512_load_ph(from + 32 * stride * t), w, sum[t]);
-                    }
-                for (int t = 0; t < 8; t++) {
-                    sum[t] = relu6(sum[t]);
-                    if (n->eight) {
-                        __m512i whole = _mm512_cvtph_epu16(_mm512_mul_ph(sum[t], scale));
-                        _mm256_store_si256((void *)((uint8_t *)m->strip + at + plane * (x + t)),
-                                           _mm512_cvtusepi16_epi8(whole));
-                    } else {
-                        _mm512_store_si512((uint16_t *)m->strip + at + plane * (x + t),
-                                           (__m512i)_mm512_cvtne2ps_pbh(half(sum[t], 1), half(sum[t], 0)));
-                    }
-                }
-                if (x == 0) partial32_start(&partial, sum);
-                partial32_add(&partial, sum);
-            }
-            partial32_end(&partial, width, &m->wide, c);
+            if (x == 0) _mm512_storeu_ph(m->origin + c, _mm512_add_ph(d[INSIDE], origin));
+            partial32_add(&partial, d, flushes(x, width));
         }
     }
+    partial32_end(&partial, origin, pixels, 1, &m->wide, c);
 }
 
-FP16 static void depthwise(const Network *n, const Block *b, const Memory *m, int first, int last, const Ring *ring) {
-    if (b->kernel == 3 && b->stride == 1) strip(n, b, 3, 1, m, first, last, ring);
-    else if (b->kernel == 3) strip(n, b, 3, 2, m, first, last, ring);
-    else if (b->stride == 1) strip(n, b, 5, 1, m, first, last, ring);
-    else strip(n, b, 5, 2, m, first, last, ring);
+FP16_INLINE void strip_as(const Block *b, int mode, const Memory *m, int c, int first, int last, const Ring *ring) {
+    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, mode, m, c, first, last, ring);
+    else if (b->kernel == 3) strip(b, 3, 2, mode, m, c, first, last, ring);
+    else if (b->stride == 1) strip(b, 5, 1, mode, m, c, first, last, ring);
+    else strip(b, 5, 2, mode, m, c, first, last, ring);
+}
+FP16 static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
+                           const Ring *ring) {
+    if (!n->eight) strip_as(b, AS_BF16, m, channel, first, last, ring);
+    else if (channel % 64) strip_as(b, SECOND, m, channel, first, last, ring);
+    else if (channel + 32 < b->wide) strip_as(b, FIRST, m, channel, first, last, ring);
+    else strip_as(b, ALONE, m, channel, first, last, ring);
 }
 
 // 16 values as int8.
@@ -332,34 +445,36 @@ FP16_INLINE void sums_to_bf16(const void *sums, int pixels, int two, const Affin
         }
 }
 
-FP16 static void project(const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
-    Operands o = operands(&b->project, n->eight, m->strip, pixels);
-    int outputs = b->project.outputs, plane = depth(n->eight, outputs), step = pixels < 32 ? 16 : 32, size = 2 - n->eight;
-    char sums[2][4096] __attribute__((aligned(64)));
+FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
+    int outputs = b->project.outputs, plane = depth(n->eight, outputs), size = 2 - n->eight;
+    Products p = {operands(&b->project, n->eight, m->strip, pixels, n->eight ? 64 : 32), 0, pixels, outputs};
+    char sums[4096] __attribute__((aligned(64)));
     f32x16 scale = _mm512_set1_ps(b->narrow_scale);
-    configure(o.row);
+    begin(&p, kind);
     for (int k = 0; k < outputs; k += 32) {
         Affine f = affine(&b->project, k);
         int64_t at = (((int64_t)(k / plane) * out_pixels(b) + first) * plane + k % plane) * size;
         int64_t at32 = ((int64_t)(k / 32) * out_pixels(b) + first) * 32;
-        for (int x = 0; x < pixels; x += step) {
-            char *out = sums[x / step % 2];
+        for (int x = 0; x < pixels; x += 32) {
+            advance(&p, kind, x, k, sums);
+            int step = pixels - x < 32 ? 16 : 32;
             Outputs to = {NULL, NULL, (uint8_t *)m->narrow[1] + at + plane * size * x, plane * size};
-            if (!n->eight) {
+            if (kind == BF16) {
                 if (b->residual) to.added = (const uint16_t *)((const uint8_t *)m->narrow[0] + at) + plane * x;
-                product_bf16(&o, x, k / 16, step == 32, out);
-                if (plane == 16) sums_to_bf16(out, step, 0, &f, to);
-                else if (b->residual) sums_to_bf16(out, step, 1, &f, to);
-                else sums_to_bf16(out, step, 1, &f, (Outputs){NULL, NULL, to.to, to.row});
+                if (plane == 16) sums_to_bf16(sums, step, 0, &f, to);
+                else sums_to_bf16(sums, step, 1, &f, to);
                 continue;
             }
             if (b->residual) to.added = (const uint16_t *)m->residual[0] + at32 + 32 * x;
             if (keep) to.kept = (uint16_t *)m->residual[1] + at32 + 32 * x;
-            product_unsigned(&o, x, k / 16, step == 32, out);
-            if (plane == 16) sums_to_bytes(out, step, 0, &f, scale, to);
-            else sums_to_bytes(out, step, 1, &f, scale, to);
+            if (plane == 16) sums_to_bytes(sums, step, 0, &f, scale, to);
+            else sums_to_bytes(sums, step, 1, &f, scale, to);
         }
     }
+}
+FP16 static void project(const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
+    if (n->eight) project_as(UNSIGNED, n, b, m, first, pixels, keep);
+    else project_as(BF16, n, b, m, first, pixels, keep);
 }
 
 const Path amx_path = {32, 2, narrow_bytes, expand, stem, count, depthwise, project};

@@ -89,15 +89,16 @@ INLINE void product_to_ring(const Operands *o, const Product *p, int pixel, int 
                             relu6(_mm512_add_ps(sum[j][t], _mm512_loadu_ps(p->bias + 16 * (n + j)))));
 }
 
-VECTOR static void expand(const Network *n, const Block *b, const Memory *m, int first, int last, const Ring *ring) {
+VECTOR static void expand(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
+                          const Ring *ring) {
     (void)n;
+    int k = channel / 16;
     Operands o = operands(&b->expand, m->narrow[0], (int64_t)b->height * b->width);
     for (int y = first; y < last; y++) {
         float *row = (float *)ring->rows + y % ring->slots * ring->row + b->left * 16;
-        for (int k = 0; k < b->wide / 16; k += 2)
-            for (int x = 0; x < b->width; x += 8)
-                product_to_ring(&o, &b->expand, y * b->width + x, k, k + 1 < b->wide / 16,
-                                row + ((int64_t)k * ring->width + x) * 16, (int64_t)ring->width * 16);
+        for (int x = 0; x < b->width; x += 8)
+            product_to_ring(&o, &b->expand, y * b->width + x, k, channel + 16 < b->wide,
+                            row + ((int64_t)k * ring->width + x) * 16, (int64_t)ring->width * 16);
     }
 }
 
@@ -122,18 +123,19 @@ VECTOR static void stem(const Network *n, const Block *b, const Memory *m, int y
     for (int k = 0; k < b->wide / 16; k++) count_row(row + k * next, b->width, &m->stem, 16 * k);
 }
 
-VECTOR static void count(const Block *b, const Memory *m, int first, int last, const Ring *ring) {
+VECTOR static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
     for (int y = first; y < last; y++)
-        for (int c = 0; c < b->wide / 16; c++)
+        for (int c = channel / 16; c < b->wide / 16 && c < channel / 16 + 2; c++)
             count_row((float *)ring->rows + y % ring->slots * ring->row + (int64_t)c * ring->width * 16, b->width, &m->wide,
                       16 * c);
 }
 
 // ---- depthwise ----------------------------------------------------------------------------------------------------
 
-INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int first, int last, const Ring *ring) {
+INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int channel, int first, int last,
+                  const Ring *ring) {
     int width = out_side(b, b->width), pixels = (last - first) * width;
-    for (int c = 0; c < b->wide / 16; c++) {
+    for (int c = channel / 16; c < b->wide / 16 && c < channel / 16 + 2; c++) {
         const float *weights = (const float *)b->depthwise + (int64_t)c * kernel * kernel * 16;
         f32x16 bias = _mm512_loadu_ps((const float *)b->depthwise_bias + 16 * c);
         for (int y = first; y < last; y++) {
@@ -170,12 +172,13 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int f
     }
 }
 
-VECTOR static void depthwise(const Network *n, const Block *b, const Memory *m, int first, int last, const Ring *ring) {
+VECTOR static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
+                             const Ring *ring) {
     (void)n;
-    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, m, first, last, ring);
-    else if (b->kernel == 3) strip(b, 3, 2, m, first, last, ring);
-    else if (b->stride == 1) strip(b, 5, 1, m, first, last, ring);
-    else strip(b, 5, 2, m, first, last, ring);
+    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, m, channel, first, last, ring);
+    else if (b->kernel == 3) strip(b, 3, 2, m, channel, first, last, ring);
+    else if (b->stride == 1) strip(b, 5, 1, m, channel, first, last, ring);
+    else strip(b, 5, 2, m, channel, first, last, ring);
 }
 
 // ---- projection -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@
 #define CAP 6.0f        // of ReLU6, which every activation here is
 #define STRIP 128       // output pixels that a block makes at once, at least
 #define MAX_KERNEL 5
+#define INSIDE 4        // a column that is no neighbour of what is around the image
 
 typedef __m512 f32x16;
 
@@ -62,18 +63,21 @@ typedef struct {
     void *ring, *strip;
     uint16_t *rows, *patches;       // see stem_patches
     Stats stem, wide;
+    uint16_t *origin;               // amx: what statistics are differences from, of every wide channel, fp16
 } Memory;
 
 typedef struct {
     int plane, item;                                         // the ring's channels of a plane, bytes of a value
     int64_t (*narrow_bytes)(const Network *, int channels);  // of one pixel
-    void (*expand)(const Network *, const Block *, const Memory *, int first, int last, const Ring *);
+    // of rows first to last - 1, 32 channels from `channel` on:
+    void (*expand)(const Network *, const Block *, const Memory *, int channel, int first, int last, const Ring *);
     void (*stem)(const Network *, const Block *, const Memory *, int y, const Ring *);
-    void (*count)(const Block *, const Memory *, int first, int last, const Ring *);
-    void (*depthwise)(const Network *, const Block *, const Memory *, int first, int last, const Ring *);
+    void (*count)(const Block *, const Memory *, int channel, int first, int last, const Ring *);
+    void (*depthwise)(const Network *, const Block *, const Memory *, int channel, int first, int last, const Ring *);
     void (*project)(const Network *, const Block *, const Memory *, int first, int pixels, int keep);
 } Path;
 
 extern const Path avx_path, amx_path;
-void amx_end(void);
+unsigned amx_begin(void);  // of a network; for its end
+void amx_end(unsigned);
 #endif

@@ -66,6 +66,7 @@ static char *lay_out(const Network *n, const Path *p, char *at, Memory *m) {
         stats[k]->square = take(&at, 8 * wide);
         stats[k]->maximum = take(&at, 4 * wide);
     }
+    m->origin = take(&at, 2 * wide);
     return at;
 }
 
@@ -88,7 +89,7 @@ int mobilenet_arithmetic(void) {
 }
 
 // What row y of the stem, 3x3 with stride 2, reads: bf16 [size / 2][32], 27 of which count. Pixels are whole numbers up to
-// 255, which bf16 holds. `rows`: 3 image rows with what is around them, bf16; called with y = 0 first.
+// 255, which bf16 holds; times 2^-16, so that amx's weights can be small. `rows`: 3 image rows with what is around them, bf16; called with y = 0 first.
 VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, uint16_t *rows, uint16_t *patches) {
     int line = line_size(n);
     for (int i = 0; i < 3; i++) {
@@ -100,14 +101,18 @@ VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, u
         const uint8_t *from = image + (int64_t)row * n->size * 3;
         for (int k = 0; k < 3 * n->size; k += 16) {
             __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(from + k)));
-            __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(bytes)), 16);
+            f32x16 values = _mm512_mul_ps(_mm512_cvtepi32_ps(bytes), _mm512_set1_ps(0x1p-16f));
+            __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(values), 16);
             _mm256_storeu_si256((void *)(to + 3 * n->left + k), _mm512_cvtepi32_epi16(bits));
         }
     }
-    for (int x = 0; x < n->size / 2; x++)  // 9 of 16 count, the next store covers the rest
-        for (int i = 0; i < 3; i++)
-            _mm256_storeu_si256((void *)(patches + 32 * x + 9 * i),
-                                _mm256_loadu_si256((const void *)(rows + i * line + 6 * x)));
+    for (int x = 0; x < n->size / 2; x++) {  // a store's end is covered by the next, and the last ends with the line
+        uint16_t *to = patches + 32 * x, *from = rows + 6 * x, *third = from + 2 * line;
+        _mm256_store_si256((void *)to, _mm256_loadu_si256((const void *)from));
+        _mm256_storeu_si256((void *)(to + 9), _mm256_loadu_si256((const void *)(from + line)));
+        _mm_storeu_si128((void *)(to + 18), _mm_loadu_si128((const void *)third));
+        _mm_storeu_si128((void *)(to + 24), _mm_loadu_si128((const void *)(third + 6)));
+    }
 }
 
 static void run_block(const Network *n, const Block *b, const Path *p, const uint8_t *image, Memory *m, int keep) {
@@ -121,26 +126,22 @@ static void run_block(const Network *n, const Block *b, const Path *p, const uin
         memset(row, 0, b->left * pixel);
         memset(right, 0, (ring.width - b->left - b->width) * pixel);
     }
-    memset(m->strip, 0, (int64_t)step * width * 2 * up(b->wide, 64));
+    if (b->wide % 32) memset(m->strip, 0, (int64_t)step * width * 2 * up(b->wide, 64));
     for (int first = 0; first < rows; first += step) {
         int last = first + step < rows ? first + step : rows;
         int need = b->depthwise ? (last - 1) * b->stride - b->top + b->kernel : last;
         need = need < b->height ? need : b->height;
-        if (b->expand.weights) {
-            p->expand(n, b, m, made, need, &ring);
-        } else {
-            for (int y = made; y < need; y++) {
-                stem_patches(n, image, y, m->rows, m->patches);
-                p->stem(n, b, m, y, &ring);
-            }
+        for (int y = made; y < need && !b->expand.weights; y++) {
+            stem_patches(n, image, y, m->rows, m->patches);
+            p->stem(n, b, m, y, &ring);
+        }
+        for (int c = 0; c < b->wide; c += 32) {  // what is made of 32 channels is read while it is in the nearest cache
+            if (b->expand.weights) p->expand(n, b, m, c, made, need, &ring);
+            if (b->depthwise) p->depthwise(n, b, m, c, first, last, &ring);
+            else p->count(b, m, c, first, last, &ring);
         }
         made = need;
-        if (b->depthwise) {
-            p->depthwise(n, b, m, first, last, &ring);
-            p->project(n, b, m, first * width, (last - first) * width, keep);
-        } else {
-            p->count(b, m, first, last, &ring);
-        }
+        if (b->depthwise) p->project(n, b, m, first * width, (last - first) * width, keep);
     }
 }
 
@@ -150,6 +151,7 @@ double mobilenet_run(const Network *n, int arithmetic, const uint8_t *image, voi
     Memory m;
     lay_out(n, p, workspace, &m);
     stats_start(&m.stem, n->block->wide);
+    unsigned before = arithmetic == AMX ? amx_begin() : 0;
     for (int i = 0; i < n->blocks; i++) {
         const Block *b = n->block + i;
         stats_start(&m.wide, b->wide);
@@ -160,7 +162,7 @@ double mobilenet_run(const Network *n, int arithmetic, const uint8_t *image, voi
         m.narrow[0] = m.narrow[1], m.narrow[1] = narrow;
         m.residual[0] = m.residual[1], m.residual[1] = residual;
     }
-    if (arithmetic == AMX) amx_end();
+    if (arithmetic == AMX) amx_end(before);
     double prediction = n->bias;
     for (int64_t i = 0; i < taps - first; i++) prediction += (double)first[i] * n->head[i];
     return prediction;

@@ -13,7 +13,8 @@ enum { NONE, AVX, AMX };  // arithmetic that a CPU has
 
 // A 1x1 convolution as a matrix product: K inputs to N outputs, zero where padded.
 // Weights in bf16 are stored in pairs of inputs, [N/16][K/32][16][16][2]; in int8 in fours, [N/16][K/64][16][16][4]. Where
-// there are no more than 16 (int8: 32, 16) inputs, these stand for 32 (64).
+// there are no more than 16 inputs, avx has these stand for 32. For amx, outputs that go to the ring and, in int8, inputs
+// from the strip are in an order of their own (kernel.py), and the former hold a factor of 2^-112 in bf16; see amx.c.
 typedef struct {
     int32_t inputs, outputs;
     const void *weights;
@@ -21,12 +22,20 @@ typedef struct {
     const float *scale;        // as bias: what a product is multiplied by before; 1 for bf16
 } Product;
 
+// An expansion in int8: (product + bias) >> shift, from 0 to `cap`, counts steps of its own for every output, so small that
+// ReLU6's 6 is from 2^12 to 2^13 of them, where sums are so fine. NULL in bf16.
+typedef struct {
+    const int32_t *bias, *shift, *cap;  // [N rounded up to 32]
+    const float *step;                  // the same, in the last block, which only expands; elsewhere `depthwise` holds it
+} Steps;
+
 typedef struct {
     int32_t height, width;     // of the input
     int32_t kernel, stride, top, left;
     int32_t residual;          // the input is added to the output
     int32_t wide;              // channels, a multiple of 16
     Product expand;            // outputs = wide; weights NULL in the first block, whose wide input is the stem's
+    Steps steps;
     const void *depthwise;     // avx: fp32 [wide/16][kernel kernel][16]; amx: fp16 [wide/32][kernel kernel][32];
     const void *depthwise_bias;  // of the same type; NULL both in the last block, which only expands
     Product project;           // inputs = wide
@@ -38,8 +47,8 @@ typedef struct {
     int32_t size;              // side of the image in pixels, a multiple of 512
     int32_t eight;             // products in int8, but for the stem's
     int32_t top, left;         // the stem's padding in pixels
-    uint16_t outside[4];       // bf16: the colour around the image, which the normalisation makes 0
-    Product stem;              // bf16, 27 inputs in the order of rows, columns, colours of whole-number pixels
+    uint16_t outside[4];       // bf16: the colour around the image, which the normalisation makes 0, as pixels are read
+    Product stem;              // bf16, 27 inputs in the order of rows, columns, colours of pixels times 2^-16
     int32_t blocks;
     const Block *block;
     float epsilon, bias;

@@ -12,13 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.engine.mobilenet import Block, Convolution, Network, Unsuited
+from metaqap_fast.engine.mobilenet import Block, Convolution, Floats, Network, Unsuited
 
 AVX, AMX = 1, 2  # mobilenet.h
 ARITHMETIC = {AVX: "AVX512-BF16", AMX: "AMX"}
 LINE = 64  # bytes that buffers are aligned to
+PIXEL = np.float32(2**-16)  # what the stem's pixels are multiplied by
+TO_FP16 = np.float32(2**-112)  # what makes fp32's exponents those of fp16
+CUT = np.float32(1 + 0.7 * 2**-11)  # what cutting fp32 off to fp16 costs on average
+LEAST = 0.1  # the smallest range of a wide activation: 6 of its numbers from 0 to 255 are to be an int16
 
 _Pointer = ctypes.c_void_p
+Ints = NDArray[np.int32]
+Order = tuple[int, ...]  # which channel stands where
+# What the instructions make that pack two vectors into one (amx.c): of 32-bit numbers, and of 16-bit ones.
+WIDENED: Order = tuple(8 * (i % 16 // 4) + 4 * (i // 16) + i % 4 for i in range(32))
+NARROWED: Order = tuple(32 * (i % 16 // 8) + 8 * (i // 16) + i % 8 for i in range(64))
 
 
 class _Product(ctypes.Structure):
@@ -28,11 +37,16 @@ class _Product(ctypes.Structure):
     )
 
 
+class _Steps(ctypes.Structure):
+    _fields_ = tuple((name, _Pointer) for name in ("bias", "shift", "cap", "step"))
+
+
 class _Block(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("height", "width", "kernel", "stride", "top", "left")),
         *((name, ctypes.c_int32) for name in ("residual", "wide")),
         ("expand", _Product),
+        ("steps", _Steps),
         ("depthwise", _Pointer),
         ("depthwise_bias", _Pointer),
         ("project", _Product),
@@ -110,7 +124,7 @@ class Kernel:
         )
         self._blocks = blocks
         self._network = _Network(
-            network.size, bool(ranges), *network.stem.pads, (ctypes.c_uint16 * 4)(*bf16(network.mean)),
+            network.size, bool(ranges), *network.stem.pads, (ctypes.c_uint16 * 4)(*bf16(network.mean * PIXEL)),
             self._stem(network), len(blocks), ctypes.addressof(blocks), network.epsilon, network.bias,
             self._floats(network.weights),
         )  # fmt: skip
@@ -151,34 +165,52 @@ class Kernel:
     def _floats(self, values: NDArray[Any]) -> int:
         return self._array(np.ascontiguousarray(values, np.float32))
 
-    def _product(self, each: Convolution | None, largest: float = 0.0) -> _Product:
-        """`largest` magnitude of the inputs: products in int8; 0: in bf16."""
+    def _product(self, each: Convolution | None, largest: float = 0.0, inputs: Order | None = None) -> _Product:
+        """What goes to the narrow activations, or nowhere. `largest` magnitude of the inputs: products in int8; 0: in
+        bf16. `inputs`: the order in which they stand."""
         if each is None:
-            return _Product(0, 0, None, None, None)
-        weights, scale = each.weights[:, :, 0, 0], np.ones(len(each.bias), np.float32)
-        if largest:
-            steps = np.maximum(np.abs(weights).max(1), 1e-8) / 127
-            stored = self._array(packed(np.rint(weights / steps[:, None]).astype(np.int8), 4))
-            scale = steps * largest
-        else:
-            stored = self._array(packed(bf16(weights), 2))
-        return _Product(
-            weights.shape[1], weights.shape[0], stored, self._floats(_padded(each.bias, 32)),
-            self._floats(_padded(scale, 32)),
-        )  # fmt: skip
+            return _Product()
+        weights = arranged(each.weights[:, :, 0, 0].T, inputs).T
+        if not largest:
+            return self._packed(each, bf16(weights), each.bias, np.ones_like(each.bias))
+        steps = np.maximum(np.abs(weights).max(1), 1e-8) / 127
+        return self._packed(each, np.rint(weights / steps[:, None]).astype(np.int8), each.bias, steps * largest)
+
+    def _packed(self, each: Convolution, weights: NDArray[Any], *values: Floats) -> _Product:
+        """`values`: bias and scale, where they are read."""
+        stored = packed(weights, 4 if weights.itemsize == 1 else 2, whole=self._how == AMX)
+        outputs, inputs = each.weights.shape[:2]
+        return _Product(inputs, outputs, self._array(stored), *(self._floats(_padded(part, 32)) for part in values))
+
+    def _widening(self, each: Convolution, largest: float = 0.0, last: bool = False) -> tuple[_Product, _Steps, Floats]:
+        """What goes to the ring, and what the ring is to be multiplied by, [N]. `largest` as above; `last`: the ring is
+        not read by a depthwise convolution."""
+        if self._how != AMX:
+            return self._product(each), _Steps(), np.ones_like(each.bias)
+        weights = each.weights[:, :, 0, 0]
+        if not largest:
+            stored, bias = (arranged(values * TO_FP16, WIDENED) for values in (weights, each.bias))
+            return self._packed(each, bf16(stored), bias), _Steps(), np.full_like(each.bias, CUT)
+        steps = np.maximum(np.abs(weights).max(1) / 127, 2**-26 / largest)  # 6 has no more than 29 bits
+        product = self._packed(each, arranged(np.rint(weights / steps[:, None]).astype(np.int8), WIDENED))
+        *whole, step = whole_numbers(steps * largest, each.bias)
+        parts = (self._array(arranged(part, WIDENED)) for part in whole)
+        return product, _Steps(*parts, self._floats(_padded(step, 32)) if last else None), step
 
     def _stem(self, network: Network) -> _Product:
-        """The stem with the normalisation in it, for pixels from 0 to 255."""
+        """The stem with the normalisation in it, for pixels from 0 to 255 times PIXEL."""
         stem = network.stem
         weights = stem.weights.transpose(0, 2, 3, 1) * network.scale  # outputs, rows, columns, colours
         weights = unpacked(bf16(weights))  # what the kernel will multiply by: the bias must go with it
         bias = stem.bias - (weights * network.mean).sum((1, 2, 3))
-        return self._product(Convolution(weights.reshape(len(bias), 27, 1, 1), bias, 1, (0, 0), stem.size))
+        whole = Convolution(weights.reshape(len(bias), 27, 1, 1) / PIXEL, bias, 1, (0, 0), stem.size)
+        return self._widening(whole)[0]
 
-    def _depthwise(self, each: Convolution) -> tuple[int, int]:
-        """Weights [C/16, k k, 16] float32, or [C/32, k k, 32] float16 for AMX, and bias."""
+    def _depthwise(self, each: Convolution, times: Floats) -> tuple[int, int]:
+        """Weights [C/16, k k, 16] float32, for AMX [C/32, k k, 32] float16; and bias. `times`, [C]: of the inputs."""
         lanes, dtype = (32, np.float16) if self._how == AMX else (16, np.float32)
-        weights, bias = (_padded(values, lanes).astype(dtype) for values in (each.weights[:, 0], each.bias))
+        exact = each.weights[:, 0] * times[:, None, None]
+        weights, bias = (_padded(values, lanes).astype(dtype) for values in (exact, each.bias))
         blocks = weights.reshape(len(weights) // lanes, lanes, -1).transpose(0, 2, 1)
         return self._array(blocks), self._array(bias)
 
@@ -189,24 +221,48 @@ class Kernel:
         assert first is not None
         where = (*first.size, 1, 1, 0, 0)
         weights: tuple[int, int] | tuple[None, None] = (None, None)
+        read, wide = inputs.get(id(expand), 0.0), inputs.get(id(project), 0.0)
+        wide = max(wide, LEAST) if wide else 0.0
+        expansion, steps, times = _Product(), _Steps(), np.full_like(first.bias, CUT if self._how == AMX else 1)
+        if expand is not None:
+            expansion, steps, times = self._widening(expand, read / 127, last=depthwise is None)
         if depthwise is not None:
             where = (*depthwise.size, depthwise.weights.shape[-1], depthwise.stride, *depthwise.pads)
-            weights = self._depthwise(depthwise)
-        read, wide = inputs.get(id(expand), 0.0), inputs.get(id(project), 0.0)
+            weights = self._depthwise(depthwise, times)
         return _Block(
-            *where, block.residual, len(first.bias), self._product(expand, read / 127), *weights,
-            self._product(project, wide / 255), 255 / wide if wide else 0.0, 127 / narrow if narrow else 0.0,
+            *where, block.residual, len(first.bias), expansion, steps, *weights,
+            self._product(project, wide / 255, NARROWED if wide else None),
+            255 / wide if wide else 0.0, 127 / narrow if narrow else 0.0,
         )  # fmt: skip
 
 
-def packed(weights: NDArray[Any], group: int) -> NDArray[Any]:
+def whole_numbers(scale: Floats, bias: Floats) -> tuple[Ints, Ints, Ints, Floats]:
+    """`Steps` in mobilenet.h, for products that `scale` and `bias` [N] make values: bias, shift, cap and step. What a
+    shift cuts off is half a step on average, which the bias gives back."""
+    shift = np.maximum(np.floor(np.log2(6 / scale)) - 12, 0)
+    step = scale * np.exp2(shift)
+    half = np.where(shift, np.exp2(shift - 1), 0)
+    whole = np.clip(np.rint(bias.astype(np.float64) / scale + half), -(2**30), 2**30)
+    return whole.astype(np.int32), shift.astype(np.int32), np.rint(6 / step).astype(np.int32), step.astype(np.float32)
+
+
+def arranged(values: NDArray[Any], order: Order | None) -> NDArray[Any]:
+    """The first axis, padded with zeros to a multiple of what `order` counts, in that order."""
+    if order is None:
+        return values
+    whole = _padded(values, len(order))
+    parts = whole.reshape(-1, len(order), *values.shape[1:])
+    return parts[:, list(order)].reshape(whole.shape)
+
+
+def packed(weights: NDArray[Any], group: int, whole: bool = False) -> NDArray[Any]:
     """Weights of a product [N, K] as the kernel reads them, `Product` in mobilenet.h: [N/16, K/depth, depth/group, 16,
     group], zero where padded. `group` inputs that stand together: 2 in bf16, 4 in int8; as many as are 4 bytes."""
     inputs, deepest = weights.shape[1], 16 * group
-    depth = next(depth for depth in (16, 32, 64) if inputs <= depth or depth == deepest)
-    whole = _padded(_padded(weights, 32).T, depth).T
-    shape = len(whole) // 16, 16, whole.shape[1] // depth, depth // group, group
-    return whole.reshape(shape).transpose(0, 2, 3, 1, 4)
+    depth = deepest if whole or inputs > 16 else 16
+    padded = _padded(_padded(weights, 32).T, depth).T
+    shape = len(padded) // 16, 16, padded.shape[1] // depth, depth // group, group
+    return padded.reshape(shape).transpose(0, 2, 3, 1, 4)
 
 
 def _padded(values: NDArray[Any], step: int) -> NDArray[Any]:

@@ -74,6 +74,7 @@ class Decoder:
         threads: DALI's decoding threads.
         device_id: CUDA device to decode on, None for the CPU. Views are then torch tensors on it.
         hw_decoder_load: share of the JPEGs that go to the GPU's hardware decoder, where it has one.
+        borrow: views may lie in the decoder's own memory, and hold until the next image is asked for.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Decoder:
         threads: int | None = None,
         device_id: int | None = None,
         hw_decoder_load: float = HW_DECODER_LOAD,
+        borrow: bool = False,
     ) -> None:
         self.size, self.mode = size, mode
         self.batch_size, self.max_pixels = batch_size, max_pixels
@@ -94,7 +96,7 @@ class Decoder:
             "device_id": device_id,
             "prefetch_queue_depth": 1,  # our own stages overlap; nothing is fed ahead
         }
-        self._load = hw_decoder_load
+        self._load, self._borrow = hw_decoder_load, borrow
         self._pipelines: dict[bool, Any] = {}
 
     def stream(self, images: Iterable[Encoded]) -> Iterator[Decoded]:
@@ -185,6 +187,8 @@ class Decoder:
                 yield self._failed(job, ImageError(Status.corrupt, reason))
                 continue
             cut = views.cut(pixels, self.size, self.mode)
+            if not self._borrow and isinstance(cut, np.ndarray) and cut.base is not None:
+                cut = cut.copy()
             yield Decoded(job.key, job.nbytes, cut, job.width, job.height)
 
     def _failed(self, job: _Job, error: ImageError) -> Decoded:

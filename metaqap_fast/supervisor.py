@@ -250,6 +250,7 @@ class Supervisor:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # what C libraries say about bad images: the rows say it
             pass_fds=(theirs.fileno(), alive),
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's own threads would wait in a loop for nothing
             start_new_session=True,  # Ctrl-C is ours
         )
         theirs.close()

@@ -45,7 +45,8 @@ def cut(pixels: NDArray[np.uint8], size: int, mode: Mode) -> NDArray[np.uint8]:
         size: side of a view in pixels.
 
     Returns:
-        [N, size, size, 3] uint8 of the same kind, N >= 1. A side shorter than `size` is extended by mirroring.
+        [N, size, size, 3] uint8 of the same kind, N >= 1; a single view of an array may share its memory. A side
+        shorter than `size` is extended by mirroring.
     """
     height, width = pixels.shape[:2]
     if height < size or width < size:
@@ -56,7 +57,7 @@ def cut(pixels: NDArray[np.uint8], size: int, mode: Mode) -> NDArray[np.uint8]:
     lefts = _starts(pixels.shape[1], size, limit)
     windows: Any = [pixels[y : y + size, x : x + size] for y in tops for x in lefts]
     if isinstance(windows[0], np.ndarray):
-        return np.stack(windows)
+        return np.stack(windows) if len(windows) > 1 else windows[0][None]
     import torch  # pixels on a GPU stay there
 
     stacked: Any = torch.stack(windows)

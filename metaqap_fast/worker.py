@@ -39,7 +39,7 @@ def main() -> None:
     _protect(alive)
     connection = socket.socket(fileno=wire)
     try:
-        serve(connection, Decoder(**json.loads(sys.argv[2])), max_memory)
+        serve(connection, Decoder(**json.loads(sys.argv[2]), borrow=True), max_memory)
     except MetaqapError as error:
         _answer(connection, {"died": str(error)})
     except MemoryError as error:

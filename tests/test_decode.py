@@ -99,6 +99,16 @@ def test_a_bad_image_costs_only_itself(photo: Image.Image, square: Image.Image, 
         assert np.array_equal(results[i].views[0], np.asarray(square))
 
 
+def test_views_are_their_own_unless_they_are_borrowed(square: Image.Image) -> None:
+    """DALI promises its memory until the next batch; a borrowed view of an image that fills it is that memory."""
+    shown = [square if i % 2 else ImageOps.invert(square) for i in range(8)]
+    images = [Encoded(b"%d" % i, encode(image, "PNG")) for i, image in enumerate(shown)]
+    for borrow in (False, True):
+        for one, image in zip(Decoder(S, batch_size=1, borrow=borrow).stream(images), shown, strict=True):
+            assert (one.views.base is None) == (not borrow)
+            assert (one.views[0] == np.asarray(image)).all()
+
+
 def test_limits_come_before_decoding(square: Image.Image) -> None:
     lying = bytearray(encode(square, "PNG"))
     lying[16:24] = (60_000).to_bytes(4, "big") * 2

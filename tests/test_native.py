@@ -15,7 +15,16 @@ from metaqap_fast import bundle as bundles
 from metaqap_fast.combine import combine
 from metaqap_fast.engine import native
 from metaqap_fast.engine.deviation import TOLERANCE, generated, reference
-from metaqap_fast.engine.kernel import AMX, AVX, Kernel, aligned_bytes
+from metaqap_fast.engine.kernel import (
+    AMX,
+    AVX,
+    NARROWED,
+    WIDENED,
+    Kernel,
+    aligned_bytes,
+    arranged,
+    whole_numbers,
+)
 from metaqap_fast.engine.mobilenet import Network, read
 from metaqap_fast.train.ranges import measure_ranges
 
@@ -148,6 +157,50 @@ def test_a_flat_image_is_flat(level: int) -> None:
         found[how] = kernel.run(view, aligned_bytes(kernel.workspace))[1][32:64]  # deviations of the stem
     # A border of one pixel in 256: a deviation of what the border differs by times .09, nothing else.
     assert np.abs(found[AMX] - found[AVX]).max() < 0.001
+
+
+@KINDS
+def test_what_no_number_of_the_ring_can_hold_is_0_or_6(case: Callable[[str], Case], how: int, precision: str) -> None:
+    """Activations before ReLU6 that fp16, or an int16, cannot hold; and a channel that is its bias alone."""
+    need(how)
+    network, ranges = case("asymmetric").network, case("asymmetric").ranges if precision == "int8" else None
+    block = network.blocks[2]
+    assert block.expand is not None
+    weights, bias = block.expand.weights.copy(), block.expand.bias.copy()
+    bias[:4] = 1e6, -1e6, 70_000, -70_000
+    weights[4:6], bias[4:6] = 0, (2.5, 7)
+    other = replace(block, expand=replace(block.expand, weights=weights, bias=bias))
+    network = replace(network, blocks=(*network.blocks[:2], other, *network.blocks[3:]))
+    found = differences(run(network, how, ranges)[1], pooled(network, VIEWS[-1], how, ranges))
+    assert (found < ROUNDING[how, precision]).all(), found.max(0)
+
+
+def test_whole_numbers_are_the_values() -> None:
+    rng = np.random.default_rng(0)
+    scale, bias = (10 ** rng.uniform(-7, -2, 500)).astype(np.float32), rng.uniform(-9, 9, 500).astype(np.float32)
+    sums = (rng.uniform(-20, 20, (200, 500)) / scale).astype(np.int64)
+    whole, shift, cap, step = whole_numbers(scale, bias)
+    found = np.clip((sums + whole) >> shift, 0, cap) * step.astype(np.float64)
+    assert np.abs(found - np.clip(sums * scale.astype(np.float64) + bias, 0, 6)).max() <= step.max()
+    assert (cap[shift > 0] >= 2**12).all() and (cap <= 2**13).all()
+    assert abs(np.mean(found - np.clip(sums * scale.astype(np.float64) + bias, 0, 6))) < 0.01 * step.mean()
+
+
+def test_orders_hold_every_channel_once() -> None:
+    for order in (WIDENED, NARROWED):
+        assert sorted(order) == list(range(len(order)))
+    values = np.arange(1, 41)
+    assert (arranged(values, WIDENED)[:8] == [1, 2, 3, 4, 9, 10, 11, 12]).all()
+    assert sorted(arranged(values, WIDENED)) == [0] * 24 + list(values)  # padded to two times 32
+
+
+@KINDS
+def test_the_rest_of_the_program_keeps_its_small_numbers(how: int, precision: str) -> None:
+    """What the kernel sets for itself (floats under 1e-38 are 0) is as it was when it returns."""
+    need(how)
+    (kernel, *_) = native.kernels(bundles.load(), how, precision)
+    kernel.run(VIEWS[0], aligned_bytes(kernel.workspace))
+    assert np.float32(1e-30) * np.float32(1e-10) > 0
 
 
 def test_what_the_kernel_would_read_beyond_is_refused() -> None:

@@ -3,14 +3,8 @@
 // Narrow activations (between blocks) stand in planes of so many channels as a tile is deep, 32 in bf16, 64 in int8, fewer
 // where there are no more: [C/32][pixels][32]. The strip (what is projected) is alike, but never less deep. In int8 they are
 // what the scales make of them, and what a later block adds is kept in bf16 too, [C/32][pixels][32]. The ring is fp16, in
-// planes of 32.
-#include "blocks.h"
-
-#define AMX_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512fp16,fma,amx-tile,amx-bf16,amx-int8"
-#define FP16 __attribute__((target(AMX_TARGET)))
-#define FP16_INLINE FP16 static inline __attribute__((always_inline))
-
-typedef __m512h f16x32;
+// planes of 32; see fp16.h for what its numbers mean.
+#include "fp16.h"
 
 static int depth(int eight, int channels) {
     if (channels <= 16) return 16;
@@ -18,22 +12,6 @@ static int depth(int eight, int channels) {
 }
 static int64_t narrow_bytes(const Network *n, int channels) {
     return (2 - n->eight) * up(channels, depth(n->eight, channels));
-}
-
-// ---- products: 32 pixels by 32 outputs into 4 tiles ----------------------------------------------------------------
-
-enum { BF16, SIGNED, UNSIGNED };  // the pixels: bf16; int8, int8 from 0 to 255
-
-typedef struct {
-    const uint8_t *a;  // [steps][plane pixels][row bytes]
-    int64_t plane;     // bytes from one step's pixels to the next's
-    const uint8_t *b;  // see Product
-    int steps, row;    // bytes of a pixel in a plane
-} Operands;
-
-static Operands operands(const Product *p, int eight, const void *a, int64_t pixels, int d) {
-    int row = (2 - eight) * d;
-    return (Operands){a, pixels * row, p->weights, up(p->inputs, d) / d, row};
 }
 
 // Tiles of 16 rows of 64 bytes; and floats too small for full precision are 0, which costs nothing. What was set before.
@@ -55,211 +33,6 @@ FP16 void amx_end(unsigned before) {
     _mm_setcsr(before);
 }
 
-#define MULTIPLY(sum, pixels, weights)                                \
-    do {                                                              \
-        if (kind == BF16) _tile_dpbf16ps(sum, pixels, weights);       \
-        else if (kind == SIGNED) _tile_dpbssd(sum, pixels, weights);  \
-        else _tile_dpbusd(sum, pixels, weights);                      \
-    } while (0)
-
-// Pixels from `pixel` on, 32 or 16 of them, by outputs of block `n` of 16 and the next, into tiles 0 to 3, each of which is
-// stored to `before` first, where that is not NULL: products and stores go side by side. Tiles 4 and 5 hold pixels, 6 and 7
-// weights. Where pixels have fewer bytes than a tile's row, the next ones are read too, and multiplied by zeros.
-FP16_INLINE void product(const Operands *o, int kind, int pixel, int n, int two, char *before) {
-    int64_t next = (int64_t)o->steps * 1024, row = o->row;
-    const uint8_t *a = o->a + pixel * row, *b = o->b + n * next;
-    __asm__ volatile("" : : : "memory");  // GCC does not know that tiles are read from memory
-    if (before) _tile_stored(0, before, 64);
-    _tile_loadd(4, a, row);
-    _tile_loadd(6, b, 64);
-    _tile_zero(0);
-    MULTIPLY(0, 4, 6);
-    if (before) _tile_stored(1, before + 1024, 64);
-    _tile_loadd(7, b + next, 64);
-    _tile_zero(1);
-    MULTIPLY(1, 4, 7);
-    if (before) _tile_stored(2, before + 2048, 64);
-    if (two) {
-        _tile_loadd(5, a + 16 * row, row);
-        _tile_zero(2);
-        MULTIPLY(2, 5, 6);
-    }
-    if (before) _tile_stored(3, before + 3072, 64);
-    if (two) {
-        _tile_zero(3);
-        MULTIPLY(3, 5, 7);
-    }
-    for (int k = 1; k < o->steps; k++) {
-        a += o->plane, b += 1024;
-        _tile_loadd(4, a, row);
-        _tile_loadd(6, b, 64);
-        MULTIPLY(0, 4, 6);
-        _tile_loadd(7, b + next, 64);
-        MULTIPLY(1, 4, 7);
-        if (!two) continue;
-        _tile_loadd(5, a + 16 * row, row);
-        MULTIPLY(2, 5, 6);
-        MULTIPLY(3, 5, 7);
-    }
-    __asm__ volatile("" : : : "memory");
-}
-FP16_INLINE void store(char *sums) {
-    __asm__ volatile("" : : : "memory");
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + 1024, 64);
-    _tile_stored(2, sums + 2048, 64);
-    _tile_stored(3, sums + 3072, 64);
-    __asm__ volatile("" : : : "memory");
-}
-
-// A row of products: outputs by outputs of 32, of each 32 pixels by 32 pixels of `pixels`, a multiple of 16.
-typedef struct {
-    Operands o;
-    int start, pixels, outputs;
-} Products;
-
-FP16_INLINE void begin(const Products *p, int kind) {
-    if (p->pixels > 16) product(&p->o, kind, p->start, 0, 1, NULL);
-    else product(&p->o, kind, p->start, 0, 0, NULL);
-}
-// Sums [2 pixels][2 outputs][256] of the product of pixel x and `output`; the one after it is begun.
-FP16_INLINE void advance(const Products *p, int kind, int x, int output, char *sums) {
-    x += 32;
-    if (x >= p->pixels) x = 0, output += 32;
-    if (output >= p->outputs) store(sums);
-    else if (x + 16 < p->pixels) product(&p->o, kind, p->start + x, output / 16, 1, sums);
-    else product(&p->o, kind, p->start + x, output / 16, 0, sums);
-}
-
-// ---- values from sums -------------------------------------------------------------------------------------------------
-
-typedef struct {
-    f32x16 scale[2], bias[2];
-} Affine;  // of 32 outputs
-
-FP16_INLINE Affine affine(const Product *p, int output) {
-    return (Affine){{_mm512_loadu_ps(p->scale + output), _mm512_loadu_ps(p->scale + output + 16)},
-                    {_mm512_loadu_ps(p->bias + output), _mm512_loadu_ps(p->bias + output + 16)}};
-}
-// Pixel t of 32, block j of 2, of sums [2][2][16][16].
-FP16_INLINE const void *sum_at(const char *sums, int t, int j) { return sums + (t / 16 * 2 + j) * 1024 + t % 16 * 64; }
-FP16_INLINE f32x16 value(const char *sums, int kind, int t, int j, const Affine *f) {
-    const void *at = sum_at(sums, t, j);
-    if (kind == BF16) return _mm512_add_ps(_mm512_load_ps(at), f->bias[j]);
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(at)), f->scale[j], f->bias[j]);
-}
-FP16_INLINE f16x32 clamp(f16x32 x, f16x32 low, f16x32 high) { return _mm512_min_ph(_mm512_max_ph(x, low), high); }
-FP16_INLINE f16x32 half_of(float x) { return _mm512_set1_ph((_Float16)x); }
-FP16_INLINE f16x32 relu6(f16x32 x) { return clamp(x, _mm512_setzero_ph(), half_of(CAP)); }
-FP16_INLINE f16x32 ordered(f32x16 low, f32x16 high) {
-    __m256i a = (__m256i)_mm512_cvtxps_ph(low), b = (__m256i)_mm512_cvtxps_ph(high);
-    return (f16x32)_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
-}
-FP16_INLINE f32x16 half(f16x32 x, int high) {
-    __m512i bits = (__m512i)x;
-    return _mm512_cvtxph_ps((__m256h)(high ? _mm512_extracti64x4_epi64(bits, 1) : _mm512_castsi512_si256(bits)));
-}
-
-// From sums to the ring, 16 pixels. While tiles work, one unit of two is left for multiplications, conversions and shifts,
-// but both add, pack and compare bits: so weights hold what would be multiplied by, and saturation is ReLU6's lower end.
-// Packing puts four of the first 16 outputs and four of the second by turns, and weights stand in an order that makes up
-// for it.
-
-// bf16: weights and bias hold 2^-112, with which fp32 has fp16's exponents, 13 bits higher. What is cut off below is made up
-// for on average, by CUT, in what reads the ring.
-#define CUT (1 + 0x1p-11f * .7f)
-
-FP16_INLINE void floats_to_ring(const char *sums, const Affine *f, uint16_t *to) {
-    const __m512i cap = (__m512i)half_of(CAP);  // as whole numbers, for a large float can be none in fp16
-    for (int t = 0; t < 16; t++) {
-        __m512i a = _mm512_srai_epi32((__m512i)value(sums, BF16, t, 0, f), 13);
-        __m512i b = _mm512_srai_epi32((__m512i)value(sums, BF16, t, 1, f), 13);
-        _mm512_store_si512(to + 32 * t, _mm512_min_epu16(_mm512_packus_epi32(a, b), cap));
-    }
-}
-
-// int8: the ring holds whole numbers of a step, see Steps.
-typedef struct {
-    __m512i bias[2], shift[2], cap;
-} Whole;
-
-FP16_INLINE Whole whole(const Steps *s, int output) {
-    Whole w;
-    for (int j = 0; j < 2; j++) {
-        w.bias[j] = _mm512_loadu_si512(s->bias + output + 16 * j);
-        w.shift[j] = _mm512_loadu_si512(s->shift + output + 16 * j);
-    }
-    const int32_t *cap = s->cap + output;
-    w.cap = _mm512_packus_epi32(_mm512_loadu_si512(cap), _mm512_loadu_si512(cap + 16));
-    return w;
-}
-FP16_INLINE void whole_to_ring(const char *sums, const Whole *w, uint16_t *to) {
-    for (int t = 0; t < 16; t++) {
-        __m512i x[2];
-        for (int j = 0; j < 2; j++) {
-            x[j] = _mm512_add_epi32(_mm512_load_si512(sum_at(sums, t, j)), w->bias[j]);
-            x[j] = _mm512_srav_epi32(x[j], w->shift[j]);
-        }
-        __m512i both = _mm512_min_epu16(_mm512_packus_epi32(x[0], x[1]), w->cap);
-        _mm512_store_ph(to + 32 * t, _mm512_cvtepu16_ph(both));
-    }
-}
-
-// ---- statistics: sums of sixteen pixels in fp16, and of those in fp32 --------------------------------------------------
-//
-// Of differences from a pixel, the origin: where a channel is flat, its deviation is not lost in fp16's rounding, and
-// elsewhere that averages out.
-
-typedef struct {
-    f32x16 sum[2], square[2];
-    f16x32 sum16, square16, maximum;
-} Partial32;
-
-FP16_INLINE void partial32_start(Partial32 *p) {
-    for (int j = 0; j < 2; j++) p->sum[j] = p->square[j] = _mm512_setzero_ps();
-    p->sum16 = p->square16 = _mm512_setzero_ph();
-    p->maximum = half_of(-CAP);
-}
-// Eight pixels' differences; `flush` at the latest the second time.
-FP16_INLINE void partial32_add(Partial32 *p, const f16x32 *d, int flush) {
-    f16x32 sum[4], top[4], square[2] = {p->square16, _mm512_mul_ph(d[0], d[0])};
-    for (int t = 0; t < 4; t++) {
-        sum[t] = _mm512_add_ph(d[t], d[t + 4]);
-        top[t] = _mm512_max_ph(d[t], d[t + 4]);
-    }
-    for (int t = 1; t < 8; t++) square[t % 2] = _mm512_fmadd_ph(d[t], d[t], square[t % 2]);
-    sum[0] = _mm512_add_ph(_mm512_add_ph(sum[0], sum[1]), _mm512_add_ph(sum[2], sum[3]));
-    p->maximum = _mm512_max_ph(p->maximum, _mm512_max_ph(_mm512_max_ph(top[0], top[1]), _mm512_max_ph(top[2], top[3])));
-    p->sum16 = _mm512_add_ph(p->sum16, sum[0]);
-    p->square16 = _mm512_add_ph(square[0], square[1]);
-    if (!flush) return;
-    for (int j = 0; j < 2; j++) {
-        p->sum[j] = _mm512_add_ps(p->sum[j], half(p->sum16, j));
-        p->square[j] = _mm512_add_ps(p->square[j], half(p->square16, j));
-    }
-    p->sum16 = p->square16 = _mm512_setzero_ph();
-}
-FP16_INLINE __m512d eighth(f32x16 x, int high) {
-    return _mm512_cvtps_pd(high ? _mm512_extractf32x8_ps(x, 1) : _mm512_castps512_ps256(x));
-}
-// `times`: of every value.
-FP16_INLINE void partial32_end(const Partial32 *p, f16x32 from, int pixels, float times, const Stats *s, int channel) {
-    __m512d n = _mm512_set1_pd(pixels), factor = _mm512_set1_pd(times);
-    for (int e = 0; e < 4; e++) {  // with d = x - o: the sum of x is that of d and n o; of x x, of d d, and (2 d + n o) o
-        double *sum = s->sum + channel + 8 * e, *square = s->square + channel + 8 * e;
-        __m512d origin = eighth(half(from, e / 2), e % 2), d = eighth(p->sum[e / 2], e % 2);
-        __m512d all = _mm512_mul_pd(n, origin), dd = eighth(p->square[e / 2], e % 2);
-        _mm512_storeu_pd(sum, _mm512_fmadd_pd(_mm512_add_pd(d, all), factor, _mm512_loadu_pd(sum)));
-        dd = _mm512_fmadd_pd(_mm512_add_pd(_mm512_add_pd(d, d), all), origin, dd);
-        _mm512_storeu_pd(square, _mm512_fmadd_pd(dd, _mm512_mul_pd(factor, factor), _mm512_loadu_pd(square)));
-    }
-    for (int j = 0; j < 2; j++) {
-        float *to = s->maximum + channel + 16 * j;
-        f32x16 top = _mm512_mul_ps(_mm512_add_ps(half(p->maximum, j), half(from, j)), _mm512_set1_ps(times));
-        _mm512_storeu_ps(to, _mm512_max_ps(_mm512_loadu_ps(to), top));
-    }
-}
-FP16_INLINE int flushes(int x, int width) { return x & 8 || x + 8 == width; }
 // ---- the parts of a block -------------------------------------------------------------------------------------------
 
 static uint16_t *ring_row(const Ring *r, int y, int plane) {
@@ -288,9 +61,10 @@ FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int firs
 FP16_INLINE void expand_as(int kind, const Block *b, const Products *p, int k, int first, const Ring *ring) {
     char sums[4096] __attribute__((aligned(64)));
     int x = 0, y = first;
-    Affine f = affine(&b->expand, k);
+    Affine f = {0};
     Whole w = {0};
-    if (kind == SIGNED) w = whole(&b->steps, k);
+    if (kind == BF16) f = affine(&b->expand, BF16, k);
+    else w = whole(&b->steps, k);
     uint16_t *to = ring_row(ring, y, k / 32) + b->left * 32;
     if (k == 0) begin(p, kind);
     for (int q = 0; q < p->pixels; q += 16) {
@@ -317,7 +91,7 @@ FP16 static void stem(const Network *n, const Block *b, const Memory *m, int y, 
     char sums[4096] __attribute__((aligned(64)));
     begin(&p, BF16);
     for (int k = 0; k < b->wide; k += 32) {
-        Affine f = affine(&n->stem, k);
+        Affine f = affine(&n->stem, BF16, k);
         uint16_t *to = ring_row(ring, y, k / 32) + b->left * 32;
         for (int x = 0; x < b->width; x += 16) {
             if (x % 32 == 0) advance(&p, BF16, x, k, sums);
@@ -452,7 +226,7 @@ FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Me
     f32x16 scale = _mm512_set1_ps(b->narrow_scale);
     begin(&p, kind);
     for (int k = 0; k < outputs; k += 32) {
-        Affine f = affine(&b->project, k);
+        Affine f = affine(&b->project, kind, k);
         int64_t at = (((int64_t)(k / plane) * out_pixels(b) + first) * plane + k % plane) * size;
         int64_t at32 = ((int64_t)(k / 32) * out_pixels(b) + first) * 32;
         for (int x = 0; x < pixels; x += 32) {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metaqap_fast import bundle as bundles
 from metaqap_fast.combine import combine
 from metaqap_fast.engine import native
+from metaqap_fast.engine.correction import corrected, typical
 from metaqap_fast.engine.deviation import TOLERANCE, generated, reference
 from metaqap_fast.engine.kernel import (
     AMX,
@@ -173,6 +174,26 @@ def test_what_no_number_of_the_ring_can_hold_is_0_or_6(case: Callable[[str], Cas
     network = replace(network, blocks=(*network.blocks[:2], other, *network.blocks[3:]))
     found = differences(run(network, how, ranges)[1], pooled(network, VIEWS[-1], how, ranges))
     assert (found < ROUNDING[how, precision]).all(), found.max(0)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_corrected_biases_take_back_what_rounded_weights_shift(case: Callable[[str], Case], name: str) -> None:
+    """Means of the taps over views other than those that the correction saw, by the weights alone and by the kernel."""
+    need(AMX)
+    network, ranges = case(name).network, case(name).ranges
+    other = corrected(network, typical(network, AMX, VIEWS))
+    views = [view[::-1, ::-1].copy() for view in VIEWS]
+
+    def taps(network: Network, ranges: Sequence[float] | None) -> NDArray[np.float64]:
+        kernel = Kernel(network, AMX, ranges)
+        memory = aligned_bytes(kernel.workspace)
+        return np.mean([kernel.run(view, memory)[1] for view in views], 0, np.float64)
+
+    exact = taps(network, None)
+    before, after = (np.abs(taps(each, ranges) - exact).mean() for each in (network, other))
+    assert after < 0.8 * before
+    for each, was in zip(other.blocks, network.blocks, strict=True):
+        assert each.project is None or np.abs(each.project.bias - was.project.bias).max() > 0
 
 
 def test_whole_numbers_are_the_values() -> None:

@@ -173,8 +173,8 @@ class Kernel:
         weights = arranged(each.weights[:, :, 0, 0].T, inputs).T
         if not largest:
             return self._packed(each, bf16(weights), each.bias, np.ones_like(each.bias))
-        steps = np.maximum(np.abs(weights).max(1), 1e-8) / 127
-        return self._packed(each, np.rint(weights / steps[:, None]).astype(np.int8), each.bias, steps * largest)
+        whole, steps = rounded(weights)
+        return self._packed(each, whole, each.bias, steps * largest)
 
     def _packed(self, each: Convolution, weights: NDArray[Any], *values: Floats) -> _Product:
         """`values`: bias and scale, where they are read."""
@@ -191,10 +191,10 @@ class Kernel:
         if not largest:
             stored, bias = (arranged(values * TO_FP16, WIDENED) for values in (weights, each.bias))
             return self._packed(each, bf16(stored), bias), _Steps(), np.full_like(each.bias, CUT)
-        steps = np.maximum(np.abs(weights).max(1) / 127, 2**-26 / largest)  # 6 has no more than 29 bits
-        product = self._packed(each, arranged(np.rint(weights / steps[:, None]).astype(np.int8), WIDENED))
-        *whole, step = whole_numbers(steps * largest, each.bias)
-        parts = (self._array(arranged(part, WIDENED)) for part in whole)
+        whole, steps = rounded(weights, 2**-26 / largest)  # 6 has no more than 29 bits
+        product = self._packed(each, arranged(whole, WIDENED))
+        *numbers, step = whole_numbers(steps * largest, each.bias)
+        parts = (self._array(arranged(part, WIDENED)) for part in numbers)
         return product, _Steps(*parts, self._floats(_padded(step, 32)) if last else None), step
 
     def _stem(self, network: Network) -> _Product:
@@ -234,6 +234,12 @@ class Kernel:
             self._product(project, wide / 255, NARROWED if wide else None),
             255 / wide if wide else 0.0, 127 / narrow if narrow else 0.0,
         )  # fmt: skip
+
+
+def rounded(weights: Floats, least: float = 1e-10) -> tuple[NDArray[np.int8], Floats]:
+    """Weights [N, K] as int8, and the steps [N] that they count: each output has its own, no smaller than `least`."""
+    steps = np.maximum(np.abs(weights).max(1) / 127, np.float32(least))
+    return np.rint(weights / steps[:, None]).astype(np.int8), steps
 
 
 def whole_numbers(scale: Floats, bias: Floats) -> tuple[Ints, Ints, Ints, Floats]:

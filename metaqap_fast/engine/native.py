@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from metaqap_fast.bundle import Bundle
 from metaqap_fast.engine import T
+from metaqap_fast.engine.correction import corrected, typical
+from metaqap_fast.engine.deviation import generated
 from metaqap_fast.engine.kernel import AMX, ARITHMETIC, Kernel, aligned_bytes, arithmetic
 from metaqap_fast.engine.mobilenet import Unsuited, read
 from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.errors import UsageError
 
 PRECISIONS = ("bf16", "int8")
+TYPICAL = 4  # views that int8's biases are corrected on
 
 
 def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
@@ -35,6 +38,7 @@ def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
     if precision == "int8" and how != AMX:
         raise Unsuited("this CPU does not multiply in int8 with AMX")
     core, size = shared_core(), bundle.view_size
+    views = generated(size, TYPICAL) if precision == "int8" else None
     found = []
     for member in bundle.members:
         model = core.read_model(member.file)
@@ -44,10 +48,11 @@ def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
         except Unsuited as reason:
             raise Unsuited(f"{member.name}: {reason}") from None
         ranges = None
-        if precision == "int8":
+        if views is not None:
             if not member.ranges:
                 raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision bf16")
             ranges = largest(model, member.ranges)
+            network = corrected(network, typical(network, how, views))
         found.append(Kernel(network, how, ranges))
     return found
 

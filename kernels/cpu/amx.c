@@ -124,7 +124,7 @@ FP16_INLINE void convolve(const uint16_t *const *rows, const uint16_t *weights, 
             for (int t = 0; t < pixels; t++) sum[t] = _mm512_fmadd_ph(_mm512_load_ph(from + 32 * stride * t), w, sum[t]);
         }
 }
-// Numbers from 0 to CAP as bf16: fp16's bits but for three, the exponent moved. What fp16 has below 2^-14 becomes about 2^-15.
+// Numbers from 0 to CAP as bf16: fp16's bits but for three, the exponent moved; below 2^-14, about 2^-15.
 FP16_INLINE __m512i to_bf16(f16x32 x) {
     __m512i rounded = _mm512_add_epi16((__m512i)x, _mm512_set1_epi16(4));
     return _mm512_add_epi16(_mm512_srli_epi16(rounded, 3), _mm512_set1_epi16(112 << 7));

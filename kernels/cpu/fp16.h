@@ -1,4 +1,8 @@
 // Values from the sums of tiles, and their statistics, in AVX512-FP16.
+//
+// What counts here is which of a core's two vector units an instruction needs. For some 50 ns after any instruction on tiles
+// one of them neither multiplies nor converts (measured on one CPU with AMX; it still adds, packs and compares bits), and
+// storing tiles needs both.
 #ifndef METAQAP_FP16_H
 #define METAQAP_FP16_H
 #include "tiles.h"
@@ -37,10 +41,8 @@ FP16_INLINE f32x16 half(f16x32 x, int high) {
     return _mm512_cvtxph_ps((__m256h)(high ? _mm512_extracti64x4_epi64(bits, 1) : _mm512_castsi512_si256(bits)));
 }
 
-// From sums to the ring, 16 pixels. While tiles work, one unit of two is left for multiplications, conversions and shifts,
-// but both add, pack and compare bits: so weights hold what would be multiplied by, and saturation is ReLU6's lower end.
-// Packing puts four of the first 16 outputs and four of the second by turns, and weights stand in an order that makes up
-// for it.
+// From sums to the ring, 16 pixels. Weights hold what would be multiplied by, and saturation is ReLU6's lower end. Packing
+// puts four of the first 16 outputs and four of the second by turns, and weights stand in an order that makes up for it.
 
 // bf16: weights and bias hold 2^-112, with which fp32 has fp16's exponents, 13 bits higher. What is cut off below is made up
 // for on average, by CUT, in what reads the ring.
@@ -136,5 +138,6 @@ FP16_INLINE void partial32_end(const Partial32 *p, f16x32 from, int pixels, floa
         _mm512_storeu_ps(to, _mm512_max_ps(_mm512_loadu_ps(to), top));
     }
 }
+// Whether the pixels from x on of a row are the second eight, or the last.
 FP16_INLINE int flushes(int x, int width) { return x & 8 || x + 8 == width; }
 #endif

@@ -89,7 +89,8 @@ int mobilenet_arithmetic(void) {
 }
 
 // What row y of the stem, 3x3 with stride 2, reads: bf16 [size / 2][32], 27 of which count. Pixels are whole numbers up to
-// 255, which bf16 holds; times 2^-16, so that amx's weights can be small. `rows`: 3 image rows with what is around them, bf16; called with y = 0 first.
+// 255, which bf16 holds; times 2^-16, so that amx's weights are not too small. `rows`: 3 image rows with what is around
+// them, bf16; called with y = 0 first.
 VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, uint16_t *rows, uint16_t *patches) {
     int line = line_size(n);
     for (int i = 0; i < 3; i++) {

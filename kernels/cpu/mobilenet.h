@@ -14,7 +14,7 @@ enum { NONE, AVX, AMX };  // arithmetic that a CPU has
 // A 1x1 convolution as a matrix product: K inputs to N outputs, zero where padded.
 // Weights in bf16 are stored in pairs of inputs, [N/16][K/32][16][16][2]; in int8 in fours, [N/16][K/64][16][16][4]. Where
 // there are no more than 16 inputs, avx has these stand for 32. For amx, outputs that go to the ring and, in int8, inputs
-// from the strip are in an order of their own (kernel.py), and the former hold a factor of 2^-112 in bf16; see amx.c.
+// from the strip are in an order of their own (kernel.py), and the former hold a factor of 2^-112 in bf16; see fp16.h.
 typedef struct {
     int32_t inputs, outputs;
     const void *weights;
@@ -23,7 +23,7 @@ typedef struct {
 } Product;
 
 // An expansion in int8: (product + bias) >> shift, from 0 to `cap`, counts steps of its own for every output, so small that
-// ReLU6's 6 is from 2^12 to 2^13 of them, where sums are so fine. NULL in bf16.
+// ReLU6's 6 is from 2^12 to 2^13 of them, or fewer where sums are coarser. NULL in bf16.
 typedef struct {
     const int32_t *bias, *shift, *cap;  // [N rounded up to 32]
     const float *step;                  // the same, in the last block, which only expands; elsewhere `depthwise` holds it

@@ -35,18 +35,15 @@ FP16 void amx_end(unsigned before) {
 
 // ---- the parts of a block -------------------------------------------------------------------------------------------
 
-static uint16_t *ring_row(const Ring *r, int y, int plane) {
-    return (uint16_t *)r->rows + (y < r->slots ? y : y % r->slots) * r->row + (int64_t)plane * r->width * 32;
-}
 // Statistics of rows of the ring; `step`: of what it holds in int8, [32] from `channel` on, or NULL.
 FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int first, int last, const float *step,
                             const Stats *stats, int channel) {
     f16x32 origin = _mm512_setzero_ph(), times = half_of(1);
-    if (step) times = ordered(_mm512_loadu_ps(step), _mm512_loadu_ps(step + 16));
+    if (step) times = pack(_mm512_loadu_ps(step), _mm512_loadu_ps(step + 16));
     Partial32 partial;
     partial32_start(&partial);
     for (int y = first; y < last; y++) {
-        const uint16_t *pixels = ring_row(ring, y, channel / 32) + 32 * left;
+        const uint16_t *pixels = (const uint16_t *)ring_row(ring, y, channel / 32) + 32 * left;
         if (y == first) origin = _mm512_mul_ph(_mm512_load_ph(pixels + 32 * INSIDE), times);
         for (int x = 0; x < b->width; x += 8) {
             f16x32 d[8];
@@ -65,7 +62,7 @@ FP16_INLINE void expand_as(int kind, const Block *b, const Products *p, int k, i
     Whole w = {0};
     if (kind == BF16) f = affine(&b->expand, BF16, k);
     else w = whole(&b->steps, k);
-    uint16_t *to = ring_row(ring, y, k / 32) + b->left * 32;
+    uint16_t *to = (uint16_t *)ring_row(ring, y, k / 32) + b->left * 32;
     if (k == 0) begin(p, kind);
     for (int q = 0; q < p->pixels; q += 16) {
         if (q % 32 == 0) advance(p, kind, q, k, sums);
@@ -73,7 +70,7 @@ FP16_INLINE void expand_as(int kind, const Block *b, const Products *p, int k, i
         if (kind == BF16) floats_to_ring(from, &f, to + 32 * x);
         else whole_to_ring(from, &w, to + 32 * x);
         x += 16;
-        if (x == b->width) x = 0, y++, to = ring_row(ring, y, k / 32) + b->left * 32;
+        if (x == b->width) x = 0, y++, to = (uint16_t *)ring_row(ring, y, k / 32) + b->left * 32;
     }
 }
 FP16 static void expand(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
@@ -92,7 +89,7 @@ FP16 static void stem(const Network *n, const Block *b, const Memory *m, int y, 
     begin(&p, BF16);
     for (int k = 0; k < b->wide; k += 32) {
         Affine f = affine(&n->stem, BF16, k);
-        uint16_t *to = ring_row(ring, y, k / 32) + b->left * 32;
+        uint16_t *to = (uint16_t *)ring_row(ring, y, k / 32) + b->left * 32;
         for (int x = 0; x < b->width; x += 16) {
             if (x % 32 == 0) advance(&p, BF16, x, k, sums);
             floats_to_ring(sums + x % 32 * 128, &f, to + 32 * x);
@@ -105,14 +102,8 @@ FP16 static void count(const Block *b, const Memory *m, int channel, int first, 
     count_rows(ring, b, 0, first, last, b->steps.step ? b->steps.step + channel : NULL, &m->wide, channel);
 }
 
-// The rows of the ring that row y of the outputs reads, 32 channels from c on.
-FP16_INLINE void around(const Block *b, int kernel, int stride, int y, const Ring *ring, int c, const uint16_t **rows) {
-    int row = y * stride - b->top, slot = (row + ring->slots) % ring->slots;
-    for (int i = 0; i < kernel; i++, row++, slot = slot + 1 == ring->slots ? 0 : slot + 1)
-        rows[i] = row < 0 || row >= b->height ? ring->zeros : ring_row(ring, slot, c / 32);
-}
 // The depthwise convolution of `pixels` pixels next to each other.
-FP16_INLINE void convolve(const uint16_t *const *rows, const uint16_t *weights, int kernel, int stride, int x, int pixels,
+FP16_INLINE void convolve(const void *const *rows, const uint16_t *weights, int kernel, int stride, int x, int pixels,
                           f16x32 bias, f16x32 *sum) {
     for (int t = 0; t < pixels; t++) sum[t] = bias;
 #pragma GCC unroll 5
@@ -120,7 +111,7 @@ FP16_INLINE void convolve(const uint16_t *const *rows, const uint16_t *weights, 
 #pragma GCC unroll 5
         for (int j = 0; j < kernel; j++) {
             f16x32 w = _mm512_loadu_ph(weights + 32 * (i * kernel + j));
-            const uint16_t *from = rows[i] + 32 * (x * stride + j);
+            const uint16_t *from = (const uint16_t *)rows[i] + 32 * (x * stride + j);
             for (int t = 0; t < pixels; t++) sum[t] = _mm512_fmadd_ph(_mm512_load_ph(from + 32 * stride * t), w, sum[t]);
         }
 }
@@ -139,9 +130,9 @@ FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const M
     const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)c * kernel * kernel;
     f16x32 bias = _mm512_loadu_ph((const uint16_t *)b->depthwise_bias + c);
     f16x32 origin = _mm512_loadu_ph(m->origin + c), d[8];
-    const uint16_t *rows[MAX_KERNEL];
+    const void *rows[MAX_KERNEL];
     if (first == 0) {
-        around(b, kernel, stride, 0, ring, c, rows);
+        around(b, kernel, stride, 0, ring, c / 32, rows);
         convolve(rows, weights, kernel, stride, INSIDE, 1, bias, d);
         origin = relu6(d[0]);
     }
@@ -150,7 +141,7 @@ FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const M
     Partial32 partial;
     partial32_start(&partial);
     for (int y = first; y < last; y++) {
-        around(b, kernel, stride, y, ring, c, rows);
+        around(b, kernel, stride, y, ring, c / 32, rows);
         char *to = (char *)m->strip + ((int64_t)(c / plane) * pixels + (y - first) * width) * 64;
         for (int x = 0; x < width; x += 8) {
             convolve(rows, weights, kernel, stride, x, 8, start, d);
@@ -200,12 +191,11 @@ typedef struct {
 // Sums of up to 32 pixels by 32 outputs (16 where `two` is 0) -> int8.
 FP16_INLINE void sums_to_bytes(const void *sums, int pixels, int two, const Affine *f, f32x16 scale, Outputs o) {
     for (int t = 0; t < pixels; t++) {
-        f32x16 x[2];
         for (int j = 0; j <= two; j++) {
-            x[j] = value(sums, UNSIGNED, t, j, f);
-            if (o.added) x[j] = _mm512_add_ps(x[j], from_bf16(_mm256_load_si256((const void *)(o.added + 32 * t + 16 * j))));
-            if (o.kept) _mm256_store_si256((void *)(o.kept + 32 * t + 16 * j), (__m256i)_mm512_cvtneps_pbh(x[j]));
-            _mm_store_si128((void *)(o.to + o.row * t + 16 * j), bytes(x[j], scale));
+            f32x16 x = value(sums, UNSIGNED, t, j, f);
+            if (o.added) x = _mm512_add_ps(x, from_bf16(_mm256_load_si256((const void *)(o.added + 32 * t + 16 * j))));
+            if (o.kept) _mm256_store_si256((void *)(o.kept + 32 * t + 16 * j), (__m256i)_mm512_cvtneps_pbh(x));
+            _mm_store_si128((void *)(o.to + o.row * t + 16 * j), bytes(x, scale));
         }
     }
 }
@@ -251,4 +241,4 @@ FP16 static void project(const Network *n, const Block *b, const Memory *m, int 
     else project_as(BF16, n, b, m, first, pixels, keep);
 }
 
-const Path amx_path = {32, 2, narrow_bytes, expand, stem, count, depthwise, project};
+const Path amx_path = {32, narrow_bytes, expand, stem, count, depthwise, project};

@@ -95,10 +95,10 @@ VECTOR static void expand(const Network *n, const Block *b, const Memory *m, int
     int k = channel / 16;
     Operands o = operands(&b->expand, m->narrow[0], (int64_t)b->height * b->width);
     for (int y = first; y < last; y++) {
-        float *row = (float *)ring->rows + y % ring->slots * ring->row + b->left * 16;
+        float *row = (float *)ring_row(ring, y, k) + b->left * 16;
         for (int x = 0; x < b->width; x += 8)
-            product_to_ring(&o, &b->expand, y * b->width + x, k, channel + 16 < b->wide,
-                            row + ((int64_t)k * ring->width + x) * 16, (int64_t)ring->width * 16);
+            product_to_ring(&o, &b->expand, y * b->width + x, k, channel + 16 < b->wide, row + 16 * x,
+                            (int64_t)ring->width * 16);
     }
 }
 
@@ -116,7 +116,7 @@ INLINE void count_row(const float *pixels, int width, const Stats *stats, int ch
 
 VECTOR static void stem(const Network *n, const Block *b, const Memory *m, int y, const Ring *ring) {
     Operands o = operands(&n->stem, m->patches, b->width);
-    float *row = (float *)ring->rows + y % ring->slots * ring->row + b->left * 16;
+    float *row = (float *)ring_row(ring, y, 0) + b->left * 16;
     int64_t next = (int64_t)ring->width * 16;
     for (int k = 0; k < b->wide / 16; k += 2)
         for (int x = 0; x < b->width; x += 8) product_to_ring(&o, &n->stem, x, k, 1, row + k * next + 16 * x, next);
@@ -126,8 +126,7 @@ VECTOR static void stem(const Network *n, const Block *b, const Memory *m, int y
 VECTOR static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
     for (int y = first; y < last; y++)
         for (int c = channel / 16; c < b->wide / 16 && c < channel / 16 + 2; c++)
-            count_row((float *)ring->rows + y % ring->slots * ring->row + (int64_t)c * ring->width * 16, b->width, &m->wide,
-                      16 * c);
+            count_row(ring_row(ring, y, c), b->width, &m->wide, 16 * c);
 }
 
 // ---- depthwise ----------------------------------------------------------------------------------------------------
@@ -139,13 +138,8 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int c
         const float *weights = (const float *)b->depthwise + (int64_t)c * kernel * kernel * 16;
         f32x16 bias = _mm512_loadu_ps((const float *)b->depthwise_bias + 16 * c);
         for (int y = first; y < last; y++) {
-            const float *rows[MAX_KERNEL];
-            for (int i = 0; i < kernel; i++) {
-                int row = y * stride - b->top + i;
-                rows[i] = row < 0 || row >= b->height ? ring->zeros
-                                                      : (float *)ring->rows + row % ring->slots * ring->row +
-                                                            (int64_t)c * ring->width * 16;
-            }
+            const void *rows[MAX_KERNEL];
+            around(b, kernel, stride, y, ring, c, rows);
             uint16_t *to = (uint16_t *)m->strip + ((int64_t)(c / 2) * pixels + (y - first) * width) * 32 + c % 2 * 16;
             Partial partial;
             partial_start(&partial);
@@ -157,7 +151,7 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int c
 #pragma GCC unroll 5
                     for (int j = 0; j < kernel; j++) {
                         f32x16 w = _mm512_loadu_ps(weights + 16 * (i * kernel + j));
-                        const float *from = rows[i] + 16 * (x * stride + j);
+                        const float *from = (const float *)rows[i] + 16 * (x * stride + j);
                         for (int t = 0; t < 8; t++)
                             sum[t] = _mm512_fmadd_ps(_mm512_load_ps(from + 16 * stride * t), w, sum[t]);
                     }
@@ -206,4 +200,4 @@ VECTOR static void project(const Network *n, const Block *b, const Memory *m, in
     }
 }
 
-const Path avx_path = {16, 4, narrow_bytes, expand, stem, count, depthwise, project};
+const Path avx_path = {16, narrow_bytes, expand, stem, count, depthwise, project};

@@ -29,13 +29,24 @@ static inline int strip_rows(const Block *b) {
 
 // ---- the ring: the rows of a block's wide activation that are needed now --------------------------------------------
 
+#define PIXEL 64  // bytes of a pixel in a plane: of 16 channels in fp32, of 32 in fp16
+
 typedef struct {
-    void *rows;        // [slots][planes of channels][width][channels of a plane], row y of the image in slot y % slots
+    char *rows;        // [slots][planes of channels][width][PIXEL], row y of the image in slot y % slots
     int slots, width;  // width with its padding
-    int64_t row;       // elements of a row
-    void *zeros;       // a row of one plane
+    int64_t row;       // bytes of a row
+    char *zeros;       // a row of one plane
 } Ring;
 
+static inline void *ring_row(const Ring *r, int y, int plane) {
+    return r->rows + (y < r->slots ? y : y % r->slots) * r->row + (int64_t)plane * r->width * PIXEL;
+}
+// The rows of the ring that row y of the outputs reads, of one plane.
+static inline void around(const Block *b, int kernel, int stride, int y, const Ring *r, int plane, const void **rows) {
+    int row = y * stride - b->top, slot = (row + r->slots) % r->slots;
+    for (int i = 0; i < kernel; i++, row++, slot = slot + 1 == r->slots ? 0 : slot + 1)
+        rows[i] = row < 0 || row >= b->height ? r->zeros : ring_row(r, slot, plane);
+}
 static inline int ring_rows(const Block *b) {
     return b->depthwise ? (strip_rows(b) - 1) * b->stride + b->kernel : strip_rows(b);
 }
@@ -67,7 +78,7 @@ typedef struct {
 } Memory;
 
 typedef struct {
-    int plane, item;                                         // the ring's channels of a plane, bytes of a value
+    int plane;                                               // the ring's channels of a plane
     int64_t (*narrow_bytes)(const Network *, int channels);  // of one pixel
     // of rows first to last - 1, 32 channels from `channel` on:
     void (*expand)(const Network *, const Block *, const Memory *, int channel, int first, int last, const Ring *);

@@ -32,7 +32,7 @@ FP16_INLINE f32x16 value(const char *sums, int kind, int t, int j, const Affine 
 FP16_INLINE f16x32 clamp(f16x32 x, f16x32 low, f16x32 high) { return _mm512_min_ph(_mm512_max_ph(x, low), high); }
 FP16_INLINE f16x32 half_of(float x) { return _mm512_set1_ph((_Float16)x); }
 FP16_INLINE f16x32 relu6(f16x32 x) { return clamp(x, _mm512_setzero_ph(), half_of(CAP)); }
-FP16_INLINE f16x32 ordered(f32x16 low, f32x16 high) {
+FP16_INLINE f16x32 pack(f32x16 low, f32x16 high) {
     __m256i a = (__m256i)_mm512_cvtxps_ph(low), b = (__m256i)_mm512_cvtxps_ph(high);
     return (f16x32)_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
 }
@@ -45,7 +45,7 @@ FP16_INLINE f32x16 half(f16x32 x, int high) {
 // puts four of the first 16 outputs and four of the second by turns, and weights stand in an order that makes up for it.
 
 // bf16: weights and bias hold 2^-112, with which fp32 has fp16's exponents, 13 bits higher. What is cut off below is made up
-// for on average, by CUT, in what reads the ring.
+// for on average, by CUT (kernel.py has it too), in what reads the ring.
 #define CUT (1 + 0x1p-11f * .7f)
 
 FP16_INLINE void floats_to_ring(const char *sums, const Affine *f, uint16_t *to) {

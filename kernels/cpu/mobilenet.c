@@ -25,8 +25,8 @@ static float *stats_end(const Stats *s, int channels, double pixels, float epsil
     return taps + 3 * channels;
 }
 
-static int64_t row_elements(const Path *p, const Block *b) {
-    return (int64_t)up(b->wide, p->plane) * ring_width(b);
+static int64_t row_bytes(const Path *p, const Block *b) {
+    return (int64_t)up(b->wide, p->plane) / p->plane * ring_width(b) * PIXEL;
 }
 
 static void *take(char **at, int64_t bytes) {
@@ -44,7 +44,7 @@ static char *lay_out(const Network *n, const Path *p, char *at, Memory *m) {
         int64_t found[4] = {
             b->depthwise ? out_pixels(b) * p->narrow_bytes(n, b->project.outputs) : 0,
             b->depthwise && n->eight ? out_pixels(b) * 2 * up(b->project.outputs, 32) : 0,
-            (ring_rows(b) * row_elements(p, b) + ring_width(b) * p->plane) * p->item,
+            ring_rows(b) * row_bytes(p, b) + ring_width(b) * PIXEL,
             (int64_t)strip_rows(b) * out_side(b, b->width) * 2 * up(b->wide, 64),
         };
         int64_t *largest[4] = {&narrow, &residual, &ring, &strip};
@@ -118,14 +118,14 @@ VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, u
 
 static void run_block(const Network *n, const Block *b, const Path *p, const uint8_t *image, Memory *m, int keep) {
     int rows = out_side(b, b->height), width = out_side(b, b->width), step = strip_rows(b), made = 0;
-    Ring ring = {m->ring, ring_rows(b), ring_width(b), row_elements(p, b), NULL};
-    int pixel = p->plane * p->item, planes = (int)(ring.slots * ring.row / ring.width / p->plane);
-    ring.zeros = (char *)m->ring + ring.slots * ring.row * p->item;
-    memset(ring.zeros, 0, ring.width * pixel);
+    Ring ring = {m->ring, ring_rows(b), ring_width(b), row_bytes(p, b), NULL};
+    int planes = (int)(ring.slots * ring.row / ring.width / PIXEL);
+    ring.zeros = ring.rows + ring.slots * ring.row;
+    memset(ring.zeros, 0, ring.width * PIXEL);
     for (int i = 0; i < planes && b->depthwise; i++) {  // zeros left and right of every row
-        char *row = (char *)m->ring + (int64_t)i * ring.width * pixel, *right = row + (b->left + b->width) * pixel;
-        memset(row, 0, b->left * pixel);
-        memset(right, 0, (ring.width - b->left - b->width) * pixel);
+        char *row = ring.rows + (int64_t)i * ring.width * PIXEL, *right = row + (b->left + b->width) * PIXEL;
+        memset(row, 0, b->left * PIXEL);
+        memset(right, 0, (ring.width - b->left - b->width) * PIXEL);
     }
     if (b->wide % 32) memset(m->strip, 0, (int64_t)step * width * 2 * up(b->wide, 64));
     for (int first = 0; first < rows; first += step) {

@@ -25,7 +25,7 @@ LEAST = 0.1  # the smallest range of a wide activation: 6 of its numbers from 0 
 _Pointer = ctypes.c_void_p
 Ints = NDArray[np.int32]
 Order = tuple[int, ...]  # which channel stands where
-# What the instructions make that pack two vectors into one (amx.c): of 32-bit numbers, and of 16-bit ones.
+# What the instructions make that pack two vectors into one (fp16.h, amx.c): of 32-bit numbers, and of 16-bit ones.
 WIDENED: Order = tuple(8 * (i % 16 // 4) + 4 * (i // 16) + i % 4 for i in range(32))
 NARROWED: Order = tuple(32 * (i % 16 // 8) + 8 * (i // 16) + i % 8 for i in range(64))
 

@@ -20,7 +20,7 @@ from metaqap_fast.engine import T
 from metaqap_fast.engine.correction import corrected, typical
 from metaqap_fast.engine.deviation import generated
 from metaqap_fast.engine.kernel import AMX, ARITHMETIC, Kernel, aligned_bytes, arithmetic
-from metaqap_fast.engine.mobilenet import Unsuited, read
+from metaqap_fast.engine.mobilenet import Network, Unsuited, read
 from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.errors import UsageError
 
@@ -38,8 +38,7 @@ def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
     if precision == "int8" and how != AMX:
         raise Unsuited("this CPU does not multiply in int8 with AMX")
     core, size = shared_core(), bundle.view_size
-    views = generated(size, TYPICAL) if precision == "int8" else None
-    found = []
+    found: list[tuple[Network, list[float] | None]] = []
     for member in bundle.members:
         model = core.read_model(member.file)
         model.reshape([1, size, size, 3])
@@ -47,14 +46,13 @@ def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
             network = read(model)
         except Unsuited as reason:
             raise Unsuited(f"{member.name}: {reason}") from None
-        ranges = None
-        if views is not None:
-            if not member.ranges:
-                raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision bf16")
-            ranges = largest(model, member.ranges)
-            network = corrected(network, typical(network, how, views))
-        found.append(Kernel(network, how, ranges))
-    return found
+        if precision == "int8" and not member.ranges:
+            raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision bf16")
+        found.append((network, largest(model, member.ranges) if precision == "int8" else None))
+    if precision == "int8":  # all members can: now it is worth the time
+        views = generated(size, TYPICAL)
+        found = [(corrected(network, typical(network, how, views)), ranges) for network, ranges in found]
+    return [Kernel(network, how, ranges) for network, ranges in found]
 
 
 def largest(model: Any, ranges: Mapping[str, tuple[float, float]]) -> list[float]:

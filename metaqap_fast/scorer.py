@@ -7,8 +7,8 @@ bounded queue, and memory is bounded by the queues whatever the number of images
 from __future__ import annotations
 
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TypeVar
@@ -94,8 +94,7 @@ class Scorer:
     def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
         """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
         files = steps(self.trace, "read", read_all(entries, max_bytes=self.max_bytes))
-        with closing(overlap(files, 2 * self.batch_size, lambda file: len(file.data))) as encoded:
-            yield from self._rows(self.decoder.stream(encoded))
+        yield from self._rows(self.decoder.stream(files))
 
     def score(self, *sources: str | os.PathLike[str]) -> ScoreTable:
         """Score folders, files, globs or `@list.txt`, in the order of the sorted keys."""
@@ -172,27 +171,6 @@ class Scorer:
         return ScoreTable.from_rows(list(rows), self.describe())
 
 
-class _Queue(queue.Queue[tuple[T | None, BaseException | None, bool]]):
-    """At most `depth` items, and no more once they weigh `AHEAD_BYTES`: a heavy item waits alone."""
-
-    def __init__(self, depth: int, weigh: Callable[[T], int]) -> None:
-        super().__init__(depth)
-        self._weigh, self._bytes = weigh, 0
-
-    def _qsize(self) -> int:
-        count = super()._qsize()
-        return max(count, self.maxsize) if count and self._bytes >= AHEAD_BYTES else count
-
-    def _put(self, item: tuple[T | None, BaseException | None, bool]) -> None:
-        super()._put(item)
-        self._bytes += 0 if item[0] is None else self._weigh(item[0])
-
-    def _get(self) -> tuple[T | None, BaseException | None, bool]:
-        item = super()._get()
-        self._bytes -= 0 if item[0] is None else self._weigh(item[0])
-        return item
-
-
 def _nbytes(image: Decoded) -> int:
     return int(image.views.nbytes)
 
@@ -200,45 +178,62 @@ def _nbytes(image: Decoded) -> int:
 def overlap(items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda _: 0) -> Generator[T]:
     """Run a generator in a thread of its own, at most `depth` items and `AHEAD_BYTES` ahead of its consumer.
 
-    `weigh` says how many bytes an item holds. An exception travels to the consumer; closing the returned
-    generator stops the thread and closes `items`.
+    `weigh` says how many bytes an item holds; a heavy one waits alone. Once there is no room the thread sleeps until
+    half of it is free: to be woken for every single item costs more than many an item. An exception travels to the
+    consumer; closing the returned generator stops the thread and closes `items`.
     """
-    ready = _Queue(depth, weigh)
-    stop = threading.Event()
+    changed = threading.Condition()
+    ready: deque[tuple[T, int]] = deque()
+    nbytes, stopped, ended = 0, False, False
+    failure: BaseException | None = None
 
-    def put(item: T | None, error: BaseException | None, more: bool) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put((item, error, more), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+    def room() -> bool:
+        return stopped or not ready or (len(ready) <= depth // 2 and nbytes <= AHEAD_BYTES // 2)
+
+    def put(item: T) -> bool:
+        nonlocal nbytes
+        weight = weigh(item)
+        with changed:
+            if len(ready) >= depth or nbytes >= AHEAD_BYTES:
+                changed.wait_for(room)
+            ready.append((item, weight))
+            nbytes += weight
+            changed.notify()
+            return not stopped
 
     def work() -> None:
+        nonlocal ended, failure
         try:
             for item in items:
-                if not put(item, None, True):
-                    return
-            put(None, None, False)
+                if not put(item):
+                    break
         except BaseException as error:  # noqa: BLE001 -- whatever it is, the consumer must see it
-            put(None, error, False)
-        finally:
-            if hasattr(items, "close"):
-                items.close()
+            failure = error
+        with changed:
+            ended = True
+            changed.notify()
+        if hasattr(items, "close"):
+            items.close()
 
     thread = threading.Thread(target=work, daemon=True, name=f"overlap-{getattr(items, '__name__', 'stage')}")
     thread.start()
     try:
         while True:
-            item, error, more = ready.get()
-            if error is not None:
-                raise error
-            if not more:
-                return
-            yield item  # type: ignore[misc]
+            with changed:
+                changed.wait_for(lambda: ready or ended)
+                if not ready:
+                    break
+                item, weight = ready.popleft()
+                nbytes -= weight
+                if room():
+                    changed.notify()
+            yield item
+        if failure is not None:
+            raise failure
     finally:
-        stop.set()
+        with changed:
+            stopped = True
+            changed.notify()
         thread.join(timeout=5)
 
 

@@ -29,6 +29,7 @@ EXTENSIONS = frozenset(
 RUN = 50_000  # names sorted at once
 BLOCK = 1 << 20  # bytes of a list read at once
 AHEAD_BYTES = 1 << 24  # a larger file is not read ahead: many at a time would fill the memory
+READERS = 8  # threads
 MAX_BYTES = 1 << 29  # a larger file is a row with status too_large, not an allocation
 
 
@@ -239,7 +240,7 @@ def _read(entry: Entry, max_bytes: int, ahead_bytes: int) -> Encoded | None:
                 raise ImageError(Status.unreadable, "not a regular file")
             if info.st_size > max_bytes:
                 raise ImageError(Status.too_large, f"{info.st_size} bytes, over the limit of {max_bytes}")
-            return None if info.st_size > ahead_bytes else Encoded(entry.key, file.read(max_bytes))
+            return None if info.st_size > ahead_bytes else Encoded(entry.key, file.read(info.st_size or max_bytes))
     except ImageError as error:
         return Encoded(entry.key, b"", error)
     except (OSError, ValueError) as error:
@@ -247,25 +248,29 @@ def _read(entry: Entry, max_bytes: int, ahead_bytes: int) -> Encoded | None:
         return Encoded(entry.key, b"", ImageError(Status.unreadable, reason))
 
 
-def read_all(entries: Iterable[Entry], ahead: int = 16, max_bytes: int = MAX_BYTES) -> Iterator[Encoded]:
-    """Read entries in order, up to `ahead` files at a time (latency of disks and network mounts overlaps).
+def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYTES) -> Iterator[Encoded]:
+    """Read entries in order, about `ahead` files before they are asked for, by READERS threads (latency of disks and
+    network mounts overlaps).
 
-    Files over `AHEAD_BYTES` are read one at a time, when their turn has come.
+    A thread reads a few files at a time: handing one over takes longer than reading it from a fast disk. Files over
+    `AHEAD_BYTES` are read one at a time, when their turn has come.
     """
-    with ThreadPoolExecutor(min(ahead, 8), thread_name_prefix="read") as pool:
-        waiting: deque[tuple[Entry, Future[Encoded | None]]] = deque()
 
-        def first() -> Encoded:
-            entry, future = waiting.popleft()
-            return future.result() or read_bytes(entry, max_bytes)
+    def read(some: Sequence[Entry]) -> list[Encoded | None]:
+        return [_read(entry, max_bytes, min(AHEAD_BYTES, max_bytes)) for entry in some]
 
+    entries, count = iter(entries), max(1, ahead // READERS)
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
+        waiting: deque[tuple[Sequence[Entry], Future[list[Encoded | None]]]] = deque()
         try:
-            for entry in entries:
-                waiting.append((entry, pool.submit(_read, entry, max_bytes, min(AHEAD_BYTES, max_bytes))))
-                if len(waiting) >= ahead:
-                    yield first()
-            while waiting:
-                yield first()
+            while True:
+                while len(waiting) * count < ahead and (some := list(islice(entries, count))):
+                    waiting.append((some, pool.submit(read, some)))
+                if not waiting:
+                    return
+                some, future = waiting.popleft()
+                for entry, found in zip(some, future.result(), strict=True):
+                    yield found or read_bytes(entry, max_bytes)
         finally:
             for _, future in waiting:
                 future.cancel()

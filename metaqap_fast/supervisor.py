@@ -194,19 +194,29 @@ class Supervisor:
     def _receive(self, task: _Task) -> Decoded:
         if not self._ready:
             self._wait_until_ready()
-        answer, fd = self._message(self.max_seconds)
-        if "died" in answer:
-            raise _Died(Status(answer.get("status", Status.engine_error)), f"the decoder failed: {answer['died']}")
-        status, count = Status(answer["status"]), answer["views"]
-        pixels = np.empty((0, self.size, self.size, 3), np.uint8)
-        if fd is not None:
-            memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)  # lives as long as the array
-            os.close(fd)
-            pixels = np.frombuffer(memory, np.uint8).reshape(count, self.size, self.size, 3)
+        if not self._received:
+            self._unpack(*self._message(self.max_seconds))
+        answer, pixels = self._received.popleft()
+        status = Status(answer["status"])
         error = ImageError(status, answer["reason"]) if status else None
         return Decoded(task.key, task.nbytes, pixels, answer["width"], answer["height"], error)
 
-    def _message(self, seconds: float) -> tuple[dict[str, Any], int | None]:
+    def _unpack(self, message: Any, fd: int | None) -> None:
+        """Take in the answers of a message; all its pixels are one memory, which lives as long as one of them."""
+        if "died" in message:
+            status = Status(message.get("status", Status.engine_error))
+            raise _Died(status, f"the decoder failed: {message['died']}")
+        pixels = np.empty((0, self.size, self.size, 3), np.uint8)
+        if fd is not None:
+            memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            os.close(fd)
+            pixels = np.frombuffer(memory, np.uint8).reshape(-1, *pixels.shape[1:])
+        at = 0
+        for answer in message:
+            self._received.append((answer, pixels[at : at + answer["views"]]))
+            at += answer["views"]
+
+    def _message(self, seconds: float) -> tuple[Any, int | None]:
         """The worker's next message and the file that came with it."""
         left = seconds
         while True:
@@ -257,6 +267,7 @@ class Supervisor:
         os.close(alive)
         ours.settimeout(TICK)
         self._socket, self._ready, self._answers = ours, False, 0
+        self._received: deque[tuple[dict[str, Any], Pixels]] = deque()
 
     def _wait_until_ready(self) -> None:
         answer, _ = self._message(START_SECONDS)

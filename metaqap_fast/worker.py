@@ -1,6 +1,6 @@
 """The process that decodes: what `supervisor` starts, feeds, and starts again.
 
-A batch arrives as one memfd (a JSON list, then the images' bytes), pixels go back as one memfd for each image:
+A batch arrives as one memfd (a JSON list, then the images' bytes), pixels go back as one memfd for several images:
 nothing is copied through a pipe, nothing is pickled, and whatever dies, the kernel frees.
 """
 
@@ -29,7 +29,8 @@ from metaqap_fast.source import Encoded
 LINE = 1 << 16  # bytes of one message, at most
 FILES, ARRAYS = b"files", b"arrays"  # what a batch holds
 PIXEL_BYTES = 16  # to decode a pixel of JPEG 2000, which takes the most
-SLOWLY = 8 << 20  # bytes of views that are only sent when the supervisor has taken those before
+TOGETHER = 8 << 20  # bytes of views that are sent together; more of one image, when those before have been taken
+MOST = 64  # answers sent together, which are less than a LINE
 _WARM_UP = b"P6 1 1 255\n\0\0\0"
 
 
@@ -41,13 +42,13 @@ def main() -> None:
     try:
         serve(connection, Decoder(**json.loads(sys.argv[2]), borrow=True), max_memory)
     except MetaqapError as error:
-        _answer(connection, {"died": str(error)})
+        _tell(connection, {"died": str(error)})
     except MemoryError as error:
-        _answer(connection, {"died": str(error) or OUT_OF_MEMORY, "status": int(Status.too_large)})
+        _tell(connection, {"died": str(error) or OUT_OF_MEMORY, "status": int(Status.too_large)})
     except (BrokenPipeError, ConnectionResetError):
         pass  # the run is over
     except Exception as error:  # noqa: BLE001 -- the supervisor must hear of it, whatever it is
-        _answer(connection, {"died": f"{type(error).__name__}: {error}"})
+        _tell(connection, {"died": f"{type(error).__name__}: {error}"})
     os._exit(0)
 
 
@@ -76,15 +77,16 @@ def serve(connection: socket.socket, decoder: Decoder, max_memory: int) -> None:
     list(decoder.stream([Encoded(b"", _WARM_UP)]))  # the decoder is loaded before anyone's time counts
     limit = _data() + max_memory
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    _answer(connection, {"ready": True})
+    _tell(connection, {"ready": True})
     while True:
         line, fds, _, _ = socket.recv_fds(connection, LINE, 1)
         if not line:
             return
-        for decoded in decoder.stream_arrays(_arrays(fds[0])) if line == ARRAYS else decoder.stream(_files(fds[0])):
-            if decoded.error and _short(decoded.error, decoded.width * decoded.height, max_memory):
-                raise MemoryError(f"it needs more than --max-memory ({max_memory} bytes)")
-            _send_back(connection, decoded)
+        with _Answers(connection) as answers:
+            for decoded in decoder.stream_arrays(_arrays(fds[0])) if line == ARRAYS else decoder.stream(_files(fds[0])):
+                if decoded.error and _short(decoded.error, decoded.width * decoded.height, max_memory):
+                    raise MemoryError(f"it needs more than --max-memory ({max_memory} bytes)")
+                answers.add(decoded)
 
 
 def _data() -> int:
@@ -116,29 +118,56 @@ def _unpack(fd: int) -> Iterator[tuple[memoryview, list[int]]]:
         at += nbytes
 
 
-def _send_back(connection: socket.socket, decoded: Decoded) -> None:
-    answer = {
-        "status": int(decoded.error.status if decoded.error else Status.ok),
-        "reason": decoded.error.reason[:4000] if decoded.error else "",
-        "width": decoded.width,
-        "height": decoded.height,
-        "views": len(decoded.views),
-    }
-    if not len(decoded.views):
-        return _answer(connection, answer)
-    while decoded.views.nbytes > SLOWLY and fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)) != bytes(4):
-        time.sleep(0.002)  # else all of two batches would wait in memory, 50 MB an image
-    fd = os.memfd_create("views", os.MFD_CLOEXEC)
-    try:
-        write(fd, decoded.views)
-        _answer(connection, answer, fd)
-    finally:
-        os.close(fd)
+class _Answers:
+    """Answers on their way back, several in a message: each one wakes the supervisor. When left, all are sent."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._waiting: list[dict[str, Any]] = []
+        self._fd: int | None = None
+        self._nbytes = 0
+
+    def __enter__(self) -> _Answers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._send()
+
+    def add(self, decoded: Decoded) -> None:
+        """An image's answer; its views are copied."""
+        nbytes = decoded.views.nbytes
+        if nbytes > TOGETHER:
+            self._send()
+            while fcntl.ioctl(self._connection, termios.TIOCOUTQ, bytes(4)) != bytes(4):
+                time.sleep(0.002)  # else all of two batches would wait in memory, 50 MB an image
+        if nbytes:
+            if self._fd is None:
+                self._fd = os.memfd_create("views", os.MFD_CLOEXEC)
+            write(self._fd, decoded.views)
+        self._waiting.append(
+            {
+                "status": int(decoded.error.status if decoded.error else Status.ok),
+                "reason": decoded.error.reason[:4000] if decoded.error else "",
+                "width": decoded.width,
+                "height": decoded.height,
+                "views": len(decoded.views),
+            }
+        )
+        self._nbytes += nbytes
+        if decoded.error or self._nbytes >= TOGETHER or len(self._waiting) == MOST:
+            self._send()
+
+    def _send(self) -> None:
+        if self._waiting:
+            _tell(self._connection, self._waiting, *([] if self._fd is None else [self._fd]))
+        if self._fd is not None:
+            os.close(self._fd)
+        self._waiting, self._fd, self._nbytes = [], None, 0
 
 
-def _answer(connection: socket.socket, answer: dict[str, Any], *fds: int) -> None:
+def _tell(connection: socket.socket, message: object, *fds: int) -> None:
     with suppress(BrokenPipeError):
-        socket.send_fds(connection, [json.dumps(answer).encode()], fds)
+        socket.send_fds(connection, [json.dumps(message).encode()], fds)
 
 
 def write(fd: int, data: bytes | memoryview | Pixels) -> None:

@@ -148,7 +148,8 @@ def test_overlap_keeps_order_and_runs_ahead_by_its_depth_only() -> None:
 
 def test_overlap_runs_ahead_by_its_bytes_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metaqap_fast.scorer.AHEAD_BYTES", 100)
-    for weight, most in ((200, 3), (40, 5), (1, 100)):  # taken, in the queue, and the one that does not fit in
+    # Taken, in the queue, and the one that does not fit in; the queue is filled up again when half of it is free.
+    for weight, fewest, most in ((200, 3, 3), (40, 4, 5), (1, 100, 100)):
         made: list[int] = []
 
         def produce(made: list[int] = made) -> Iterator[int]:
@@ -159,7 +160,7 @@ def test_overlap_runs_ahead_by_its_bytes_only(monkeypatch: pytest.MonkeyPatch) -
         stream = overlap(produce(), 1000, lambda _, weight=weight: weight)  # type: ignore[misc]
         assert next(stream) == 0
         time.sleep(0.3)
-        assert len(made) == most
+        assert fewest <= len(made) <= most
         assert list(stream) == list(range(1, 100))
 
 
@@ -259,4 +260,4 @@ def test_many_large_files_are_not_all_in_memory(bundle: Path, tmp_path: Path, ph
     arguments = ["score", str(folder), "--model", str(bundle), "-o", str(tmp_path / "s.h5"), "--quiet", "--strict"]
     result = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
     peak = int(result.stdout)
-    assert 300 < peak < 900
+    assert 200 < peak < 600

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any
 
@@ -100,7 +100,7 @@ class NativeEngine:
         count = threads or len(os.sched_getaffinity(0))
         core = shared_core()
         self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {ARITHMETIC[how]}, {count} threads"
-        self._ahead = 2 * count
+        self._ahead = 8 * count
         self._pool = ThreadPoolExecutor(count, "native")
         self._free: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
         for _ in range(count):
@@ -111,20 +111,24 @@ class NativeEngine:
         flying: deque[tuple[T, list[Future[list[float]]]]] = deque()
         views = 0
 
-        def land() -> tuple[T, NDArray[np.float32]]:
-            tag, futures = flying.popleft()
-            rows = [future.result() for future in futures]
-            return tag, np.array(rows, np.float32).reshape(len(rows), len(self._kernels))
+        def land() -> Iterator[tuple[T, NDArray[np.float32]]]:
+            """Wait for half of them: to be woken for each would cost more than what is done with it."""
+            nonlocal views
+            wait(flying[len(flying) // 2][1])
+            while flying and all(future.done() for future in flying[0][1]):
+                tag, futures = flying.popleft()
+                views -= len(futures)
+                rows = [future.result() for future in futures]
+                yield tag, np.array(rows, np.float32).reshape(len(rows), len(self._kernels))
 
         try:
             for tag, images in items:
                 flying.append((tag, [self._pool.submit(self._view, view) for view in images]))
                 views += len(images)
-                while flying and (views > self._ahead or all(future.done() for future in flying[0][1])):
-                    views -= len(flying[0][1])
-                    yield land()
+                while max(views, len(flying)) > self._ahead:  # failures have no views
+                    yield from land()
             while flying:
-                yield land()
+                yield from land()
         finally:
             for _, futures in flying:
                 for future in futures:

@@ -176,11 +176,7 @@ FP16 static void depthwise(const Network *n, const Block *b, const Memory *m, in
     else strip_as(b, ALONE, m, channel, first, last, ring);
 }
 
-// 16 values as int8.
-FP16_INLINE __m128i bytes(f32x16 x, f32x16 scale) {
-    return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x, scale)));
-}
-
+// Where a projection's outputs go.
 typedef struct {
     const uint16_t *added;  // bf16: what is added to the outputs, [pixels][32], or NULL
     uint16_t *kept;         // bf16: what a later block adds, or NULL
@@ -188,15 +184,39 @@ typedef struct {
     int row;
 } Outputs;
 
-// Sums of up to 32 pixels by 32 outputs (16 where `two` is 0) -> int8.
-FP16_INLINE void sums_to_bytes(const void *sums, int pixels, int two, const Affine *f, f32x16 scale, Outputs o) {
-    for (int t = 0; t < pixels; t++) {
-        for (int j = 0; j <= two; j++) {
-            f32x16 x = value(sums, UNSIGNED, t, j, f);
-            if (o.added) x = _mm512_add_ps(x, from_bf16(_mm256_load_si256((const void *)(o.added + 32 * t + 16 * j))));
-            if (o.kept) _mm256_store_si256((void *)(o.kept + 32 * t + 16 * j), (__m256i)_mm512_cvtneps_pbh(x));
-            _mm_store_si128((void *)(o.to + o.row * t + 16 * j), bytes(x, scale));
+// Block j of 16 outputs of pixel t, as numbers from -127 to 127, which may be exceeded.
+FP16_INLINE __m512i whole_output(const char *sums, int t, int j, const Affine *f, int add, f32x16 times, int keep, Outputs o) {
+    f32x16 x = value(sums, UNSIGNED, t, j, f);
+    if (add) x = _mm512_fmadd_ps(from_bf16(_mm256_load_si256((const void *)(o.added + 32 * t + 16 * j))), times, x);
+    if (keep) _mm256_store_si256((void *)(o.kept + 32 * t + 16 * j), (__m256i)_mm512_cvtneps_pbh(x));
+    return _mm512_cvtps_epi32(x);
+}
+// Sums of 16 pixels by 32 outputs (16 where `two` is 0) -> int8, 64 values at once. Packing takes four of each of what it
+// packs by turns. What that does to outputs, the order of the weights makes up for; to pixels, `sorted`.
+FP16_INLINE void sums_to_bytes(const char *sums, int two, const Affine *f, int add, f32x16 times, int keep, Outputs o) {
+    const __m512i sorted = two ? _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0)
+                               : _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    for (int t = 0; t < 16; t += 4 - 2 * two) {
+        __m512i x[4];
+        for (int i = 0; i < 4; i++) x[i] = whole_output(sums, t + (two ? i / 2 : i), two && i % 2, f, add, times, keep, o);
+        __m512i all = _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+        all = two ? _mm512_permutexvar_epi64(sorted, all) : _mm512_permutexvar_epi32(sorted, all);
+        if (!two) {
+            _mm512_store_si512((void *)(o.to + 16 * t), all);
+            continue;
         }
+        _mm256_store_si256((void *)(o.to + o.row * t), _mm512_castsi512_si256(all));
+        _mm256_store_si256((void *)(o.to + o.row * (t + 1)), _mm512_extracti64x4_epi64(all, 1));
+    }
+}
+FP16_INLINE void sums_to_bytes_as(const char *sums, int pixels, int two, const Affine *f, f32x16 times, Outputs o) {
+    for (; pixels > 0; pixels -= 16, sums += 2048, o.to += 16 * o.row) {
+        if (o.added && o.kept) sums_to_bytes(sums, two, f, 1, times, 1, o);
+        else if (o.added) sums_to_bytes(sums, two, f, 1, times, 0, o);
+        else if (o.kept) sums_to_bytes(sums, two, f, 0, times, 1, o);
+        else sums_to_bytes(sums, two, f, 0, times, 0, o);
+        if (o.added) o.added += 16 * 32;
+        if (o.kept) o.kept += 16 * 32;
     }
 }
 // The same -> bf16.
@@ -213,7 +233,7 @@ FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Me
     int outputs = b->project.outputs, plane = depth(n->eight, outputs), size = 2 - n->eight;
     Products p = {operands(&b->project, n->eight, m->strip, pixels, n->eight ? 64 : 32), 0, pixels, outputs};
     char sums[4096] __attribute__((aligned(64)));
-    f32x16 scale = _mm512_set1_ps(b->narrow_scale);
+    f32x16 times = _mm512_set1_ps(b->residual_scale);
     begin(&p, kind);
     for (int k = 0; k < outputs; k += 32) {
         Affine f = affine(&b->project, kind, k);
@@ -231,8 +251,8 @@ FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Me
             }
             if (b->residual) to.added = (const uint16_t *)m->residual[0] + at32 + 32 * x;
             if (keep) to.kept = (uint16_t *)m->residual[1] + at32 + 32 * x;
-            if (plane == 16) sums_to_bytes(sums, step, 0, &f, scale, to);
-            else sums_to_bytes(sums, step, 1, &f, scale, to);
+            if (plane == 16) sums_to_bytes_as(sums, step, 0, &f, times, to);
+            else sums_to_bytes_as(sums, step, 1, &f, times, to);
         }
     }
 }

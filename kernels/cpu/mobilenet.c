@@ -164,7 +164,11 @@ double mobilenet_run(const Network *n, int arithmetic, const uint8_t *image, voi
         m.residual[0] = m.residual[1], m.residual[1] = residual;
     }
     if (arithmetic == AMX) amx_end(before);
-    double prediction = n->bias;
-    for (int64_t i = 0; i < taps - first; i++) prediction += (double)first[i] * n->head[i];
+    double prediction = n->bias, sums[8] = {0};  // several, for an addition has to wait for the one before
+    int64_t count = taps - first, i = 0;
+    for (; i + 8 <= count; i += 8)
+        for (int k = 0; k < 8; k++) sums[k] += (double)first[i + k] * n->head[i + k];
+    for (; i < count; i++) prediction += (double)first[i] * n->head[i];
+    for (int k = 0; k < 8; k++) prediction += sums[k];
     return prediction;
 }

@@ -40,7 +40,7 @@ typedef struct {
     const void *depthwise_bias;  // of the same type; NULL both in the last block, which only expands
     Product project;           // inputs = wide
     float wide_scale;          // int8: what a wide value is multiplied by to become a number from 0 to 255
-    float narrow_scale;        // int8: what an output is multiplied by to become a number from -127 to 127
+    float residual_scale;      // int8: what the input is multiplied by where it is added, see amx.c
 } Block;
 
 typedef struct {

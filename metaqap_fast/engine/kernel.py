@@ -51,7 +51,7 @@ class _Block(ctypes.Structure):
         ("depthwise_bias", _Pointer),
         ("project", _Product),
         ("wide_scale", ctypes.c_float),
-        ("narrow_scale", ctypes.c_float),
+        ("residual_scale", ctypes.c_float),
     )
 
 
@@ -165,16 +165,18 @@ class Kernel:
     def _floats(self, values: NDArray[Any]) -> int:
         return self._array(np.ascontiguousarray(values, np.float32))
 
-    def _product(self, each: Convolution | None, largest: float = 0.0, inputs: Order | None = None) -> _Product:
-        """What goes to the narrow activations, or nowhere. `largest` magnitude of the inputs: products in int8; 0: in
-        bf16. `inputs`: the order in which they stand."""
+    def _product(self, each: Convolution | None, largest: float = 0.0, narrow: float = 0.0) -> _Product:
+        """What goes to the narrow activations, or nowhere. For products in int8, the `largest` magnitude of the inputs,
+        which a strip holds, and of the outputs as the next block reads them, `narrow`; 0: in bf16."""
         if each is None:
             return _Product()
-        weights = arranged(each.weights[:, :, 0, 0].T, inputs).T
+        weights = each.weights[:, :, 0, 0]
         if not largest:
             return self._packed(each, bf16(weights), each.bias, np.ones_like(each.bias))
-        whole, steps = rounded(weights)
-        return self._packed(each, whole, each.bias, steps * largest)
+        whole, steps = rounded(arranged(weights.T, NARROWED).T)
+        order, scale = WIDENED if len(whole) > 16 else None, np.float32(127 / narrow)
+        values = (whole, each.bias * scale, steps * np.float32(largest / 255) * scale)
+        return self._packed(each, *(arranged(part, order) for part in values))
 
     def _packed(self, each: Convolution, weights: NDArray[Any], *values: Floats) -> _Product:
         """`values`: bias and scale, where they are read."""
@@ -230,9 +232,8 @@ class Kernel:
             where = (*depthwise.size, depthwise.weights.shape[-1], depthwise.stride, *depthwise.pads)
             weights = self._depthwise(depthwise, times)
         return _Block(
-            *where, block.residual, len(first.bias), expansion, steps, *weights,
-            self._product(project, wide / 255, NARROWED if wide else None),
-            255 / wide if wide else 0.0, 127 / narrow if narrow else 0.0,
+            *where, block.residual, len(first.bias), expansion, steps, *weights, self._product(project, wide, narrow),
+            255 / wide if wide else 0.0, read / narrow if narrow else 0.0,
         )  # fmt: skip
 
 

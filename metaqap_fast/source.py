@@ -234,18 +234,28 @@ def _read(entry: Entry, max_bytes: int, ahead_bytes: int) -> Encoded | None:
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         fd = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
+        try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise ImageError(Status.unreadable, "not a regular file")
             if info.st_size > max_bytes:
                 raise ImageError(Status.too_large, f"{info.st_size} bytes, over the limit of {max_bytes}")
-            return None if info.st_size > ahead_bytes else Encoded(entry.key, file.read(info.st_size or max_bytes))
+            return None if info.st_size > ahead_bytes else Encoded(entry.key, _contents(fd, info.st_size or max_bytes))
+        finally:
+            os.close(fd)
     except ImageError as error:
         return Encoded(entry.key, b"", error)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Encoded(entry.key, b"", ImageError(Status.unreadable, reason))
+
+
+def _contents(fd: int, most: int) -> bytes:
+    """Up to `most` bytes of a file; in few calls, each of which hands the interpreter's lock to another thread."""
+    data = os.read(fd, most)
+    while len(data) < most and (more := os.read(fd, most - len(data))):
+        data += more
+    return data
 
 
 def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYTES) -> Iterator[Encoded]:

@@ -183,8 +183,7 @@ class Supervisor:
         head = json.dumps([[task.nbytes, task.shape] for task in tasks]).encode()
         fd = os.memfd_create("images", os.MFD_CLOEXEC)
         try:
-            for part in (len(head).to_bytes(8, "little"), head, *(task.data for task in tasks)):
-                write(fd, part)
+            write(fd, len(head).to_bytes(8, "little"), head, *(task.data for task in tasks))
             with suppress(OSError):  # a worker that is gone: `_receive` will see it
                 socket.send_fds(self._socket, [ARRAYS if tasks and tasks[0].shape else FILES], [fd])
         finally:

@@ -16,8 +16,10 @@ import socket
 import sys
 import termios
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ FILES, ARRAYS = b"files", b"arrays"  # what a batch holds
 PIXEL_BYTES = 16  # to decode a pixel of JPEG 2000, which takes the most
 TOGETHER = 8 << 20  # bytes of views that are sent together; more of one image, when those before have been taken
 MOST = 64  # answers sent together, which are less than a LINE
+IOV_MAX = os.sysconf("SC_IOV_MAX")  # parts of one write
 _WARM_UP = b"P6 1 1 255\n\0\0\0"
 
 
@@ -170,8 +173,12 @@ def _tell(connection: socket.socket, message: object, *fds: int) -> None:
         socket.send_fds(connection, [json.dumps(message).encode()], fds)
 
 
-def write(fd: int, data: bytes | memoryview | Pixels) -> None:
-    """All of `data` into a file."""
-    rest = data.reshape(-1).data if isinstance(data, np.ndarray) else memoryview(data)
+def write(fd: int, *parts: bytes | memoryview | Pixels) -> None:
+    """All of `parts` into a file, with as few calls as can be."""
+    rest = deque(memoryview(part.reshape(-1) if isinstance(part, np.ndarray) else part) for part in parts)
     while rest:
-        rest = rest[os.write(fd, rest) :]
+        done = os.writev(fd, list(islice(rest, IOV_MAX)))
+        while rest and done >= len(rest[0]):
+            done -= len(rest.popleft())
+        if rest:
+            rest[0] = rest[0][done:]

@@ -32,6 +32,7 @@ T = TypeVar("T")
 BATCH_SIZE = 16
 GPU_BATCH_SIZE = 64
 AHEAD_BYTES = 256 << 20  # that a stage may be ahead of the next one
+LATENCY = 0.05  # seconds
 
 
 class Scorer:
@@ -93,7 +94,7 @@ class Scorer:
 
     def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
         """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
-        files = steps(self.trace, "read", read_all(entries, max_bytes=self.max_bytes))
+        files = steps(self.trace, "read", read_all(entries, 2 * max(self.batch_size, BATCH_SIZE), self.max_bytes))
         yield from self._rows(self.decoder.stream(files))
 
     def score(self, *sources: str | os.PathLike[str]) -> ScoreTable:
@@ -178,9 +179,10 @@ def _nbytes(image: Decoded) -> int:
 def overlap(items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda _: 0) -> Generator[T]:
     """Run a generator in a thread of its own, at most `depth` items and `AHEAD_BYTES` ahead of its consumer.
 
-    `weigh` says how many bytes an item holds; a heavy one waits alone. Once there is no room the thread sleeps until
-    half of it is free: to be woken for every single item costs more than many an item. An exception travels to the
-    consumer; closing the returned generator stops the thread and closes `items`.
+    `weigh` says how many bytes an item holds; a heavy one waits alone. To be woken for every item costs more than many
+    an item: once there is no room the thread sleeps until half of it is free, and where there is nothing the consumer
+    sleeps until half of it is taken up, or an item may have waited for `LATENCY`. An exception travels to the consumer;
+    closing the returned generator stops the thread and closes `items`.
     """
     changed = threading.Condition()
     ready: deque[tuple[T, int]] = deque()
@@ -198,7 +200,8 @@ def overlap(items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda _
                 changed.wait_for(room)
             ready.append((item, weight))
             nbytes += weight
-            changed.notify()
+            if not room():
+                changed.notify()
             return not stopped
 
     def work() -> None:
@@ -220,7 +223,8 @@ def overlap(items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda _
     try:
         while True:
             with changed:
-                changed.wait_for(lambda: ready or ended)
+                while not ready and not ended:
+                    changed.wait_for(lambda: ended or not room(), LATENCY)
                 if not ready:
                     break
                 item, weight = ready.popleft()

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ EXTENSIONS = frozenset(
 RUN = 50_000  # names sorted at once
 BLOCK = 1 << 20  # bytes of a list read at once
 AHEAD_BYTES = 1 << 24  # a larger file is not read ahead: many at a time would fill the memory
+WAITING_BYTES = 256 << 20  # that were read ahead and not yet asked for; beyond them no other file is read ahead
 READERS = 8  # threads
 MAX_BYTES = 1 << 29  # a larger file is a row with status too_large, not an allocation
 
@@ -263,24 +265,36 @@ def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYT
     network mounts overlaps).
 
     A thread reads a few files at a time: handing one over takes longer than reading it from a fast disk. Files over
-    `AHEAD_BYTES` are read one at a time, when their turn has come.
+    `AHEAD_BYTES`, and all while `WAITING_BYTES` wait, are read one at a time, when their turn has come.
     """
+    lock, held = threading.Lock(), 0
+
+    def holds(files: Sequence[Encoded | None], sign: int) -> None:
+        nonlocal held
+        with lock:
+            held += sign * sum(len(file.data) for file in files if file)
 
     def read(some: Sequence[Entry]) -> list[Encoded | None]:
-        return [_read(entry, max_bytes, min(AHEAD_BYTES, max_bytes)) for entry in some]
+        found = []
+        for entry in some:
+            found.append(_read(entry, max_bytes, min(AHEAD_BYTES, max_bytes) if held < WAITING_BYTES else 0))
+            holds(found[-1:], 1)
+        return found
 
     entries, count = iter(entries), max(1, ahead // READERS)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
         waiting: deque[tuple[Sequence[Entry], Future[list[Encoded | None]]]] = deque()
         try:
             while True:
-                while len(waiting) * count < ahead and (some := list(islice(entries, count))):
-                    waiting.append((some, pool.submit(read, some)))
+                while len(waiting) * count < ahead and (next_ones := list(islice(entries, count))):
+                    waiting.append((next_ones, pool.submit(read, next_ones)))
                 if not waiting:
                     return
                 some, future = waiting.popleft()
-                for entry, found in zip(some, future.result(), strict=True):
-                    yield found or read_bytes(entry, max_bytes)
+                found = future.result()
+                holds(found, -1)
+                for entry, file in zip(some, found, strict=True):
+                    yield file or read_bytes(entry, max_bytes)
         finally:
             for _, future in waiting:
                 future.cancel()

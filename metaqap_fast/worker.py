@@ -175,7 +175,7 @@ def _tell(connection: socket.socket, message: object, *fds: int) -> None:
 
 def write(fd: int, *parts: bytes | memoryview | Pixels) -> None:
     """All of `parts` into a file, with as few calls as can be."""
-    rest = deque(memoryview(part.reshape(-1) if isinstance(part, np.ndarray) else part) for part in parts)
+    rest = deque(part.reshape(-1).data if isinstance(part, np.ndarray) else memoryview(part) for part in parts)
     while rest:
         done = os.writev(fd, list(islice(rest, IOV_MAX)))
         while rest and done >= len(rest[0]):

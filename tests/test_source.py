@@ -153,6 +153,31 @@ def test_large_files_are_read_when_their_turn_has_come(tmp_path: Path, monkeypat
         assert (found.error is not None) == (i == 6)
 
 
+def test_what_is_read_ahead_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metaqap_fast.source.WAITING_BYTES", 250)
+    monkeypatch.setattr("metaqap_fast.source.READERS", 1)
+    late: list[bytes] = []
+    real = read_bytes
+
+    def counted(entry: Entry, max_bytes: int) -> Encoded:
+        late.append(entry.key)
+        return real(entry, max_bytes)
+
+    monkeypatch.setattr("metaqap_fast.source.read_bytes", counted)
+    entries = []
+    for i in range(10):
+        (tmp_path / f"{i}").write_bytes(bytes(100))
+        entries.append(Entry(b"%d" % i, os.fsencode(tmp_path / f"{i}")))
+    assert [len(found.data) for found in read_all(entries, ahead=5)] == [100] * 10
+    assert late == [b"3", b"4", b"8", b"9"]  # of each five, which a thread reads together
+
+
+def test_a_file_that_says_it_is_empty_is_read() -> None:
+    path = b"/proc/self/status"
+    assert os.stat(path).st_size == 0
+    assert b"VmRSS" in read_bytes(Entry(path, path)).data
+
+
 def test_read_all_keeps_the_order(tmp_path: Path) -> None:
     entries = []
     for i in range(100):

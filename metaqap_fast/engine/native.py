@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
@@ -25,6 +26,7 @@ from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.errors import UsageError
 
 PRECISIONS = ("bf16", "int8")
+AHEAD = 8  # views in flight for each thread
 TYPICAL = 4  # views that int8's biases are corrected on
 
 
@@ -100,7 +102,7 @@ class NativeEngine:
         count = threads or len(os.sched_getaffinity(0))
         core = shared_core()
         self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {ARITHMETIC[how]}, {count} threads"
-        self._ahead = 8 * count
+        self._ahead = AHEAD * count
         self._pool = ThreadPoolExecutor(count, "native")
         self._free: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
         for _ in range(count):
@@ -114,7 +116,9 @@ class NativeEngine:
         def land() -> Iterator[tuple[T, NDArray[np.float32]]]:
             """Wait for half of them: to be woken for each would cost more than what is done with it."""
             nonlocal views
-            wait(flying[len(flying) // 2][1])
+            for _, futures in islice(flying, len(flying) // 2 + 1):
+                for future in futures:
+                    future.exception()  # waits
             while flying and all(future.done() for future in flying[0][1]):
                 tag, futures = flying.popleft()
                 views -= len(futures)

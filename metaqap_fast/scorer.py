@@ -32,7 +32,7 @@ T = TypeVar("T")
 BATCH_SIZE = 16
 GPU_BATCH_SIZE = 64
 AHEAD_BYTES = 256 << 20  # that a stage may be ahead of the next one
-LATENCY = 0.05  # seconds
+LATENCY = 0.05  # seconds that an item may wait for others to be handed on with
 
 
 class Scorer:

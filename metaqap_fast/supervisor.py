@@ -9,6 +9,7 @@ image did to the heap. It becomes a failed row, and everything else is decoded a
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import signal
@@ -205,11 +206,8 @@ class Supervisor:
         if "died" in message:
             status = Status(message.get("status", Status.engine_error))
             raise _Died(status, f"the decoder failed: {message['died']}")
-        pixels = np.empty((0, self.size, self.size, 3), np.uint8)
-        if fd is not None:
-            memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-            os.close(fd)
-            pixels = np.frombuffer(memory, np.uint8).reshape(-1, *pixels.shape[1:])
+        shape = sum(answer["views"] for answer in message), self.size, self.size, 3
+        pixels = np.empty(shape, np.uint8) if fd is None else _mapped(fd, shape)
         at = 0
         for answer in message:
             self._received.append((answer, pixels[at : at + answer["views"]]))
@@ -274,6 +272,13 @@ class Supervisor:
             self.close()
             raise MetaqapError(answer["died"])
         self._ready, self._failed_starts = True, 0
+
+
+def _mapped(fd: int, shape: tuple[int, ...]) -> Pixels:
+    """A file as an array; it lives as long as the array."""
+    memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    os.close(fd)
+    return np.frombuffer(memory, np.uint8, math.prod(shape)).reshape(shape)
 
 
 def _batches(tasks: Iterable[_Task], size: int) -> Iterator[_Batch]:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,42 @@ def test_overlap_runs_ahead_by_its_bytes_only(monkeypatch: pytest.MonkeyPatch) -
         time.sleep(0.3)
         assert fewest <= len(made) <= most
         assert list(stream) == list(range(1, 100))
+
+
+def test_overlap_wakes_its_thread_for_many_items_at_once() -> None:
+    made: list[int] = []
+
+    def produce() -> Iterator[int]:
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    stream = overlap(produce(), depth=8)
+    found = [next(stream)]
+    time.sleep(0.3)
+    full = len(made)
+    assert 9 <= full <= 10  # eight in the queue, and the one that does not fit in
+    found += islice(stream, 2)
+    time.sleep(0.3)
+    assert len(made) == full
+    found += islice(stream, 3)
+    time.sleep(0.3)
+    assert len(made) > full
+    assert found + list(stream) == list(range(100))
+
+
+def test_overlap_holds_no_item_back() -> None:
+    more = threading.Event()
+
+    def produce() -> Iterator[int]:
+        yield 1
+        more.wait(10)
+
+    stream = overlap(produce(), depth=64)
+    start = time.monotonic()
+    assert next(stream) == 1 and time.monotonic() - start < 1
+    more.set()
+    assert list(stream) == []
 
 
 def test_overlap_passes_exceptions_on() -> None:

@@ -170,6 +170,26 @@ def test_same_results_as_in_this_process(good: bytes, photo: Image.Image) -> Non
         assert np.array_equal(ours.views, theirs.views) and (ours.width, ours.nbytes) == (theirs.width, theirs.nbytes)
 
 
+def test_answers_come_together(good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message for a batch, or for what fills one; a failure is told at once."""
+    messages: list[list[int]] = []
+    real = Supervisor._unpack
+
+    def unpack(self: Supervisor, message: list[dict[str, int]], fd: int | None) -> None:
+        messages.append([answer["views"] for answer in message])
+        real(self, message, fd)
+
+    monkeypatch.setattr(Supervisor, "_unpack", unpack)
+    supervisor = Supervisor(S, batch_size=70)
+    data = [good] * 66 + [b"no image"] + [good] * 13
+    results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
+    assert statuses(results) == [Status.ok] * 66 + [Status.unsupported] + [Status.ok] * 13
+    assert messages == [[1] * 64, [1, 1, 0], [1] * 3, [1] * 10]
+    expected = next(iter(Decoder(S).stream([Encoded(b"", good)]))).views
+    assert all(np.array_equal(result.views, expected) for result in results if not result.error)
+    supervisor.close()
+
+
 def test_a_process_that_cannot_start_ends_the_run_with_a_reason(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:
     monkeypatch.setattr("metaqap_fast.supervisor.MODULE", "no_such_module")
     with pytest.raises(MetaqapError, match="does not start"):

@@ -191,6 +191,7 @@ def test_overlap_holds_no_item_back() -> None:
     more = threading.Event()
 
     def produce() -> Iterator[int]:
+        time.sleep(0.2)  # its consumer waits by now
         yield 1
         more.wait(10)
 

@@ -269,16 +269,17 @@ def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYT
     """
     lock, held = threading.Lock(), 0
 
-    def holds(files: Sequence[Encoded | None], sign: int) -> None:
+    def hold(nbytes: int) -> None:
         nonlocal held
         with lock:
-            held += sign * sum(len(file.data) for file in files if file)
+            held += nbytes
 
     def read(some: Sequence[Entry]) -> list[Encoded | None]:
         found = []
         for entry in some:
-            found.append(_read(entry, max_bytes, min(AHEAD_BYTES, max_bytes) if held < WAITING_BYTES else 0))
-            holds(found[-1:], 1)
+            file = _read(entry, max_bytes, min(AHEAD_BYTES, max_bytes) if held < WAITING_BYTES else 0)
+            hold(len(file.data) if file else 0)
+            found.append(file)
         return found
 
     entries, count = iter(entries), max(1, ahead // READERS)
@@ -292,7 +293,7 @@ def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYT
                     return
                 some, future = waiting.popleft()
                 found = future.result()
-                holds(found, -1)
+                hold(-sum(len(file.data) for file in found if file))
                 for entry, file in zip(some, found, strict=True):
                     yield file or read_bytes(entry, max_bytes)
         finally:

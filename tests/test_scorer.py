@@ -132,15 +132,16 @@ def test_native_views_see_pixels_that_fit_hides(bundle: Path) -> None:
 # --- overlap ---------------------------------------------------------------------------------------------
 
 
+def noted(made: list[int]) -> Iterator[int]:
+    """0 to 99; `made` has what has been asked for."""
+    for i in range(100):
+        made.append(i)
+        yield i
+
+
 def test_overlap_keeps_order_and_runs_ahead_by_its_depth_only() -> None:
     made: list[int] = []
-
-    def produce() -> Iterator[int]:
-        for i in range(100):
-            made.append(i)
-            yield i
-
-    stream = overlap(produce(), depth=4)
+    stream = overlap(noted(made), depth=4)
     assert next(stream) == 0
     time.sleep(0.3)
     assert 4 <= len(made) <= 7
@@ -152,13 +153,7 @@ def test_overlap_runs_ahead_by_its_bytes_only(monkeypatch: pytest.MonkeyPatch) -
     # Taken, in the queue, and the one that does not fit in; the queue is filled up again when half of it is free.
     for weight, fewest, most in ((200, 3, 3), (40, 4, 5), (1, 100, 100)):
         made: list[int] = []
-
-        def produce(made: list[int] = made) -> Iterator[int]:
-            for i in range(100):
-                made.append(i)
-                yield i
-
-        stream = overlap(produce(), 1000, lambda _, weight=weight: weight)  # type: ignore[misc]
+        stream = overlap(noted(made), 1000, lambda _, weight=weight: weight)  # type: ignore[misc]
         assert next(stream) == 0
         time.sleep(0.3)
         assert fewest <= len(made) <= most
@@ -167,13 +162,7 @@ def test_overlap_runs_ahead_by_its_bytes_only(monkeypatch: pytest.MonkeyPatch) -
 
 def test_overlap_wakes_its_thread_for_many_items_at_once() -> None:
     made: list[int] = []
-
-    def produce() -> Iterator[int]:
-        for i in range(100):
-            made.append(i)
-            yield i
-
-    stream = overlap(produce(), depth=8)
+    stream = overlap(noted(made), depth=8)
     found = [next(stream)]
     time.sleep(0.3)
     full = len(made)

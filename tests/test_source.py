@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -132,43 +133,43 @@ def test_files_over_the_limit_are_not_read(tmp_path: Path) -> None:
     assert read_bytes(Entry(path, path), max_bytes=1000).error is None
 
 
-def test_large_files_are_read_when_their_turn_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metaqap_fast.source.AHEAD_BYTES", 100)
-    read: list[bytes] = []
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Keys of what `read_all` reads when its turn has come."""
+    keys: list[bytes] = []
     real = read_bytes
 
-    def counted(entry: Entry, max_bytes: int) -> Encoded:
-        read.append(entry.key)
+    def noted(entry: Entry, max_bytes: int) -> Encoded:
+        keys.append(entry.key)
         return real(entry, max_bytes)
 
-    monkeypatch.setattr("metaqap_fast.source.read_bytes", counted)
-    sizes = [100, 101, 5000, 20, 5001, 0, 6000]
+    monkeypatch.setattr("metaqap_fast.source.read_bytes", noted)
+    return keys
+
+
+def written(folder: Path, sizes: Sequence[int]) -> list[Entry]:
     entries = []
     for i, size in enumerate(sizes):
-        (tmp_path / f"{i}").write_bytes(bytes(size))
-        entries.append(Entry(b"%d" % i, os.fsencode(tmp_path / f"{i}")))
-    for i, found in enumerate(read_all(entries, max_bytes=5500)):
+        (folder / f"{i}").write_bytes(bytes(size))
+        entries.append(Entry(b"%d" % i, os.fsencode(folder / f"{i}")))
+    return entries
+
+
+def test_large_files_are_read_when_their_turn_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: list[bytes]
+) -> None:
+    monkeypatch.setattr("metaqap_fast.source.AHEAD_BYTES", 100)
+    sizes = [100, 101, 5000, 20, 5001, 0, 6000]
+    for i, found in enumerate(read_all(written(tmp_path, sizes), max_bytes=5500)):
         assert len(found.data) == (sizes[i] if i < 6 else 0)
-        assert read == [b"%d" % j for j in range(i + 1) if 100 < sizes[j] <= 5500]
+        assert late == [b"%d" % j for j in range(i + 1) if 100 < sizes[j] <= 5500]
         assert (found.error is not None) == (i == 6)
 
 
-def test_what_is_read_ahead_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_ahead_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: list[bytes]) -> None:
     monkeypatch.setattr("metaqap_fast.source.WAITING_BYTES", 250)
     monkeypatch.setattr("metaqap_fast.source.READERS", 1)
-    late: list[bytes] = []
-    real = read_bytes
-
-    def counted(entry: Entry, max_bytes: int) -> Encoded:
-        late.append(entry.key)
-        return real(entry, max_bytes)
-
-    monkeypatch.setattr("metaqap_fast.source.read_bytes", counted)
-    entries = []
-    for i in range(10):
-        (tmp_path / f"{i}").write_bytes(bytes(100))
-        entries.append(Entry(b"%d" % i, os.fsencode(tmp_path / f"{i}")))
-    assert [len(found.data) for found in read_all(entries, ahead=5)] == [100] * 10
+    assert [len(found.data) for found in read_all(written(tmp_path, [100] * 10), ahead=5)] == [100] * 10
     assert late == [b"3", b"4", b"8", b"9"]  # of each five, which a thread reads together
 
 

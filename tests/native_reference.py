@@ -54,10 +54,21 @@ def steps(largest: float, low: int, high: int) -> Round:
     return lambda x: (x * (high / largest)).round().clamp(low, high) * (largest / high)
 
 
-def rows(weights: Tensor) -> Tensor:
-    """Weights of a product to int8, each output with a step of its own."""
-    step = weights.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-8) / 127
-    return (weights / step).round() * step
+def whole(weights: Tensor, most: float, least: float) -> Round:
+    """Outputs of an expansion as whole numbers of a step: 6 is 2^10 to 2^11 of it, unless sums are coarser."""
+    sums = (weights.abs().amax((1, 2, 3)) / 127).clamp_min(least) * (most / 127)
+    step = (sums * torch.exp2((torch.floor(torch.log2(6 / sums)) - 10).clamp_min(0))).view(1, -1, 1, 1)
+    return lambda x: (x / step).round() * step
+
+
+def rows(least: float) -> Round:
+    """Weights of a product to int8, each output with a step of its own, no smaller than `least`."""
+
+    def rounded(weights: Tensor) -> Tensor:
+        step = (weights.abs().amax((1, 2, 3), keepdim=True) / 127).clamp_min(least)
+        return (weights / step).round() * step
+
+    return rounded
 
 
 def tensor(values: NDArray[np.float32]) -> Tensor:
@@ -84,7 +95,10 @@ def pooled(network: Network, view: NDArray[np.uint8], how: int = 0, ranges: Sequ
     def product(x: Tensor, each: Convolution, low: int, high: int) -> Tensor:
         if ranges is None:
             return convolved(x, each, bf16, bf16)
-        return convolved(x, each, steps(next(largest), low, high), rows)
+        most = next(largest)
+        least = 6 / 65535 / (most / 127) if low else 1e-10
+        found = convolved(x, each, steps(most, low, high), rows(least))
+        return whole(tensor(each.weights), most, least)(found) if low else found
 
     mean, scale = (tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.scale))
     x = torch.from_numpy(view).permute(2, 0, 1)[None].float() - mean

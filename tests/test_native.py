@@ -16,17 +16,9 @@ from metaqap_fast.combine import combine
 from metaqap_fast.engine import native
 from metaqap_fast.engine.correction import corrected, typical
 from metaqap_fast.engine.deviation import TOLERANCE, generated, reference
-from metaqap_fast.engine.kernel import (
-    AMX,
-    AVX,
-    NARROWED,
-    WIDENED,
-    Kernel,
-    aligned_bytes,
-    arranged,
-    whole_numbers,
-)
+from metaqap_fast.engine.kernel import AMX, AVX, Kernel, aligned_bytes
 from metaqap_fast.engine.mobilenet import Network, read
+from metaqap_fast.engine.packing import NARROWED, WIDENED, arranged, finest, rounded, units, whole_numbers
 from metaqap_fast.train.ranges import measure_ranges
 
 VIEWS = generated(512, 4)
@@ -181,7 +173,7 @@ def test_corrected_biases_take_back_what_rounded_weights_shift(case: Callable[[s
     """Means of the taps over views other than those that the correction saw, by the weights alone and by the kernel."""
     need(AMX)
     network, ranges = case(name).network, case(name).ranges
-    other = corrected(network, typical(network, AMX, VIEWS))
+    other = corrected(network, typical(network, AMX, VIEWS), ranges)
     views = [view[::-1, ::-1].copy() for view in VIEWS]
 
     def taps(network: Network, ranges: Sequence[float] | None) -> NDArray[np.float64]:
@@ -198,13 +190,24 @@ def test_corrected_biases_take_back_what_rounded_weights_shift(case: Callable[[s
 
 def test_whole_numbers_are_the_values() -> None:
     rng = np.random.default_rng(0)
-    scale, bias = (10 ** rng.uniform(-7, -2, 500)).astype(np.float32), rng.uniform(-9, 9, 500).astype(np.float32)
+    scale, bias = (10 ** rng.uniform(-4, -2, 500)).astype(np.float32), rng.uniform(-9, 9, 500).astype(np.float32)
+    scale[:9], bias[:9] = finest(1), np.linspace(-9, 9, 9)
     sums = (rng.uniform(-20, 20, (200, 500)) / scale).astype(np.int64)
-    whole, shift, cap, step = whole_numbers(scale, bias)
-    found = np.clip((sums + whole) >> shift, 0, cap) * step.astype(np.float64)
-    assert np.abs(found - np.clip(sums * scale.astype(np.float64) + bias, 0, 6)).max() <= step.max()
-    assert (cap[shift > 0] >= 2**12).all() and (cap <= 2**13).all()
-    assert abs(np.mean(found - np.clip(sums * scale.astype(np.float64) + bias, 0, 6))) < 0.01 * step.mean()
+    whole, cap, shift, times = whole_numbers(scale, bias)
+    numbers = (np.clip(sums + whole, 0, cap) >> shift).astype(np.uint16)
+    found = numbers.view(np.float16) * times.astype(np.float64)  # as the ring is read
+    error, step = found - np.clip(sums * scale.astype(np.float64) + bias, 0, 6), times * 2.0**-24
+    assert (np.abs(error).max(0) <= step).all()
+    assert (numbers.max(0)[shift > 0] >= 2**10 - 1).all() and (numbers <= 2**11).all()
+    assert abs(np.mean(error / step)) < 0.01
+    whole, steps = rounded(np.full((1, 3), 1e-9, np.float32), finest(0.01))
+    assert not whole.any() and steps[0] * 0.01 == pytest.approx(6 / 65535)
+
+
+def test_units_make_fp16_hold_every_weight() -> None:
+    largest = np.array([0, 1e-9, 1, 32768, 32769, 1e9], np.float32)
+    unit = units(largest)
+    assert (unit == [1, 1, 1, 1, 0.5, 2**-15]).all() and np.isfinite((unit * largest).astype(np.float16)).all()
 
 
 def test_orders_hold_every_channel_once() -> None:

@@ -35,23 +35,22 @@ FP16 void amx_end(unsigned before) {
 
 // ---- the parts of a block -------------------------------------------------------------------------------------------
 
-// Statistics of rows of the ring; `step`: of what it holds in int8, [32] from `channel` on, or NULL.
-FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int first, int last, const float *step,
+// Statistics of rows of the ring, of its numbers times `step` in fp16, and the rest of that, `times`.
+FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int first, int last, f16x32 step, const float *times,
                             const Stats *stats, int channel) {
-    f16x32 origin = _mm512_setzero_ph(), times = half_of(1);
-    if (step) times = pack(_mm512_loadu_ps(step), _mm512_loadu_ps(step + 16));
+    f16x32 origin = _mm512_setzero_ph();
     Partial32 partial;
     partial32_start(&partial);
     for (int y = first; y < last; y++) {
         const uint16_t *pixels = (const uint16_t *)ring_row(ring, y, channel / 32) + 32 * left;
-        if (y == first) origin = _mm512_mul_ph(_mm512_load_ph(pixels + 32 * INSIDE), times);
+        if (y == first) origin = _mm512_mul_ph(_mm512_load_ph(pixels + 32 * INSIDE), step);
         for (int x = 0; x < b->width; x += 8) {
             f16x32 d[8];
-            for (int t = 0; t < 8; t++) d[t] = _mm512_fmsub_ph(_mm512_load_ph(pixels + 32 * (x + t)), times, origin);
+            for (int t = 0; t < 8; t++) d[t] = _mm512_fmsub_ph(_mm512_load_ph(pixels + 32 * (x + t)), step, origin);
             partial32_add(&partial, d, flushes(x, b->width));
         }
     }
-    partial32_end(&partial, origin, (last - first) * b->width, step ? 1 : CUT, stats, channel);
+    partial32_end(&partial, origin, (last - first) * b->width, times + channel, stats, channel);
 }
 
 // Every product is begun before the values of the one before are made: tiles and vectors work side by side.
@@ -94,12 +93,12 @@ FP16 static void stem(const Network *n, const Block *b, const Memory *m, int y, 
             if (x % 32 == 0) advance(&p, BF16, x, k, sums);
             floats_to_ring(sums + x % 32 * 128, &f, to + 32 * x);
         }
-        count_rows(ring, b, b->left, y, y + 1, NULL, &m->stem, k);
+        count_rows(ring, b, b->left, y, y + 1, half_of(1), n->stem.scale, &m->stem, k);
     }
 }
 
 FP16 static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
-    count_rows(ring, b, 0, first, last, b->steps.step ? b->steps.step + channel : NULL, &m->wide, channel);
+    count_rows(ring, b, 0, first, last, _mm512_loadu_ph(b->steps.step + channel), b->times, &m->wide, channel);
 }
 
 // The depthwise convolution of `pixels` pixels next to each other.
@@ -126,18 +125,18 @@ enum { AS_BF16, ALONE, FIRST, SECOND };  // int8: 32 channels wait as int16 for 
 FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const Memory *m, int c, int first, int last,
                        const Ring *ring) {
     int width = out_side(b, b->width), pixels = (last - first) * width, plane = mode == AS_BF16 ? 32 : 64;
-    f16x32 scale = half_of(b->wide_scale);
     const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)c * kernel * kernel;
-    f16x32 bias = _mm512_loadu_ph((const uint16_t *)b->depthwise_bias + c);
+    const uint16_t *own = (const uint16_t *)b->depthwise_bias + 3 * c;
+    f16x32 bias = _mm512_loadu_ph(own), cap = _mm512_loadu_ph(own + 32), scale = _mm512_loadu_ph(own + 64);
     f16x32 origin = _mm512_loadu_ph(m->origin + c), d[8];
     const void *rows[MAX_KERNEL];
     if (first == 0) {
         around(b, kernel, stride, 0, ring, c / 32, rows);
         convolve(rows, weights, kernel, stride, INSIDE, 1, bias, d);
-        origin = relu6(d[0]);
+        origin = clamp(d[0], _mm512_setzero_ph(), cap);
     }
     f16x32 start = _mm512_sub_ph(bias, origin), low = _mm512_sub_ph(_mm512_setzero_ph(), origin);
-    f16x32 high = _mm512_sub_ph(half_of(CAP), origin), offset = _mm512_mul_ph(origin, scale);
+    f16x32 high = _mm512_sub_ph(cap, origin), offset = _mm512_mul_ph(origin, scale);
     Partial32 partial;
     partial32_start(&partial);
     for (int y = first; y < last; y++) {
@@ -159,7 +158,7 @@ FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const M
             partial32_add(&partial, d, flushes(x, width));
         }
     }
-    partial32_end(&partial, origin, pixels, 1, &m->wide, c);
+    partial32_end(&partial, origin, pixels, b->times + c, &m->wide, c);
 }
 
 FP16_INLINE void strip_as(const Block *b, int mode, const Memory *m, int c, int first, int last, const Ring *ring) {

@@ -31,11 +31,6 @@ FP16_INLINE f32x16 value(const char *sums, int kind, int t, int j, const Affine 
 }
 FP16_INLINE f16x32 clamp(f16x32 x, f16x32 low, f16x32 high) { return _mm512_min_ph(_mm512_max_ph(x, low), high); }
 FP16_INLINE f16x32 half_of(float x) { return _mm512_set1_ph((_Float16)x); }
-FP16_INLINE f16x32 relu6(f16x32 x) { return clamp(x, _mm512_setzero_ph(), half_of(CAP)); }
-FP16_INLINE f16x32 pack(f32x16 low, f32x16 high) {
-    __m256i a = (__m256i)_mm512_cvtxps_ph(low), b = (__m256i)_mm512_cvtxps_ph(high);
-    return (f16x32)_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
-}
 FP16_INLINE f32x16 half(f16x32 x, int high) {
     __m512i bits = (__m512i)x;
     return _mm512_cvtxph_ps((__m256h)(high ? _mm512_extracti64x4_epi64(bits, 1) : _mm512_castsi512_si256(bits)));
@@ -45,8 +40,7 @@ FP16_INLINE f32x16 half(f16x32 x, int high) {
 // puts four of the first 16 outputs and four of the second by turns, and weights stand in an order that makes up for it.
 
 // bf16: weights and bias hold 2^-112, with which fp32 has fp16's exponents, 13 bits higher. What is cut off below is made up
-// for on average, by CUT (kernel.py has it too), in what reads the ring.
-#define CUT (1 + 0x1p-11f * .7f)
+// for on average, by CUT (packing.py), in what reads the ring.
 
 FP16_INLINE void floats_to_ring(const char *sums, const Affine *f, uint16_t *to) {
     const __m512i cap = (__m512i)half_of(CAP);  // as whole numbers, for a large float can be none in fp16
@@ -57,30 +51,22 @@ FP16_INLINE void floats_to_ring(const char *sums, const Affine *f, uint16_t *to)
     }
 }
 
-// int8: the ring holds whole numbers of a step, see Steps.
+// int8: the ring holds whole numbers of a step, see Steps. As fp16 a whole number's bits up to 2^11 are as many times 2^-24:
+// they need no conversion.
 typedef struct {
-    __m512i bias[2], shift[2], cap;
+    __m512i bias[2], cap, shift;
 } Whole;
 
 FP16_INLINE Whole whole(const Steps *s, int output) {
-    Whole w;
-    for (int j = 0; j < 2; j++) {
-        w.bias[j] = _mm512_loadu_si512(s->bias + output + 16 * j);
-        w.shift[j] = _mm512_loadu_si512(s->shift + output + 16 * j);
-    }
-    const int32_t *cap = s->cap + output;
-    w.cap = _mm512_packus_epi32(_mm512_loadu_si512(cap), _mm512_loadu_si512(cap + 16));
-    return w;
+    return (Whole){{_mm512_loadu_si512(s->bias + output), _mm512_loadu_si512(s->bias + output + 16)},
+                   _mm512_loadu_si512(s->cap + output), _mm512_loadu_si512(s->shift + output)};
 }
 FP16_INLINE void whole_to_ring(const char *sums, const Whole *w, uint16_t *to) {
     for (int t = 0; t < 16; t++) {
-        __m512i x[2];
-        for (int j = 0; j < 2; j++) {
-            x[j] = _mm512_add_epi32(_mm512_load_si512(sum_at(sums, t, j)), w->bias[j]);
-            x[j] = _mm512_srav_epi32(x[j], w->shift[j]);
-        }
-        __m512i both = _mm512_min_epu16(_mm512_packus_epi32(x[0], x[1]), w->cap);
-        _mm512_store_ph(to + 32 * t, _mm512_cvtepu16_ph(both));
+        __m512i a = _mm512_add_epi32(_mm512_load_si512(sum_at(sums, t, 0)), w->bias[0]);
+        __m512i b = _mm512_add_epi32(_mm512_load_si512(sum_at(sums, t, 1)), w->bias[1]);
+        __m512i both = _mm512_min_epu16(_mm512_packus_epi32(a, b), w->cap);
+        _mm512_store_si512(to + 32 * t, _mm512_srlv_epi16(both, w->shift));
     }
 }
 
@@ -121,20 +107,21 @@ FP16_INLINE void partial32_add(Partial32 *p, const f16x32 *d, int flush) {
 FP16_INLINE __m512d eighth(f32x16 x, int high) {
     return _mm512_cvtps_pd(high ? _mm512_extractf32x8_ps(x, 1) : _mm512_castps512_ps256(x));
 }
-// `times`: of every value.
-FP16_INLINE void partial32_end(const Partial32 *p, f16x32 from, int pixels, float times, const Stats *s, int channel) {
-    __m512d n = _mm512_set1_pd(pixels), factor = _mm512_set1_pd(times);
+// `times` [32]: of every value.
+FP16_INLINE void partial32_end(const Partial32 *p, f16x32 from, int pixels, const float *times, const Stats *s, int channel) {
+    __m512d n = _mm512_set1_pd(pixels);
     for (int e = 0; e < 4; e++) {  // with d = x - o: the sum of x is that of d and n o; of x x, of d d, and (2 d + n o) o
         double *sum = s->sum + channel + 8 * e, *square = s->square + channel + 8 * e;
         __m512d origin = eighth(half(from, e / 2), e % 2), d = eighth(p->sum[e / 2], e % 2);
         __m512d all = _mm512_mul_pd(n, origin), dd = eighth(p->square[e / 2], e % 2);
+        __m512d factor = _mm512_cvtps_pd(_mm256_loadu_ps(times + 8 * e));
         _mm512_storeu_pd(sum, _mm512_fmadd_pd(_mm512_add_pd(d, all), factor, _mm512_loadu_pd(sum)));
         dd = _mm512_fmadd_pd(_mm512_add_pd(_mm512_add_pd(d, d), all), origin, dd);
         _mm512_storeu_pd(square, _mm512_fmadd_pd(dd, _mm512_mul_pd(factor, factor), _mm512_loadu_pd(square)));
     }
     for (int j = 0; j < 2; j++) {
         float *to = s->maximum + channel + 16 * j;
-        f32x16 top = _mm512_mul_ps(_mm512_add_ps(half(p->maximum, j), half(from, j)), _mm512_set1_ps(times));
+        f32x16 top = _mm512_mul_ps(_mm512_add_ps(half(p->maximum, j), half(from, j)), _mm512_loadu_ps(times + 16 * j));
         _mm512_storeu_ps(to, _mm512_max_ps(_mm512_loadu_ps(to), top));
     }
 }

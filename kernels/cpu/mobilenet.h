@@ -19,14 +19,15 @@ typedef struct {
     int32_t inputs, outputs;
     const void *weights;
     const float *bias;         // [N rounded up to 32]
-    const float *scale;        // as bias: what a product is multiplied by before; 1 for bf16
+    const float *scale;        // as bias: what a product is multiplied by before; 1 for bf16; amx, the stem: see `times`
 } Product;
 
-// An expansion in int8: (product + bias) >> shift, from 0 to `cap`, counts steps of its own for every output, so small that
-// ReLU6's 6 is from 2^12 to 2^13 of them, or fewer where sums are coarser. NULL in bf16.
+// An expansion in int8: product + bias, from 0 to `cap`, >> shift, counts steps of its own for every output, of which
+// ReLU6's 6 is from 2^10 to 2^11, or fewer where sums are coarser. NULL in bf16, but for `step`.
 typedef struct {
-    const int32_t *bias, *shift, *cap;  // [N rounded up to 32]
-    const float *step;                  // the same, in the last block, which only expands; elsewhere `depthwise` holds it
+    const int32_t *bias;         // [N rounded up to 32], in the order of the weights
+    const uint16_t *cap, *shift; // [N rounded up to 32], in the outputs' own order
+    const uint16_t *step;        // as cap, fp16, amx, the last block: what the ring is multiplied by; else in `depthwise`
 } Steps;
 
 typedef struct {
@@ -37,9 +38,10 @@ typedef struct {
     Product expand;            // outputs = wide; weights NULL in the first block, whose wide input is the stem's
     Steps steps;
     const void *depthwise;     // avx: fp32 [wide/16][kernel kernel][16]; amx: fp16 [wide/32][kernel kernel][32];
-    const void *depthwise_bias;  // of the same type; NULL both in the last block, which only expands
+    const void *depthwise_bias;  // avx: fp32 [wide]; amx: fp16 [wide/32][3][32], bias, CAP, and in int8 what a wide value is
+                               // multiplied by to become a number from 0 to 255; NULL both in the last block
+    const float *times;        // amx: what statistics are multiplied by then, [wide], since fp16 cannot hold every weight
     Product project;           // inputs = wide
-    float wide_scale;          // int8: what a wide value is multiplied by to become a number from 0 to 255
     float residual_scale;      // int8: what the input is multiplied by where it is added, see amx.c
 } Block;
 

@@ -7,13 +7,15 @@ way for every image, and all that follows is moved with it. Subtracting that fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.engine.kernel import Kernel, aligned_bytes, rounded
+from metaqap_fast.engine.kernel import Kernel, aligned_bytes
 from metaqap_fast.engine.mobilenet import Convolution, Network
+from metaqap_fast.engine.packing import finest, rounded
 
 Doubles = NDArray[np.float64]
 
@@ -27,13 +29,13 @@ def typical(network: Network, how: int, views: NDArray[np.uint8]) -> Doubles:
     return found
 
 
-def corrected(network: Network, taps: Doubles) -> Network:
-    """The network for products in int8; `taps` as of `typical`.
+def corrected(network: Network, taps: Doubles, ranges: Sequence[float]) -> Network:
+    """The network for products in int8; `taps` as of `typical`, `ranges` as of `Kernel`.
 
     What a projection reads has its mean among the taps; an expansion reads what the projections before it gave, whose
     means follow, since between the two nothing is clipped.
     """
-    blocks, at = [], 3 * len(network.stem.bias)
+    blocks, at, largest = [], 3 * len(network.stem.bias), iter(ranges)
     narrow: Doubles = np.zeros(0)
     for block in network.blocks:
         first = block.expand or block.depthwise
@@ -41,17 +43,18 @@ def corrected(network: Network, taps: Doubles) -> Network:
         wide, expand, project = taps[at : at + len(first.bias)], block.expand, block.project
         at += 3 * len(wide)
         if expand is not None:
-            expand = _without_shift(expand, narrow)
+            expand = _without_shift(expand, narrow, finest(next(largest) / 127))
         if project is not None:
             means: Doubles = project.weights[:, :, 0, 0] @ wide + project.bias
             narrow = means + narrow if block.residual else means
+            next(largest)
             project = _without_shift(project, wide)
         blocks.append(replace(block, expand=expand, project=project))
     return replace(network, blocks=tuple(blocks))
 
 
-def _without_shift(each: Convolution, inputs: Doubles) -> Convolution:
+def _without_shift(each: Convolution, inputs: Doubles, least: float = 0.0) -> Convolution:
     weights = each.weights[:, :, 0, 0]
-    whole, steps = rounded(weights)
+    whole, steps = rounded(weights, least)
     shift = (whole * steps[:, None] - weights) @ inputs
     return replace(each, bias=(each.bias - shift).astype(np.float32))

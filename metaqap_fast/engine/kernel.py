@@ -1,4 +1,4 @@
-"""The compiled kernel for MobileNet-type networks (kernels/cpu), and a member's weights as it reads them."""
+"""The compiled kernel for MobileNet-type networks (kernels/cpu): what it reads of a member, and how it is called."""
 
 from __future__ import annotations
 
@@ -13,21 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.engine.mobilenet import Block, Convolution, Floats, Network, Unsuited
+from metaqap_fast.engine.packing import (
+    CAP,
+    CUT,
+    LARGEST,
+    NARROWED,
+    PIXEL,
+    TO_FP16,
+    WIDENED,
+    arranged,
+    bf16,
+    finest,
+    in_lanes,
+    packed,
+    padded,
+    rounded,
+    units,
+    unpacked,
+    whole_numbers,
+)
 
 AVX, AMX = 1, 2  # mobilenet.h
 ARITHMETIC = {AVX: "AVX512-BF16", AMX: "AMX"}
 LINE = 64  # bytes that buffers are aligned to
-PIXEL = np.float32(2**-16)  # what the stem's pixels are multiplied by
-TO_FP16 = np.float32(2**-112)  # what makes fp32's exponents those of fp16
-CUT = np.float32(1 + 0.7 * 2**-11)  # what cutting fp32 off to fp16 costs on average
 LEAST = 0.1  # the smallest range of a wide activation: 6 of its numbers from 0 to 255 are to be an int16
 
 _Pointer = ctypes.c_void_p
-Ints = NDArray[np.int32]
-Order = tuple[int, ...]  # which channel stands where
-# What the instructions make that pack two vectors into one (fp16.h, amx.c): of 32-bit numbers, and of 16-bit ones.
-WIDENED: Order = tuple(8 * (i % 16 // 4) + 4 * (i // 16) + i % 4 for i in range(32))
-NARROWED: Order = tuple(32 * (i % 16 // 8) + 8 * (i // 16) + i % 8 for i in range(64))
 
 
 class _Product(ctypes.Structure):
@@ -38,7 +49,7 @@ class _Product(ctypes.Structure):
 
 
 class _Steps(ctypes.Structure):
-    _fields_ = tuple((name, _Pointer) for name in ("bias", "shift", "cap", "step"))
+    _fields_ = tuple((name, _Pointer) for name in ("bias", "cap", "shift", "step"))
 
 
 class _Block(ctypes.Structure):
@@ -49,8 +60,8 @@ class _Block(ctypes.Structure):
         ("steps", _Steps),
         ("depthwise", _Pointer),
         ("depthwise_bias", _Pointer),
+        ("times", _Pointer),
         ("project", _Product),
-        ("wide_scale", ctypes.c_float),
         ("residual_scale", ctypes.c_float),
     )
 
@@ -182,22 +193,23 @@ class Kernel:
         """`values`: bias and scale, where they are read."""
         stored = packed(weights, 4 if weights.itemsize == 1 else 2, whole=self._how == AMX)
         outputs, inputs = each.weights.shape[:2]
-        return _Product(inputs, outputs, self._array(stored), *(self._floats(_padded(part, 32)) for part in values))
+        return _Product(inputs, outputs, self._array(stored), *(self._floats(padded(part, 32)) for part in values))
 
-    def _widening(self, each: Convolution, largest: float = 0.0, last: bool = False) -> tuple[_Product, _Steps, Floats]:
-        """What goes to the ring, and what the ring is to be multiplied by, [N]. `largest` as above; `last`: the ring is
-        not read by a depthwise convolution."""
+    def _widening(self, each: Convolution, step: float = 0.0) -> tuple[_Product, _Steps, Floats]:
+        """What goes to the ring, and what the ring is to be multiplied by, [N]. `step`: of the inputs, for products in
+        int8; 0: in bf16."""
         if self._how != AMX:
             return self._product(each), _Steps(), np.ones_like(each.bias)
         weights = each.weights[:, :, 0, 0]
-        if not largest:
+        if not step:
             stored, bias = (arranged(values * TO_FP16, WIDENED) for values in (weights, each.bias))
-            return self._packed(each, bf16(stored), bias), _Steps(), np.full_like(each.bias, CUT)
-        whole, steps = rounded(weights, 2**-26 / largest)  # 6 has no more than 29 bits
+            times = np.full_like(each.bias, CUT)
+            return self._packed(each, bf16(stored), bias, times), _Steps(), times
+        whole, steps = rounded(weights, finest(step))
         product = self._packed(each, arranged(whole, WIDENED))
-        *numbers, step = whole_numbers(steps * largest, each.bias)
-        parts = (self._array(arranged(part, WIDENED)) for part in numbers)
-        return product, _Steps(*parts, self._floats(_padded(step, 32)) if last else None), step
+        bias, cap, shift, times = whole_numbers(steps * np.float32(step), each.bias)
+        parts = arranged(bias, WIDENED), padded(cap, 32), padded(shift, 32)
+        return product, _Steps(*(self._array(part) for part in parts)), times
 
     def _stem(self, network: Network) -> _Product:
         """The stem with the normalisation in it, for pixels from 0 to 255 times PIXEL."""
@@ -208,85 +220,39 @@ class Kernel:
         whole = Convolution(weights.reshape(len(bias), 27, 1, 1) / PIXEL, bias, 1, (0, 0), stem.size)
         return self._widening(whole)[0]
 
-    def _depthwise(self, each: Convolution, times: Floats) -> tuple[int, int]:
-        """Weights [C/16, k k, 16] float32, for AMX [C/32, k k, 32] float16; and bias. `times`, [C]: of the inputs."""
-        lanes, dtype = (32, np.float16) if self._how == AMX else (16, np.float32)
-        exact = each.weights[:, 0] * times[:, None, None]
-        weights, bias = (_padded(values, lanes).astype(dtype) for values in (exact, each.bias))
-        blocks = weights.reshape(len(weights) // lanes, lanes, -1).transpose(0, 2, 1)
-        return self._array(blocks), self._array(bias)
+    def _depthwise(self, each: Convolution, times: Floats, wide: float) -> tuple[tuple[int | None, ...], float]:
+        """`depthwise`, `depthwise_bias` and `times` in mobilenet.h; and `wide`, the largest magnitude of the outputs
+        where they are multiplied in int8 (else 0), or a larger one, for fp16. `times`, [C]: of the inputs."""
+        weights = (each.weights[:, 0] * times[:, None, None]).reshape(len(times), -1)
+        if self._how != AMX:
+            return (self._array(in_lanes(weights, 16)), self._floats(each.bias), None), wide
+        unit = units(np.abs(weights).max(1))
+        wide = max(wide, LEAST, 255 / LARGEST / float(unit.min())) if wide else 0.0
+        own = np.stack([each.bias * unit, CAP * unit, (255 / wide if wide else 0) / unit], 1)
+        blocks = (self._array(in_lanes(part, 32).astype(np.float16)) for part in (weights * unit[:, None], own))
+        return (*blocks, self._floats(padded(1 / unit, 32))), wide
 
     def _block(self, block: Block, inputs: Mapping[int, float], narrow: float) -> _Block:
         """`inputs`: largest magnitude of what a product reads, by its id; `narrow`: of what the next block reads."""
         expand, depthwise, project = block.expand, block.depthwise, block.project
         first = expand or depthwise
         assert first is not None
-        where = (*first.size, 1, 1, 0, 0)
-        weights: tuple[int, int] | tuple[None, None] = (None, None)
         read, wide = inputs.get(id(expand), 0.0), inputs.get(id(project), 0.0)
-        wide = max(wide, LEAST) if wide else 0.0
         expansion, steps, times = _Product(), _Steps(), np.full_like(first.bias, CUT if self._how == AMX else 1)
         if expand is not None:
-            expansion, steps, times = self._widening(expand, read / 127, last=depthwise is None)
+            expansion, steps, times = self._widening(expand, read / 127)
         if depthwise is not None:
             where = (*depthwise.size, depthwise.weights.shape[-1], depthwise.stride, *depthwise.pads)
-            weights = self._depthwise(depthwise, times)
+            weights, wide = self._depthwise(depthwise, times, wide)
+        else:
+            where = (*first.size, 1, 1, 0, 0)
+            step = (times * units(times)).astype(np.float16)
+            steps.step = self._array(padded(step, 32))
+            weights = None, None, self._floats(padded(times / step, 32))
         return _Block(
             *where, block.residual, len(first.bias), expansion, steps, *weights, self._product(project, wide, narrow),
-            255 / wide if wide else 0.0, read / narrow if narrow else 0.0,
+            read / narrow if narrow else 0.0,
         )  # fmt: skip
-
-
-def rounded(weights: Floats, least: float = 1e-10) -> tuple[NDArray[np.int8], Floats]:
-    """Weights [N, K] as int8, and the steps [N] that they count: each output has its own, no smaller than `least`."""
-    steps = np.maximum(np.abs(weights).max(1) / 127, np.float32(least))
-    return np.rint(weights / steps[:, None]).astype(np.int8), steps
-
-
-def whole_numbers(scale: Floats, bias: Floats) -> tuple[Ints, Ints, Ints, Floats]:
-    """`Steps` in mobilenet.h, for products that `scale` and `bias` [N] make values: bias, shift, cap and step. What a
-    shift cuts off is half a step on average, which the bias gives back."""
-    shift = np.maximum(np.floor(np.log2(6 / scale)) - 12, 0)
-    step = scale * np.exp2(shift)
-    half = np.where(shift, np.exp2(shift - 1), 0)
-    whole = np.clip(np.rint(bias.astype(np.float64) / scale + half), -(2**30), 2**30)
-    return whole.astype(np.int32), shift.astype(np.int32), np.rint(6 / step).astype(np.int32), step.astype(np.float32)
-
-
-def arranged(values: NDArray[Any], order: Order | None) -> NDArray[Any]:
-    """The first axis, padded with zeros to a multiple of what `order` counts, in that order."""
-    if order is None:
-        return values
-    whole = _padded(values, len(order))
-    parts = whole.reshape(-1, len(order), *values.shape[1:])
-    return parts[:, list(order)].reshape(whole.shape)
-
-
-def packed(weights: NDArray[Any], group: int, whole: bool = False) -> NDArray[Any]:
-    """Weights of a product [N, K] as the kernel reads them, `Product` in mobilenet.h: [N/16, K/depth, depth/group, 16,
-    group], zero where padded. `group` inputs that stand together: 2 in bf16, 4 in int8; as many as are 4 bytes."""
-    inputs, deepest = weights.shape[1], 16 * group
-    depth = deepest if whole or inputs > 16 else 16
-    padded = _padded(_padded(weights, 32).T, depth).T
-    shape = len(padded) // 16, 16, padded.shape[1] // depth, depth // group, group
-    return padded.reshape(shape).transpose(0, 2, 3, 1, 4)
-
-
-def _padded(values: NDArray[Any], step: int) -> NDArray[Any]:
-    """Zeros added at the end of the first axis, to a multiple of `step`."""
-    return np.pad(values, [(0, -len(values) % step), *[(0, 0)] * (values.ndim - 1)])
-
-
-def bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The bits of the nearest bf16 numbers, ties to even; for finite numbers."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded: NDArray[np.uint16] = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    return rounded
-
-
-def unpacked(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The numbers of bf16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def aligned_bytes(count: int) -> NDArray[np.uint8]:

@@ -40,7 +40,7 @@ def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
     if precision == "int8" and how != AMX:
         raise Unsuited("this CPU does not multiply in int8 with AMX")
     core, size = shared_core(), bundle.view_size
-    found: list[tuple[Network, list[float] | None]] = []
+    found: list[tuple[Network, list[float]]] = []
     for member in bundle.members:
         model = core.read_model(member.file)
         model.reshape([1, size, size, 3])
@@ -50,10 +50,10 @@ def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
             raise Unsuited(f"{member.name}: {reason}") from None
         if precision == "int8" and not member.ranges:
             raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision bf16")
-        found.append((network, largest(model, member.ranges) if precision == "int8" else None))
+        found.append((network, largest(model, member.ranges) if precision == "int8" else []))
     if precision == "int8":  # all members can: now it is worth the time
         views = generated(size, TYPICAL)
-        found = [(corrected(network, typical(network, how, views)), ranges) for network, ranges in found]
+        found = [(corrected(network, typical(network, how, views), ranges), ranges) for network, ranges in found]
     return [Kernel(network, how, ranges) for network, ranges in found]
 
 

@@ -84,6 +84,7 @@ FP16 static void expand(const Network *n, const Block *b, const Memory *m, int c
 
 FP16 static void stem(const Network *n, const Block *b, const Memory *m, int y, const Ring *ring) {
     Products p = {operands(&n->stem, 0, m->patches, b->width, 32), 0, b->width, b->wide};
+    p.o.row = 2 * WINDOW;
     char sums[4096] __attribute__((aligned(64)));
     begin(&p, BF16);
     for (int k = 0; k < b->wide; k += 32) {
@@ -208,50 +209,61 @@ FP16_INLINE void sums_to_bytes(const char *sums, int two, const Affine *f, int a
         _mm256_store_si256((void *)(o.to + o.row * (t + 1)), _mm512_extracti64x4_epi64(all, 1));
     }
 }
-FP16_INLINE void sums_to_bytes_as(const char *sums, int pixels, int two, const Affine *f, f32x16 times, Outputs o) {
-    for (; pixels > 0; pixels -= 16, sums += 2048, o.to += 16 * o.row) {
-        if (o.added && o.kept) sums_to_bytes(sums, two, f, 1, times, 1, o);
-        else if (o.added) sums_to_bytes(sums, two, f, 1, times, 0, o);
-        else if (o.kept) sums_to_bytes(sums, two, f, 0, times, 1, o);
-        else sums_to_bytes(sums, two, f, 0, times, 0, o);
-        if (o.added) o.added += 16 * 32;
-        if (o.kept) o.kept += 16 * 32;
-    }
-}
 // The same -> bf16.
-FP16_INLINE void sums_to_bf16(const void *sums, int pixels, int two, const Affine *f, Outputs o) {
-    for (int t = 0; t < pixels; t++)
+FP16_INLINE void sums_to_bf16(const char *sums, int two, const Affine *f, Outputs o) {
+    for (int t = 0; t < 16; t++)
         for (int j = 0; j <= two; j++) {
             f32x16 x = value(sums, BF16, t, j, f);
             if (o.added) x = _mm512_add_ps(x, from_bf16(_mm256_load_si256((const void *)(o.added + o.row / 2 * t + 16 * j))));
             _mm256_store_si256((void *)(o.to + o.row * t + 32 * j), (__m256i)_mm512_cvtneps_pbh(x));
         }
 }
+FP16_INLINE void sums_to_outputs(const char *sums, int kind, int two, const Affine *f, f32x16 times, Outputs o) {
+    if (kind == BF16) sums_to_bf16(sums, two, f, o);
+    else if (o.added && o.kept) sums_to_bytes(sums, two, f, 1, times, 1, o);
+    else if (o.added) sums_to_bytes(sums, two, f, 1, times, 0, o);
+    else if (o.kept) sums_to_bytes(sums, two, f, 0, times, 1, o);
+    else sums_to_bytes(sums, two, f, 0, times, 0, o);
+}
 
+// Where outputs from `output` on of pixels from `first` on go; and those of the next 16 pixels.
+FP16_INLINE Outputs outputs(int kind, const Block *b, const Memory *m, int plane, int first, int output, int keep) {
+    int size = kind == BF16 ? 2 : 1;
+    int64_t pixels = out_pixels(b), at = ((output / plane * pixels + first) * plane + output % plane) * size;
+    Outputs o = {NULL, NULL, (uint8_t *)m->narrow[1] + at, plane * size};
+    if (b->residual && kind == BF16) o.added = (const uint16_t *)((const uint8_t *)m->narrow[0] + at);
+    else if (b->residual) o.added = (const uint16_t *)m->residual[0] + (output / 32 * pixels + first) * 32;
+    if (keep && kind != BF16) o.kept = (uint16_t *)m->residual[1] + (output / 32 * pixels + first) * 32;
+    return o;
+}
+FP16_INLINE Outputs after(Outputs o, int kind) {
+    if (o.added) o.added += kind == BF16 ? 8 * o.row : 16 * 32;
+    if (o.kept) o.kept += 16 * 32;
+    o.to += 16 * o.row;
+    return o;
+}
 FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
-    int outputs = b->project.outputs, plane = depth(n->eight, outputs), size = 2 - n->eight;
-    Products p = {operands(&b->project, n->eight, m->strip, pixels, n->eight ? 64 : 32), 0, pixels, outputs};
+    int count = b->project.outputs, plane = depth(n->eight, count);
+    Products p = {operands(&b->project, n->eight, m->strip, pixels, n->eight ? 64 : 32), 0, pixels, count};
     char sums[4096] __attribute__((aligned(64)));
     f32x16 times = _mm512_set1_ps(b->residual_scale);
+    if (plane == 16) {
+        Affine f = affine(&b->project, kind, 0);
+        Outputs to = outputs(kind, b, m, 16, first, 0, keep);
+        product_of_one(&p.o, kind, 0, pixels / 16, NULL);
+        for (int x = 0; x < pixels; x += 16, to = after(to, kind)) {
+            if (x % 64 == 0) product_of_one(&p.o, kind, x + 64, (pixels - x) / 16 - 4, sums);
+            sums_to_outputs(sums + x % 64 * 64, kind, 0, &f, times, to);
+        }
+        return;
+    }
     begin(&p, kind);
-    for (int k = 0; k < outputs; k += 32) {
+    for (int k = 0; k < count; k += 32) {
         Affine f = affine(&b->project, kind, k);
-        int64_t at = (((int64_t)(k / plane) * out_pixels(b) + first) * plane + k % plane) * size;
-        int64_t at32 = ((int64_t)(k / 32) * out_pixels(b) + first) * 32;
-        for (int x = 0; x < pixels; x += 32) {
-            advance(&p, kind, x, k, sums);
-            int step = pixels - x < 32 ? 16 : 32;
-            Outputs to = {NULL, NULL, (uint8_t *)m->narrow[1] + at + plane * size * x, plane * size};
-            if (kind == BF16) {
-                if (b->residual) to.added = (const uint16_t *)((const uint8_t *)m->narrow[0] + at) + plane * x;
-                if (plane == 16) sums_to_bf16(sums, step, 0, &f, to);
-                else sums_to_bf16(sums, step, 1, &f, to);
-                continue;
-            }
-            if (b->residual) to.added = (const uint16_t *)m->residual[0] + at32 + 32 * x;
-            if (keep) to.kept = (uint16_t *)m->residual[1] + at32 + 32 * x;
-            if (plane == 16) sums_to_bytes_as(sums, step, 0, &f, times, to);
-            else sums_to_bytes_as(sums, step, 1, &f, times, to);
+        Outputs to = outputs(kind, b, m, plane, first, k, keep);
+        for (int x = 0; x < pixels; x += 16, to = after(to, kind)) {
+            if (x % 32 == 0) advance(&p, kind, x, k, sums);
+            sums_to_outputs(sums + x % 32 * 128, kind, 1, &f, times, to);
         }
     }
 }

@@ -49,17 +49,17 @@ typedef struct {
     const uint16_t *a;  // [steps][plane pixels][depth]
     int64_t plane;      // elements from one step's pixels to the next's
     const uint16_t *b;  // see Product
-    int steps, depth;
+    int steps, depth, pixel;  // elements of a pixel: of what is multiplied, and from one to the next
 } Operands;
 
 static Operands operands(const Product *p, const uint16_t *a, int64_t pixels) {
     int d = depth(p->inputs);
-    return (Operands){a, pixels * d, p->weights, up(p->inputs, d) / d, d};
+    return (Operands){a, pixels * d, p->weights, up(p->inputs, d) / d, d, d};
 }
 
 // 8 pixels by 16 or 32 outputs, from block `n` of 16 outputs on -> sums [2][8].
 INLINE void product(const Operands *o, int pixel, int n, int two, f32x16 sum[2][8]) {
-    const uint16_t *a = o->a + (int64_t)pixel * o->depth;
+    const uint16_t *a = o->a + (int64_t)pixel * o->pixel;
     int64_t next = (int64_t)o->steps * o->depth * 16;
     const uint16_t *b = o->b + n * next;
     for (int t = 0; t < 8; t++) sum[0][t] = sum[1][t] = _mm512_setzero_ps();
@@ -70,7 +70,7 @@ INLINE void product(const Operands *o, int pixel, int n, int two, f32x16 sum[2][
 #pragma GCC unroll 8
             for (int t = 0; t < 8; t++) {
                 int32_t both;
-                memcpy(&both, a + t * o->depth + 2 * pair, 4);
+                memcpy(&both, a + t * o->pixel + 2 * pair, 4);
                 __m512bh x = (__m512bh)_mm512_set1_epi32(both);
                 sum[0][t] = _mm512_dpbf16_ps(sum[0][t], x, w);
                 if (two) sum[1][t] = _mm512_dpbf16_ps(sum[1][t], x, w2);
@@ -116,6 +116,7 @@ INLINE void count_row(const float *pixels, int width, const Stats *stats, int ch
 
 VECTOR static void stem(const Network *n, const Block *b, const Memory *m, int y, const Ring *ring) {
     Operands o = operands(&n->stem, m->patches, b->width);
+    o.pixel = WINDOW;
     float *row = (float *)ring_row(ring, y, 0) + b->left * 16;
     int64_t next = (int64_t)ring->width * 16;
     for (int k = 0; k < b->wide / 16; k += 2)

@@ -19,7 +19,10 @@ static inline int up(int value, int step) { return (value + step - 1) / step * s
 static inline int64_t lines(int64_t bytes) { return (bytes + 127) / 64 * 64; }  // of cache, and one more
 static inline int out_side(const Block *b, int side) { return b->depthwise ? (side + b->stride - 1) / b->stride : side; }
 static inline int64_t out_pixels(const Block *b) { return (int64_t)out_side(b, b->height) * out_side(b, b->width); }
-static inline int line_size(const Network *n) { return up(3 * (n->size + 2) + 32, 32); }  // of an image row, padded
+// Columns that the stem reads: the image's, what is around it, and what is read with the last ones; values of a row of them.
+static inline int patch_columns(const Network *n) { return up(n->size + 4, 32); }
+static inline int line_size(const Network *n) { return 3 * patch_columns(n) + 32; }
+#define WINDOW 18  // values from a window of the stem to the next, see stem_patches
 
 // Rows of output that are made at once.
 static inline int strip_rows(const Block *b) {
@@ -72,7 +75,7 @@ INLINE f32x16 from_bf16(__m256i bits) {
 typedef struct {
     void *narrow[2], *residual[2];  // of a block's input and output
     void *ring, *strip;
-    uint16_t *rows, *patches;       // see stem_patches
+    uint16_t *rows, *order, *patches;  // see stem_patches
     Stats stem, wide;
     uint16_t *origin;               // amx: what statistics are differences from, of every wide channel, fp16
 } Memory;

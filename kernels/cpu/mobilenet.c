@@ -59,7 +59,8 @@ static char *lay_out(const Network *n, const Path *p, char *at, Memory *m) {
     m->ring = take(&at, ring);
     m->strip = take(&at, strip);
     m->rows = take(&at, 2 * 3 * line_size(n));
-    m->patches = take(&at, 2 * 32 * (n->size / 2 + 1));
+    m->patches = take(&at, 2 * 9 * patch_columns(n));
+    m->order = take(&at, 2 * 9 * 32);
     Stats *stats[2] = {&m->stem, &m->wide};
     for (int k = 0; k < 2; k++) {
         stats[k]->sum = take(&at, 8 * wide);
@@ -88,32 +89,50 @@ int mobilenet_arithmetic(void) {
     return has && syscall(SYS_arch_prctl, 0x1023, 18) == 0 ? AMX : AVX;
 }
 
-// What row y of the stem, 3x3 with stride 2, reads: bf16 [size / 2][32], 27 of which count. Pixels are whole numbers up to
-// 255, which bf16 holds; times 2^-16, so that amx's weights are not too small. `rows`: 3 image rows with what is around
-// them, bf16; called with y = 0 first.
-VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, uint16_t *rows, uint16_t *patches) {
-    int line = line_size(n);
-    for (int i = 0; i < 3; i++) {
-        uint16_t *to = rows + i * line;
-        int row = 2 * y - n->top + i, inside = row >= 0 && row < n->size;
-        if (y == 0 || !inside)  // later on, what is left and right of the image is still there
-            for (int k = 0; k < line; k++) to[k] = n->outside[k % 3];
-        if (!inside) continue;
-        const uint8_t *from = image + (int64_t)row * n->size * 3;
-        for (int k = 0; k < 3 * n->size; k += 16) {
-            __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(from + k)));
-            f32x16 values = _mm512_mul_ps(_mm512_cvtepi32_ps(bytes), _mm512_set1_ps(0x1p-16f));
-            __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(values), 16);
-            _mm256_storeu_si256((void *)(to + 3 * n->left + k), _mm512_cvtepi32_epi16(bits));
+// An image row as the stem reads it, with what is around the image; from top to bottom, `fresh` where `to` holds none yet.
+// Pixels are whole numbers up to 255, which bf16 holds; times 2^-16, so that amx's weights are not too small.
+VECTOR static void stem_row(const Network *n, const uint8_t *image, int row, uint16_t *to, int fresh) {
+    int line = line_size(n), inside = row >= 0 && row < n->size;
+    if (fresh || !inside)  // later on, what is left and right of the image is still there
+        for (int k = 0; k < line; k++) to[k] = n->outside[k % 3];
+    const uint8_t *from = image + (int64_t)row * n->size * 3;
+    f32x16 times = _mm512_set1_ps(0x1p-16f);
+    for (int k = 0; inside && k < 3 * n->size; k += 32) {
+        f32x16 x[2];
+        for (int j = 0; j < 2; j++) {
+            __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(from + k + 16 * j)));
+            x[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(bytes), times);
         }
+        _mm512_storeu_si512(to + 3 * n->left + k, (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]));
     }
-    for (int x = 0; x < n->size / 2; x++) {  // a store's end is covered by the next, and the last ends with the line
-        uint16_t *to = patches + 32 * x, *from = rows + 6 * x, *third = from + 2 * line;
-        _mm256_store_si256((void *)to, _mm256_loadu_si256((const void *)from));
-        _mm256_storeu_si256((void *)(to + 9), _mm256_loadu_si256((const void *)(from + line)));
-        _mm_storeu_si128((void *)(to + 18), _mm_loadu_si128((const void *)third));
-        _mm_storeu_si128((void *)(to + 24), _mm_loadu_si128((const void *)(third + 6)));
+}
+// Three rows to columns, 32 columns (nine vectors) at a time: a vector has values of five columns at most, which are fifteen
+// of a row. `order`: where each is in the first two rows' sixteen, and, from 32 on, in the third's.
+VECTOR static void interleave(const uint16_t *const *rows, int columns, const uint16_t *order, uint16_t *to) {
+    for (int u = 0; u < columns; u += 32)
+        for (int q = 0; q < 9; q++) {
+            int at = 3 * (u + 32 * q / 9);
+            __m512i two = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(rows[0] + at)));
+            two = _mm512_inserti64x4(two, _mm256_loadu_si256((const void *)(rows[1] + at)), 1);
+            __m512i third = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(rows[2] + at)));
+            _mm512_storeu_si512(to + 9 * u + 32 * q, _mm512_permutex2var_epi16(two, _mm512_loadu_si512(order + 32 * q), third));
+        }
+}
+// What row y of the stem, 3x3 with stride 2, reads: columns of three pixels, bf16, [columns][3 rows][3]. A window is three
+// columns, the next one begins two further on. Row r of the image stands at r % 3; called with y = 0 first.
+VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, const Memory *m) {
+    const uint16_t *rows[3];
+    for (int i = 0; i < 3; i++) {
+        int row = 2 * y - n->top + i;
+        uint16_t *to = m->rows + (row + 3) % 3 * line_size(n);
+        if (y == 0 || i > 0) stem_row(n, image, row, to, y == 0);
+        rows[i] = to;
     }
+    for (int k = 0; k < 9 * 32 && y == 0; k++) {  // see interleave
+        int column = k / 9 - k / 32 * 32 / 9, row = k % 9 / 3;
+        m->order[k] = 16 * row + 3 * column + k % 3;
+    }
+    interleave(rows, patch_columns(n), m->order, m->patches);
 }
 
 static void run_block(const Network *n, const Block *b, const Path *p, const uint8_t *image, Memory *m, int keep) {
@@ -133,7 +152,7 @@ static void run_block(const Network *n, const Block *b, const Path *p, const uin
         int need = b->depthwise ? (last - 1) * b->stride - b->top + b->kernel : last;
         need = need < b->height ? need : b->height;
         for (int y = made; y < need && !b->expand.weights; y++) {
-            stem_patches(n, image, y, m->rows, m->patches);
+            stem_patches(n, image, y, m);
             p->stem(n, b, m, y, &ring);
         }
         for (int c = 0; c < b->wide; c += 32) {  // what is made of 32 channels is read while it is in the nearest cache

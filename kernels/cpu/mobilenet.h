@@ -50,7 +50,7 @@ typedef struct {
     int32_t eight;             // products in int8, but for the stem's
     int32_t top, left;         // the stem's padding in pixels
     uint16_t outside[4];       // bf16: the colour around the image, which the normalisation makes 0, as pixels are read
-    Product stem;              // bf16, 27 inputs in the order of rows, columns, colours of pixels times 2^-16
+    Product stem;              // bf16, 27 inputs in the order of columns, rows, colours of pixels times 2^-16
     int32_t blocks;
     const Block *block;
     float epsilon, bias;

@@ -30,18 +30,19 @@ static Operands operands(const Product *p, int eight, const void *a, int64_t pix
 
 // Pixels from `pixel` on, 32 or 16 of them, by outputs of block `n` of 16 and the next, into tiles 0 to 3, each of which is
 // stored to `before` first, where that is not NULL: products and stores go side by side. Tiles 4 and 5 hold pixels, 6 and 7
-// weights. Where pixels have fewer bytes than a tile's row, the next ones are read too, and multiplied by zeros.
-FP16_INLINE void product(const Operands *o, int kind, int pixel, int n, int two, char *before) {
+// weights, which are there already unless `load`. Where pixels have fewer bytes than a tile's row, the next ones are read
+// too, and multiplied by zeros.
+FP16_INLINE void product(const Operands *o, int kind, int pixel, int n, int two, int load, char *before) {
     int64_t next = (int64_t)o->steps * 1024, row = o->row;
     const uint8_t *a = o->a + pixel * row, *b = o->b + n * next;
     __asm__ volatile("" : : : "memory");  // GCC does not know that tiles are read from memory
     if (before) _tile_stored(0, before, 64);
     _tile_loadd(4, a, row);
-    _tile_loadd(6, b, 64);
+    if (load) _tile_loadd(6, b, 64);
     _tile_zero(0);
     MULTIPLY(0, 4, 6);
     if (before) _tile_stored(1, before + 1024, 64);
-    _tile_loadd(7, b + next, 64);
+    if (load) _tile_loadd(7, b + next, 64);
     _tile_zero(1);
     MULTIPLY(1, 4, 7);
     if (before) _tile_stored(2, before + 2048, 64);
@@ -85,15 +86,53 @@ typedef struct {
 } Products;
 
 FP16_INLINE void begin(const Products *p, int kind) {
-    if (p->pixels > 16) product(&p->o, kind, p->start, 0, 1, NULL);
-    else product(&p->o, kind, p->start, 0, 0, NULL);
+    if (p->pixels > 16) product(&p->o, kind, p->start, 0, 1, 1, NULL);
+    else product(&p->o, kind, p->start, 0, 0, 1, NULL);
 }
 // Sums [2 pixels][2 outputs][256] of the product of pixel x and `output`; the one after it is begun.
 FP16_INLINE void advance(const Products *p, int kind, int x, int output, char *sums) {
     x += 32;
     if (x >= p->pixels) x = 0, output += 32;
+    int load = x == 0 || p->o.steps > 1;
     if (output >= p->outputs) store(sums);
-    else if (x + 16 < p->pixels) product(&p->o, kind, p->start + x, output / 16, 1, sums);
-    else product(&p->o, kind, p->start + x, output / 16, 0, sums);
+    else if (x + 16 < p->pixels) product(&p->o, kind, p->start + x, output / 16, 1, load, sums);
+    else product(&p->o, kind, p->start + x, output / 16, 0, load, sums);
+}
+
+// `blocks` of 16 pixels from `pixel` on, up to 4 of them, by 16 outputs, otherwise as `product`. Weights: tile 6.
+FP16_INLINE void product_of_one(const Operands *o, int kind, int pixel, int blocks, char *before) {
+#define STORE_AND_START(t, pixels)                              \
+    do {                                                        \
+        if (before) _tile_stored(t, before + 1024 * t, 64);     \
+        if (t < blocks) {                                       \
+            _tile_loadd(pixels, a + 16 * t * row, row);         \
+            _tile_zero(t);                                      \
+            MULTIPLY(t, pixels, 6);                             \
+        }                                                       \
+    } while (0)
+#define GO_ON(t, pixels)                                        \
+    do {                                                        \
+        if (t < blocks) {                                       \
+            _tile_loadd(pixels, a + 16 * t * row, row);         \
+            MULTIPLY(t, pixels, 6);                             \
+        }                                                       \
+    } while (0)
+    int64_t row = o->row;
+    const uint8_t *a = o->a + pixel * row, *b = o->b;
+    __asm__ volatile("" : : : "memory");
+    if (!before || o->steps > 1) _tile_loadd(6, b, 64);
+    STORE_AND_START(0, 4);
+    STORE_AND_START(1, 5);
+    STORE_AND_START(2, 4);
+    STORE_AND_START(3, 5);
+    for (int k = 1; k < o->steps; k++) {
+        a += o->plane, b += 1024;
+        _tile_loadd(6, b, 64);
+        GO_ON(0, 4);
+        GO_ON(1, 5);
+        GO_ON(2, 4);
+        GO_ON(3, 5);
+    }
+    __asm__ volatile("" : : : "memory");
 }
 #endif

@@ -214,7 +214,7 @@ class Kernel:
     def _stem(self, network: Network) -> _Product:
         """The stem with the normalisation in it, for pixels from 0 to 255 times PIXEL."""
         stem = network.stem
-        weights = stem.weights.transpose(0, 2, 3, 1) * network.scale  # outputs, rows, columns, colours
+        weights = stem.weights.transpose(0, 3, 2, 1) * network.scale  # outputs, columns, rows, colours
         weights = unpacked(bf16(weights))  # what the kernel will multiply by: the bias must go with it
         bias = stem.bias - (weights * network.mean).sum((1, 2, 3))
         whole = Convolution(weights.reshape(len(bias), 27, 1, 1) / PIXEL, bias, 1, (0, 0), stem.size)

@@ -34,9 +34,9 @@ def finest(step: float) -> float:
 
 
 def whole_numbers(scale: Floats, bias: Floats) -> tuple[NDArray[np.int32], Shorts, Shorts, Floats]:
-    """`Steps` in mobilenet.h, for products that `scale` and `bias` [N] make values: bias, cap, shift; and what results are
-    to be multiplied by when their bits are read as fp16. What a shift cuts off is half a step on average, which the bias
-    gives back."""
+    """`Steps` in mobilenet.h, for products that `scale` and `bias` [N] make values: bias, cap, shift; and what the
+    results are to be multiplied by when their bits are read as fp16. What a shift cuts off is half a step on average,
+    which the bias gives back."""
     shift = np.maximum(np.floor(np.log2(CAP / scale)) - 10, 0)
     step = scale * np.exp2(shift)
     half = np.where(shift, np.exp2(shift - 1), 0)

@@ -92,10 +92,9 @@ def pooled(network: Network, view: NDArray[np.uint8], how: int = 0, ranges: Sequ
     bf16, wide = (to(torch.bfloat16) if how else same), (to(torch.float16) if how == AMX else same)
     largest = iter(ranges or ())
 
-    def product(x: Tensor, each: Convolution, low: int, high: int) -> Tensor:
+    def product(x: Tensor, each: Convolution, low: int, high: int, most: float) -> Tensor:
         if ranges is None:
             return convolved(x, each, bf16, bf16)
-        most = next(largest)
         least = 6 / 65535 / (most / 127) if low else 1e-10
         found = convolved(x, each, steps(most, low, high), rows(least))
         return whole(tensor(each.weights), most, least)(found) if low else found
@@ -108,12 +107,13 @@ def pooled(network: Network, view: NDArray[np.uint8], how: int = 0, ranges: Sequ
     for block in network.blocks:
         begin = x
         if block.expand is not None:
-            x = wide(product(x, block.expand, -128, 127).clamp(0, 6))
+            x = wide(product(x, block.expand, -128, 127, next(largest, 0)).clamp(0, 6))
+        most = next(largest, 6.0)
         if block.depthwise is not None and block.project is not None:
-            x = convolved(x, block.depthwise, wide, wide).clamp(0, 6)
+            x = convolved(x, block.depthwise, wide, wide).clamp(0, most)
         taps.append(x)
         if block.project is not None:
-            x = product(x, block.project, 0, 255)
+            x = product(x, block.project, 0, 255, most)
             x = bf16(x + begin if block.residual else x)
     return [(tap.mean((2, 3))[0].numpy(), deviation(tap, network.epsilon), tap.amax((2, 3))[0].numpy()) for tap in taps]
 

@@ -168,6 +168,17 @@ def test_what_no_number_of_the_ring_can_hold_is_0_or_6(case: Callable[[str], Cas
     assert (found < ROUNDING[how, precision]).all(), found.max(0)
 
 
+def test_what_is_over_the_range_is_cut_off(case: Callable[[str], Case]) -> None:
+    """In int8 a value that its calibration did not see is the largest that it saw, for the head too."""
+    need(AMX)
+    network, ranges = case("symmetric").network, list(case("symmetric").ranges)
+    assert ranges[2] == 6  # of what the second projection reads
+    ranges[2] = 2.0
+    found = run(network, AMX, ranges)[1]
+    assert (differences(found, pooled(network, VIEWS[-1], AMX, ranges)) < ROUNDING[AMX, "int8"]).all()
+    assert (differences(found, pooled(network, VIEWS[-1])) > ROUNDING[AMX, "int8"]).any()
+
+
 @pytest.mark.parametrize("name", MEMBERS)
 def test_corrected_biases_take_back_what_rounded_weights_shift(case: Callable[[str], Case], name: str) -> None:
     """Means of the taps over views other than those that the correction saw, by the weights alone and by the kernel."""

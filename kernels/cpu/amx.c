@@ -50,42 +50,42 @@ FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int firs
             partial32_add(&partial, d, flushes(x, b->width));
         }
     }
-    partial32_end(&partial, origin, (last - first) * b->width, times + channel, stats, channel);
+    f32x16 low = _mm512_loadu_ps(times + channel), high = _mm512_loadu_ps(times + channel + 16);
+    partial32_end(&partial, origin, (last - first) * b->width, low, high, stats, channel);
 }
 
 // Every product is begun before the values of the one before are made: tiles and vectors work side by side.
-FP16_INLINE void expand_as(int kind, const Block *b, const Products *p, int k, int first, const Ring *ring) {
+FP16_INLINE void expand_as(int kind, const Block *b, const Products *p, int k, Area area, const Ring *ring) {
     char sums[4096] __attribute__((aligned(64)));
-    int x = 0, y = first;
+    int x = area.left, y = area.first;
     Affine f = {0};
     Whole w = {0};
     if (kind == BF16) f = affine(&b->expand, BF16, k);
     else w = whole(&b->steps, k);
     uint16_t *to = (uint16_t *)ring_row(ring, y, k / 32) + b->left * 32;
-    if (k == 0) begin(p, kind);
     for (int q = 0; q < p->pixels; q += 16) {
         if (q % 32 == 0) advance(p, kind, q, k, sums);
         const char *from = sums + q % 32 * 128;
         if (kind == BF16) floats_to_ring(from, &f, to + 32 * x);
         else whole_to_ring(from, &w, to + 32 * x);
         x += 16;
-        if (x == b->width) x = 0, y++, to = (uint16_t *)ring_row(ring, y, k / 32) + b->left * 32;
+        if (x == area.right) x = area.left, y++, to = (uint16_t *)ring_row(ring, y, k / 32) + b->left * 32;
     }
 }
-FP16 static void expand(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
-                        const Ring *ring) {
-    int d = depth(n->eight, b->expand.inputs);
-    Products p = {operands(&b->expand, n->eight, m->narrow[0], (int64_t)b->height * b->width, d), first * b->width,
-                  (last - first) * b->width, b->wide};
+FP16 static void expand(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
+    int d = depth(n->eight, b->expand.inputs), run = area.right - area.left;
+    Products p = {operands(&b->expand, n->eight, m->narrow[0], (int64_t)b->height * b->width, d),
+                  area.first * b->width + area.left, (area.last - area.first) * run, b->wide, run, b->width - run};
     memset((char *)m->narrow[0] + p.o.steps * p.o.plane, 0, 64);  // read with the last pixels, times 0: let it be a number
-    if (n->eight) expand_as(SIGNED, b, &p, channel, first, ring);
-    else expand_as(BF16, b, &p, channel, first, ring);
+    if (channel == 0) begin(&p, n->eight ? SIGNED : BF16);
+    if (n->eight) expand_as(SIGNED, b, &p, channel, area, ring);
+    else expand_as(BF16, b, &p, channel, area, ring);
 }
 
 FP16 static void stem(const Network *n, const Block *b, const Memory *m, int y, const Ring *ring) {
-    Products p = {operands(&n->stem, 0, m->patches, b->width, 32), 0, b->width, b->wide};
-    p.o.row = 2 * WINDOW;
+    Products p = {operands(&n->stem, 0, m->patches, b->width, 32), 0, b->width, b->wide, b->width, 0};
     char sums[4096] __attribute__((aligned(64)));
+    p.o.row = 2 * WINDOW;
     begin(&p, BF16);
     for (int k = 0; k < b->wide; k += 32) {
         Affine f = affine(&n->stem, BF16, k);
@@ -99,8 +99,14 @@ FP16 static void stem(const Network *n, const Block *b, const Memory *m, int y, 
 }
 
 FP16 static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
-    count_rows(ring, b, 0, first, last, _mm512_loadu_ph(b->steps.step + channel), b->times, &m->wide, channel);
+    count_rows(ring, b, 0, first, last, _mm512_loadu_ph(b->steps.step + channel), b->steps.times, &m->wide, channel);
 }
+
+// What a channel of a depthwise convolution has beside its weights: a bias; the largest value, CAP or in int8 what 255 stands
+// for; in int8, what a value is multiplied by to become a number from 0 to 255, and the inverse; and what statistics are
+// multiplied by. All but the last in a unit of the channel's own, for in int8 fp16 could not hold every weight times the
+// ring's step.
+enum { BIAS, MOST, SCALE, INVERSE, TIMES, OWN };
 
 // The depthwise convolution of `pixels` pixels next to each other.
 FP16_INLINE void convolve(const void *const *rows, const uint16_t *weights, int kernel, int stride, int x, int pixels,
@@ -121,59 +127,70 @@ FP16_INLINE __m512i to_bf16(f16x32 x) {
     return _mm512_add_epi16(_mm512_srli_epi16(rounded, 3), _mm512_set1_epi16(112 << 7));
 }
 
-enum { AS_BF16, ALONE, FIRST, SECOND };  // int8: 32 channels wait as int16 for the next 32, where there are any
+// As numbers from 0 to 255, in the low byte of each: fp16 from 2^10 to 2^11 counts by ones.
+#define ONES 0x1p10f
+FP16_INLINE f16x32 nearest(f16x32 x, f16x32 scale, f16x32 inverse) {
+    return _mm512_mul_ph(_mm512_sub_ph(_mm512_fmadd_ph(x, scale, half_of(ONES)), half_of(ONES)), inverse);
+}
 
-FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const Memory *m, int c, int first, int last,
-                       const Ring *ring) {
-    int width = out_side(b, b->width), pixels = (last - first) * width, plane = mode == AS_BF16 ? 32 : 64;
-    const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)c * kernel * kernel;
-    const uint16_t *own = (const uint16_t *)b->depthwise_bias + 3 * c;
-    f16x32 bias = _mm512_loadu_ph(own), cap = _mm512_loadu_ph(own + 32), scale = _mm512_loadu_ph(own + 64);
+enum { AS_BF16, FIRST, SECOND };  // int8: the second 32 channels of 64 go to the high bytes of the first, whose weights are 0
+
+FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const Memory *m, int c, Area area, const Ring *ring) {
+    int width = out_side(b, b->width), pixels = (area.last - area.first) * width, plane = mode == AS_BF16 ? 32 : 64;
+    const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)c * (kernel * kernel + OWN);
+    const uint16_t *own = weights + 32 * kernel * kernel;
+    f16x32 bias = _mm512_loadu_ph(own + 32 * BIAS), cap = _mm512_loadu_ph(own + 32 * MOST);
+    f16x32 scale = _mm512_loadu_ph(own + 32 * SCALE), inverse = _mm512_loadu_ph(own + 32 * INVERSE);
+    f16x32 times = _mm512_loadu_ph(own + 32 * TIMES);
     f16x32 origin = _mm512_loadu_ph(m->origin + c), d[8];
     const void *rows[MAX_KERNEL];
-    if (first == 0) {
+    if (area.first == 0 && area.left == 0) {
         around(b, kernel, stride, 0, ring, c / 32, rows);
         convolve(rows, weights, kernel, stride, INSIDE, 1, bias, d);
         origin = clamp(d[0], _mm512_setzero_ph(), cap);
+        if (mode != AS_BF16) origin = nearest(origin, scale, inverse);
     }
     f16x32 start = _mm512_sub_ph(bias, origin), low = _mm512_sub_ph(_mm512_setzero_ph(), origin);
-    f16x32 high = _mm512_sub_ph(cap, origin), offset = _mm512_mul_ph(origin, scale);
+    f16x32 high = _mm512_sub_ph(cap, origin), offset = _mm512_fmadd_ph(origin, scale, half_of(ONES));
+    const __m512i upwards = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0E000C000A000800, 0x0600040002000000));
     Partial32 partial;
     partial32_start(&partial);
-    for (int y = first; y < last; y++) {
+    for (int y = area.first; y < area.last; y++) {
         around(b, kernel, stride, y, ring, c / 32, rows);
-        char *to = (char *)m->strip + ((int64_t)(c / plane) * pixels + (y - first) * width) * 64;
-        for (int x = 0; x < width; x += 8) {
+        char *to = (char *)m->strip + ((int64_t)(c / plane) * pixels + (y - area.first) * width) * 64;
+        for (int x = area.left; x < area.right; x += 8) {
             convolve(rows, weights, kernel, stride, x, 8, start, d);
             for (int t = 0; t < 8; t++) {
                 d[t] = clamp(d[t], low, high);
                 void *at = to + 64 * (x + t);
                 __m512i bits;
                 if (mode == AS_BF16) bits = to_bf16(_mm512_add_ph(d[t], origin));
-                else bits = _mm512_cvtph_epu16(_mm512_fmadd_ph(d[t], scale, offset));
-                if (mode == ALONE) bits = _mm512_packus_epi16(bits, _mm512_setzero_si512());
-                if (mode == SECOND) bits = _mm512_packus_epi16(_mm512_load_si512(at), bits);
+                else bits = (__m512i)_mm512_fmadd_ph(d[t], scale, offset);
+                if (mode == SECOND)
+                    bits = _mm512_mask_shuffle_epi8(_mm512_load_si512(at), 0xAAAAAAAAAAAAAAAA, bits, upwards);
                 _mm512_store_si512(at, bits);
             }
-            if (x == 0) _mm512_storeu_ph(m->origin + c, _mm512_add_ph(d[INSIDE], origin));
-            partial32_add(&partial, d, flushes(x, width));
+            if (x == 0) {
+                f16x32 other = _mm512_add_ph(d[INSIDE], origin);
+                _mm512_storeu_ph(m->origin + c, mode == AS_BF16 ? other : nearest(other, scale, inverse));
+            }
+            partial32_add(&partial, d, flushes(x, area.right));
         }
     }
-    partial32_end(&partial, origin, pixels, b->times + c, &m->wide, c);
+    pixels = (area.last - area.first) * (area.right - area.left);
+    partial32_end(&partial, origin, pixels, half(times, 0), half(times, 1), &m->wide, c);
 }
 
-FP16_INLINE void strip_as(const Block *b, int mode, const Memory *m, int c, int first, int last, const Ring *ring) {
-    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, mode, m, c, first, last, ring);
-    else if (b->kernel == 3) strip(b, 3, 2, mode, m, c, first, last, ring);
-    else if (b->stride == 1) strip(b, 5, 1, mode, m, c, first, last, ring);
-    else strip(b, 5, 2, mode, m, c, first, last, ring);
+FP16_INLINE void strip_as(const Block *b, int mode, const Memory *m, int c, Area area, const Ring *ring) {
+    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, mode, m, c, area, ring);
+    else if (b->kernel == 3) strip(b, 3, 2, mode, m, c, area, ring);
+    else if (b->stride == 1) strip(b, 5, 1, mode, m, c, area, ring);
+    else strip(b, 5, 2, mode, m, c, area, ring);
 }
-FP16 static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
-                           const Ring *ring) {
-    if (!n->eight) strip_as(b, AS_BF16, m, channel, first, last, ring);
-    else if (channel % 64) strip_as(b, SECOND, m, channel, first, last, ring);
-    else if (channel + 32 < b->wide) strip_as(b, FIRST, m, channel, first, last, ring);
-    else strip_as(b, ALONE, m, channel, first, last, ring);
+FP16 static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
+    if (!n->eight) strip_as(b, AS_BF16, m, channel, area, ring);
+    else if (channel % 64) strip_as(b, SECOND, m, channel, area, ring);
+    else strip_as(b, FIRST, m, channel, area, ring);
 }
 
 // Where a projection's outputs go.
@@ -244,7 +261,7 @@ FP16_INLINE Outputs after(Outputs o, int kind) {
 }
 FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
     int count = b->project.outputs, plane = depth(n->eight, count);
-    Products p = {operands(&b->project, n->eight, m->strip, pixels, n->eight ? 64 : 32), 0, pixels, count};
+    Products p = {operands(&b->project, n->eight, m->strip, pixels, n->eight ? 64 : 32), 0, pixels, count, pixels, 0};
     char sums[4096] __attribute__((aligned(64)));
     f32x16 times = _mm512_set1_ps(b->residual_scale);
     if (plane == 16) {
@@ -272,4 +289,4 @@ FP16 static void project(const Network *n, const Block *b, const Memory *m, int 
     else project_as(BF16, n, b, m, first, pixels, keep);
 }
 
-const Path amx_path = {32, narrow_bytes, expand, stem, count, depthwise, project};
+const Path amx_path = {32, narrow_bytes, stem, expand, count, depthwise, project};

@@ -89,14 +89,13 @@ INLINE void product_to_ring(const Operands *o, const Product *p, int pixel, int 
                             relu6(_mm512_add_ps(sum[j][t], _mm512_loadu_ps(p->bias + 16 * (n + j)))));
 }
 
-VECTOR static void expand(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
-                          const Ring *ring) {
+VECTOR static void expand(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
     (void)n;
     int k = channel / 16;
     Operands o = operands(&b->expand, m->narrow[0], (int64_t)b->height * b->width);
-    for (int y = first; y < last; y++) {
+    for (int y = area.first; y < area.last; y++) {
         float *row = (float *)ring_row(ring, y, k) + b->left * 16;
-        for (int x = 0; x < b->width; x += 8)
+        for (int x = area.left; x < area.right; x += 8)
             product_to_ring(&o, &b->expand, y * b->width + x, k, channel + 16 < b->wide, row + 16 * x,
                             (int64_t)ring->width * 16);
     }
@@ -132,19 +131,18 @@ VECTOR static void count(const Block *b, const Memory *m, int channel, int first
 
 // ---- depthwise ----------------------------------------------------------------------------------------------------
 
-INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int channel, int first, int last,
-                  const Ring *ring) {
-    int width = out_side(b, b->width), pixels = (last - first) * width;
+INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int channel, Area area, const Ring *ring) {
+    int width = out_side(b, b->width), pixels = (area.last - area.first) * width;
     for (int c = channel / 16; c < b->wide / 16 && c < channel / 16 + 2; c++) {
         const float *weights = (const float *)b->depthwise + (int64_t)c * kernel * kernel * 16;
-        f32x16 bias = _mm512_loadu_ps((const float *)b->depthwise_bias + 16 * c);
-        for (int y = first; y < last; y++) {
+        f32x16 bias = _mm512_loadu_ps(b->depthwise_bias + 16 * c);
+        for (int y = area.first; y < area.last; y++) {
             const void *rows[MAX_KERNEL];
             around(b, kernel, stride, y, ring, c, rows);
-            uint16_t *to = (uint16_t *)m->strip + ((int64_t)(c / 2) * pixels + (y - first) * width) * 32 + c % 2 * 16;
+            uint16_t *to = (uint16_t *)m->strip + ((int64_t)(c / 2) * pixels + (y - area.first) * width) * 32 + c % 2 * 16;
             Partial partial;
             partial_start(&partial);
-            for (int x = 0; x < width; x += 8) {
+            for (int x = area.left; x < area.right; x += 8) {
                 f32x16 sum[8];
                 for (int t = 0; t < 8; t++) sum[t] = bias;
 #pragma GCC unroll 5
@@ -167,13 +165,12 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int c
     }
 }
 
-VECTOR static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, int first, int last,
-                             const Ring *ring) {
+VECTOR static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
     (void)n;
-    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, m, channel, first, last, ring);
-    else if (b->kernel == 3) strip(b, 3, 2, m, channel, first, last, ring);
-    else if (b->stride == 1) strip(b, 5, 1, m, channel, first, last, ring);
-    else strip(b, 5, 2, m, channel, first, last, ring);
+    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, m, channel, area, ring);
+    else if (b->kernel == 3) strip(b, 3, 2, m, channel, area, ring);
+    else if (b->stride == 1) strip(b, 5, 1, m, channel, area, ring);
+    else strip(b, 5, 2, m, channel, area, ring);
 }
 
 // ---- projection -----------------------------------------------------------------------------------------------------
@@ -201,4 +198,4 @@ VECTOR static void project(const Network *n, const Block *b, const Memory *m, in
     }
 }
 
-const Path avx_path = {16, narrow_bytes, expand, stem, count, depthwise, project};
+const Path avx_path = {16, narrow_bytes, stem, expand, count, depthwise, project};

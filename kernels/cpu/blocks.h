@@ -9,7 +9,8 @@
 #define VECTOR __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
 #define INLINE VECTOR static inline __attribute__((always_inline))
 #define CAP 6.0f        // of ReLU6, which every activation here is
-#define STRIP 128       // output pixels that a block makes at once, at least
+#define STRIP 128       // output pixels that a block makes at once: at least a row, and no more than this if it is shorter
+#define NEAREST 49152   // bytes of a core's nearest cache
 #define MAX_KERNEL 5
 #define INSIDE 4        // a column that is no neighbour of what is around the image
 
@@ -24,15 +25,24 @@ static inline int patch_columns(const Network *n) { return up(n->size + 4, 32); 
 static inline int line_size(const Network *n) { return 3 * patch_columns(n) + 32; }
 #define WINDOW 18  // values from a window of the stem to the next, see stem_patches
 
-// Rows of output that are made at once.
-static inline int strip_rows(const Block *b) {
-    int width = out_side(b, b->width);
-    return width >= STRIP ? 1 : STRIP / width;
-}
-
 // ---- the ring: the rows of a block's wide activation that are needed now --------------------------------------------
 
 #define PIXEL 64  // bytes of a pixel in a plane: of 16 channels in fp32, of 32 in fp16
+
+static inline int rows_read(const Block *b, int rows) { return b->depthwise ? (rows - 1) * b->stride + b->kernel : rows; }
+
+// Rows of output that are made at once.
+static inline int strip_rows(const Block *b) {
+    int width = out_side(b, b->width), rows = width >= STRIP ? 1 : STRIP / width;
+    while (rows * width % 32 == 0 && rows > 1 && rows_read(b, rows) * b->width * PIXEL > NEAREST * 2 / 3) rows /= 2;
+    return rows;
+}
+// Columns of input of which the wide activation is made at once.
+static inline int tile_width(const Block *b) {
+    int width = b->width;
+    while (width % 64 == 0 && rows_read(b, strip_rows(b)) * width * PIXEL >= NEAREST) width /= 2;
+    return width;
+}
 
 typedef struct {
     char *rows;        // [slots][planes of channels][width][PIXEL], row y of the image in slot y % slots
@@ -50,9 +60,7 @@ static inline void around(const Block *b, int kernel, int stride, int y, const R
     for (int i = 0; i < kernel; i++, row++, slot = slot + 1 == r->slots ? 0 : slot + 1)
         rows[i] = row < 0 || row >= b->height ? r->zeros : ring_row(r, slot, plane);
 }
-static inline int ring_rows(const Block *b) {
-    return b->depthwise ? (strip_rows(b) - 1) * b->stride + b->kernel : strip_rows(b);
-}
+static inline int ring_rows(const Block *b) { return rows_read(b, strip_rows(b)); }
 static inline int ring_width(const Block *b) {
     if (!b->depthwise) return b->width;
     int reach = (out_side(b, b->width) - 1) * b->stride + b->kernel;  // columns that are read, from -left on
@@ -81,13 +89,17 @@ typedef struct {
 } Memory;
 
 typedef struct {
+    int first, last, left, right;  // rows first to last - 1, columns left to right - 1, of an input or an output
+} Area;
+
+typedef struct {
     int plane;                                               // the ring's channels of a plane
     int64_t (*narrow_bytes)(const Network *, int channels);  // of one pixel
-    // of rows first to last - 1, 32 channels from `channel` on:
-    void (*expand)(const Network *, const Block *, const Memory *, int channel, int first, int last, const Ring *);
     void (*stem)(const Network *, const Block *, const Memory *, int y, const Ring *);
+    // 32 channels from `channel` on; of a depthwise convolution's rows, `first` to `last` - 1, an area's columns:
+    void (*expand)(const Network *, const Block *, const Memory *, int channel, Area, const Ring *);
     void (*count)(const Block *, const Memory *, int channel, int first, int last, const Ring *);
-    void (*depthwise)(const Network *, const Block *, const Memory *, int channel, int first, int last, const Ring *);
+    void (*depthwise)(const Network *, const Block *, const Memory *, int channel, Area, const Ring *);
     void (*project)(const Network *, const Block *, const Memory *, int first, int pixels, int keep);
 } Path;
 

@@ -70,7 +70,7 @@ FP16_INLINE void whole_to_ring(const char *sums, const Whole *w, uint16_t *to) {
     }
 }
 
-// ---- statistics: sums of sixteen pixels in fp16, and of those in fp32 --------------------------------------------------
+// ---- statistics: sums of 32 pixels in fp16, and of those in fp32 -------------------------------------------------------
 //
 // Of differences from a pixel, the origin: where a channel is flat, its deviation is not lost in fp16's rounding, and
 // elsewhere that averages out.
@@ -85,7 +85,7 @@ FP16_INLINE void partial32_start(Partial32 *p) {
     p->sum16 = p->square16 = _mm512_setzero_ph();
     p->maximum = half_of(-CAP);
 }
-// Eight pixels' differences; `flush` at the latest the second time.
+// Eight pixels' differences; `flush` at the latest the fourth time.
 FP16_INLINE void partial32_add(Partial32 *p, const f16x32 *d, int flush) {
     f16x32 sum[4], top[4], square[2] = {p->square16, _mm512_mul_ph(d[0], d[0])};
     for (int t = 0; t < 4; t++) {
@@ -107,24 +107,25 @@ FP16_INLINE void partial32_add(Partial32 *p, const f16x32 *d, int flush) {
 FP16_INLINE __m512d eighth(f32x16 x, int high) {
     return _mm512_cvtps_pd(high ? _mm512_extractf32x8_ps(x, 1) : _mm512_castps512_ps256(x));
 }
-// `times` [32]: of every value.
-FP16_INLINE void partial32_end(const Partial32 *p, f16x32 from, int pixels, const float *times, const Stats *s, int channel) {
+// `low`, `high`: what every value is to be multiplied by.
+FP16_INLINE void partial32_end(const Partial32 *p, f16x32 from, int pixels, f32x16 low, f32x16 high, const Stats *s,
+                               int channel) {
     __m512d n = _mm512_set1_pd(pixels);
     for (int e = 0; e < 4; e++) {  // with d = x - o: the sum of x is that of d and n o; of x x, of d d, and (2 d + n o) o
         double *sum = s->sum + channel + 8 * e, *square = s->square + channel + 8 * e;
         __m512d origin = eighth(half(from, e / 2), e % 2), d = eighth(p->sum[e / 2], e % 2);
         __m512d all = _mm512_mul_pd(n, origin), dd = eighth(p->square[e / 2], e % 2);
-        __m512d factor = _mm512_cvtps_pd(_mm256_loadu_ps(times + 8 * e));
+        __m512d factor = eighth(e < 2 ? low : high, e % 2);
         _mm512_storeu_pd(sum, _mm512_fmadd_pd(_mm512_add_pd(d, all), factor, _mm512_loadu_pd(sum)));
         dd = _mm512_fmadd_pd(_mm512_add_pd(_mm512_add_pd(d, d), all), origin, dd);
         _mm512_storeu_pd(square, _mm512_fmadd_pd(dd, _mm512_mul_pd(factor, factor), _mm512_loadu_pd(square)));
     }
     for (int j = 0; j < 2; j++) {
         float *to = s->maximum + channel + 16 * j;
-        f32x16 top = _mm512_mul_ps(_mm512_add_ps(half(p->maximum, j), half(from, j)), _mm512_loadu_ps(times + 16 * j));
+        f32x16 top = _mm512_mul_ps(_mm512_add_ps(half(p->maximum, j), half(from, j)), j ? high : low);
         _mm512_storeu_ps(to, _mm512_max_ps(_mm512_loadu_ps(to), top));
     }
 }
-// Whether the pixels from x on of a row are the second eight, or the last.
-FP16_INLINE int flushes(int x, int width) { return x & 8 || x + 8 == width; }
+// Whether the pixels from x on of a row are the fourth eight, or the last.
+FP16_INLINE int flushes(int x, int width) { return x % 32 == 24 || x + 8 == width; }
 #endif

@@ -155,10 +155,16 @@ static void run_block(const Network *n, const Block *b, const Path *p, const uin
             stem_patches(n, image, y, m);
             p->stem(n, b, m, y, &ring);
         }
-        for (int c = 0; c < b->wide; c += 32) {  // what is made of 32 channels is read while it is in the nearest cache
-            if (b->expand.weights) p->expand(n, b, m, c, made, need, &ring);
-            if (b->depthwise) p->depthwise(n, b, m, c, first, last, &ring);
-            else p->count(b, m, c, first, last, &ring);
+        // What is made of 32 channels is read while it is in the nearest cache.
+        for (int left = 0, done = 0, tile = b->expand.weights ? tile_width(b) : b->width; left < b->width; left += tile) {
+            Area from = {made, need, left, left + tile}, to = {first, last, done, width};
+            if (from.right < b->width) to.right = ((from.right + b->left - b->kernel) / b->stride + 1) / 8 * 8;
+            for (int c = 0; c < b->wide; c += 32) {
+                if (b->expand.weights) p->expand(n, b, m, c, from, &ring);
+                if (b->depthwise) p->depthwise(n, b, m, c, to, &ring);
+                else p->count(b, m, c, first, last, &ring);
+            }
+            done = to.right;
         }
         made = need;
         if (b->depthwise) p->project(n, b, m, first * width, (last - first) * width, keep);

@@ -23,11 +23,12 @@ typedef struct {
 } Product;
 
 // An expansion in int8: product + bias, from 0 to `cap`, >> shift, counts steps of its own for every output, of which
-// ReLU6's 6 is from 2^10 to 2^11, or fewer where sums are coarser. NULL in bf16, but for `step`.
+// ReLU6's 6 is from 2^10 to 2^11, or fewer where sums are coarser. NULL in bf16, but for the last.
 typedef struct {
     const int32_t *bias;         // [N rounded up to 32], in the order of the weights
     const uint16_t *cap, *shift; // [N rounded up to 32], in the outputs' own order
-    const uint16_t *step;        // as cap, fp16, amx, the last block: what the ring is multiplied by; else in `depthwise`
+    const uint16_t *step;        // as cap, fp16, amx, the last block: what the ring is multiplied by, elsewhere in `depthwise`
+    const float *times;          // as cap: what its statistics are multiplied by then
 } Steps;
 
 typedef struct {
@@ -37,10 +38,9 @@ typedef struct {
     int32_t wide;              // channels, a multiple of 16
     Product expand;            // outputs = wide; weights NULL in the first block, whose wide input is the stem's
     Steps steps;
-    const void *depthwise;     // avx: fp32 [wide/16][kernel kernel][16]; amx: fp16 [wide/32][kernel kernel][32];
-    const void *depthwise_bias;  // avx: fp32 [wide]; amx: fp16 [wide/32][3][32], bias, CAP, and in int8 what a wide value is
-                               // multiplied by to become a number from 0 to 255; NULL both in the last block
-    const float *times;        // amx: what statistics are multiplied by then, [wide], since fp16 cannot hold every weight
+    const void *depthwise;     // avx: fp32 [wide/16][kernel kernel][16]; amx: fp16 [wide/32][kernel kernel + 5][32], the
+                               // weights and what else a channel has (see amx.c); NULL in the last block, which only expands
+    const float *depthwise_bias;  // avx: [wide]
     Product project;           // inputs = wide
     float residual_scale;      // int8: what the input is multiplied by where it is added, see amx.c
 } Block;

@@ -13,7 +13,7 @@ typedef struct {
     const uint8_t *a;  // [steps][plane pixels][row bytes]
     int64_t plane;     // bytes from one step's pixels to the next's
     const uint8_t *b;  // see Product
-    int steps, row;    // bytes of a pixel in a plane
+    int steps, row;    // bytes from one pixel in a plane to the next
 } Operands;
 
 static Operands operands(const Product *p, int eight, const void *a, int64_t pixels, int d) {
@@ -79,10 +79,11 @@ FP16_INLINE void store(char *sums) {
     __asm__ volatile("" : : : "memory");
 }
 
-// A row of products: outputs by outputs of 32, of each 32 pixels by 32 pixels of `pixels`, a multiple of 16.
+// A row of products: outputs by outputs of 32, of each 32 pixels by 32 pixels of `pixels`, a multiple of 16. After every
+// `run` of them, a multiple of 32 where that is not all, `skip` are left out.
 typedef struct {
     Operands o;
-    int start, pixels, outputs;
+    int start, pixels, outputs, run, skip;
 } Products;
 
 FP16_INLINE void begin(const Products *p, int kind) {
@@ -93,10 +94,10 @@ FP16_INLINE void begin(const Products *p, int kind) {
 FP16_INLINE void advance(const Products *p, int kind, int x, int output, char *sums) {
     x += 32;
     if (x >= p->pixels) x = 0, output += 32;
-    int load = x == 0 || p->o.steps > 1;
+    int load = x == 0 || p->o.steps > 1, pixel = p->start + x + (p->skip ? x / p->run * p->skip : 0);
     if (output >= p->outputs) store(sums);
-    else if (x + 16 < p->pixels) product(&p->o, kind, p->start + x, output / 16, 1, load, sums);
-    else product(&p->o, kind, p->start + x, output / 16, 0, load, sums);
+    else if (x + 16 < p->pixels) product(&p->o, kind, pixel, output / 16, 1, load, sums);
+    else product(&p->o, kind, pixel, output / 16, 0, load, sums);
 }
 
 // `blocks` of 16 pixels from `pixel` on, up to 4 of them, by 16 outputs, otherwise as `product`. Weights: tile 6.

@@ -49,7 +49,7 @@ class _Product(ctypes.Structure):
 
 
 class _Steps(ctypes.Structure):
-    _fields_ = tuple((name, _Pointer) for name in ("bias", "cap", "shift", "step"))
+    _fields_ = tuple((name, _Pointer) for name in ("bias", "cap", "shift", "step", "times"))
 
 
 class _Block(ctypes.Structure):
@@ -60,7 +60,6 @@ class _Block(ctypes.Structure):
         ("steps", _Steps),
         ("depthwise", _Pointer),
         ("depthwise_bias", _Pointer),
-        ("times", _Pointer),
         ("project", _Product),
         ("residual_scale", ctypes.c_float),
     )
@@ -220,17 +219,18 @@ class Kernel:
         whole = Convolution(weights.reshape(len(bias), 27, 1, 1) / PIXEL, bias, 1, (0, 0), stem.size)
         return self._widening(whole)[0]
 
-    def _depthwise(self, each: Convolution, times: Floats, wide: float) -> tuple[tuple[int | None, ...], float]:
-        """`depthwise`, `depthwise_bias` and `times` in mobilenet.h; and `wide`, the largest magnitude of the outputs
-        where they are multiplied in int8 (else 0), or a larger one, for fp16. `times`, [C]: of the inputs."""
+    def _depthwise(self, each: Convolution, times: Floats, wide: float) -> tuple[int, int | None, float]:
+        """`depthwise` and `depthwise_bias` in mobilenet.h; and `wide`, the largest magnitude of the outputs where they
+        are multiplied in int8 (else 0), or a larger one, for fp16. `times`, [C]: of the inputs."""
         weights = (each.weights[:, 0] * times[:, None, None]).reshape(len(times), -1)
         if self._how != AMX:
-            return (self._array(in_lanes(weights, 16)), self._floats(each.bias), None), wide
+            return self._array(in_lanes(weights, 16)), self._floats(each.bias), wide
         unit = units(np.abs(weights).max(1))
         wide = max(wide, LEAST, 255 / LARGEST / float(unit.min())) if wide else 0.0
-        own = np.stack([each.bias * unit, CAP * unit, (255 / wide if wide else 0) / unit], 1)
-        blocks = (self._array(in_lanes(part, 32).astype(np.float16)) for part in (weights * unit[:, None], own))
-        return (*blocks, self._floats(padded(1 / unit, 32))), wide
+        scale, most = (255 / wide, min(float(CAP), wide)) if wide else (0.0, float(CAP))
+        own = each.bias * unit, most * unit, scale / unit, unit / scale if scale else unit, 1 / unit  # see amx.c
+        parts = np.concatenate([weights * unit[:, None], np.stack(own, 1)], 1)
+        return self._array(in_lanes(parts, 32).astype(np.float16)), None, wide
 
     def _block(self, block: Block, inputs: Mapping[int, float], narrow: float) -> _Block:
         """`inputs`: largest magnitude of what a product reads, by its id; `narrow`: of what the next block reads."""
@@ -243,12 +243,12 @@ class Kernel:
             expansion, steps, times = self._widening(expand, read / 127)
         if depthwise is not None:
             where = (*depthwise.size, depthwise.weights.shape[-1], depthwise.stride, *depthwise.pads)
-            weights, wide = self._depthwise(depthwise, times, wide)
+            *weights, wide = self._depthwise(depthwise, times, wide)
         else:
             where = (*first.size, 1, 1, 0, 0)
             step = (times * units(times)).astype(np.float16)
-            steps.step = self._array(padded(step, 32))
-            weights = None, None, self._floats(padded(times / step, 32))
+            steps.step, steps.times = self._array(padded(step, 32)), self._floats(padded(times / step, 32))
+            weights = [None, None]
         return _Block(
             *where, block.residual, len(first.bias), expansion, steps, *weights, self._product(project, wide, narrow),
             read / narrow if narrow else 0.0,

@@ -17,9 +17,9 @@ CAP = np.float32(6)  # of ReLU6
 
 Shorts = NDArray[np.uint16]
 Order = tuple[int, ...]  # which channel stands where
-# What the instructions make that pack two vectors into one (fp16.h, amx.c): of 32-bit numbers, and of 16-bit ones.
+# What becomes of two vectors that are packed into one (fp16.h, amx.c): of 32-bit numbers, and of 16-bit ones.
 WIDENED: Order = tuple(8 * (i % 16 // 4) + 4 * (i // 16) + i % 4 for i in range(32))
-NARROWED: Order = tuple(32 * (i % 16 // 8) + 8 * (i // 16) + i % 8 for i in range(64))
+NARROWED: Order = tuple(32 * (i % 2) + i // 2 for i in range(64))
 
 
 def rounded(weights: Floats, least: float = 0.0) -> tuple[NDArray[np.int8], Floats]:

@@ -7,8 +7,8 @@ While a run is going on, `scores.h5.parts/` holds
     part-000007-HASH.h5   rows, committed: written, fsynced, renamed; HASH is the sha256 of the file
 
 A part is there whole or not at all; its rows are sorted. At the end all parts are merged in the order of their
-keys into a temporary file, which is fsynced and renamed to the output; then the folder goes. A finished output
-that is resumed counts as one more part.
+keys into a temporary file, which is fsynced and renamed to the output, as a single part is at once; then the folder
+goes. A finished output that is resumed counts as one more part.
 """
 
 from __future__ import annotations
@@ -138,8 +138,12 @@ class Store:
             for path in self._files:
                 if path != self.output and not _intact(path):
                     raise OSError(f"{path.name} has been damaged or removed since it was written")
-            write_scores(partial, self.attributes, merged(self._files))
-            partial.replace(self.output)
+            if len(self._files) == 1:
+                whole = self._files[0]
+            else:
+                write_scores(partial, self.attributes, merged(self._files))
+                whole = partial
+            whole.replace(self.output)
             sync_folder(self.output.parent)
         except (OSError, RuntimeError, ValueError, MetaqapError) as error:
             raise self._cannot_write(self.output, error) from None

@@ -221,3 +221,41 @@ def test_failed_rows_are_scored_again_when_asked(tmp_path: Path) -> None:
     store.finish()
     table = ScoreTable.read(out)
     assert table.keys == [b"000.jpg", b"001.jpg", b"002.jpg"] and table.ok.all() and table.score[1] == np.float32(0.9)
+
+
+def test_a_single_part_becomes_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not written again; it is the file that a merge gives; and it is not lost where it cannot be renamed."""
+    write(tmp_path / "merged.h5", rows(*range(8)))
+    out = tmp_path / "s.h5"
+    store = Store(out, ATTRIBUTES)
+    for row in rows(*range(8)):
+        store.add(row)
+    store.commit()
+    with monkeypatch.context() as patch:
+        patch.setattr("metaqap_fast.store.write_scores", None)
+        patch.setattr(Path, "replace", full_disk)
+        with pytest.raises(MetaqapError, match="cannot write"):
+            store.finish()
+        assert len(list(store.parts.glob("part-*.h5"))) == 1
+        patch.undo()
+        patch.setattr("metaqap_fast.store.write_scores", None)
+        store.finish()
+    assert not store.parts.exists()
+    assert contents(out) == contents(tmp_path / "merged.h5")
+
+
+def contents(path: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
+
+    def take(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        data = [node.dtype, node.chunks, repr(node[:].tolist())] if isinstance(node, h5py.Dataset) else []
+        found[name] = [sorted(set(node.attrs) - {"created"}), *data]
+
+    with h5py.File(path) as file:
+        found[""] = sorted(file.attrs)
+        file.visititems(take)
+    return found
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")

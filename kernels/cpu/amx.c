@@ -127,16 +127,17 @@ FP16_INLINE __m512i to_bf16(f16x32 x) {
     return _mm512_add_epi16(_mm512_srli_epi16(rounded, 3), _mm512_set1_epi16(112 << 7));
 }
 
-// As numbers from 0 to 255, in the low byte of each: fp16 from 2^10 to 2^11 counts by ones.
-#define ONES 0x1p10f
-FP16_INLINE f16x32 nearest(f16x32 x, f16x32 scale, f16x32 inverse) {
+enum { AS_BF16, FIRST, SECOND };  // int8: the second 32 channels of 64 go to the high bytes of the first, whose weights are 0
+#define ONES 0x1p10f              // int8: fp16 counts by ones from here on, and the low byte is the number
+
+// An origin that is a whole number in int8, for what is added to differences from it has to be one.
+FP16_INLINE f16x32 settled(int mode, f16x32 x, f16x32 scale, f16x32 inverse) {
+    if (mode == AS_BF16) return x;
     return _mm512_mul_ph(_mm512_sub_ph(_mm512_fmadd_ph(x, scale, half_of(ONES)), half_of(ONES)), inverse);
 }
 
-enum { AS_BF16, FIRST, SECOND };  // int8: the second 32 channels of 64 go to the high bytes of the first, whose weights are 0
-
 FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const Memory *m, int c, Area area, const Ring *ring) {
-    int width = out_side(b, b->width), pixels = (area.last - area.first) * width, plane = mode == AS_BF16 ? 32 : 64;
+    int width = out_side(b, b->width), count = area.last - area.first, plane = mode == AS_BF16 ? 32 : 64;
     const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)c * (kernel * kernel + OWN);
     const uint16_t *own = weights + 32 * kernel * kernel;
     f16x32 bias = _mm512_loadu_ph(own + 32 * BIAS), cap = _mm512_loadu_ph(own + 32 * MOST);
@@ -147,8 +148,7 @@ FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const M
     if (area.first == 0 && area.left == 0) {
         around(b, kernel, stride, 0, ring, c / 32, rows);
         convolve(rows, weights, kernel, stride, INSIDE, 1, bias, d);
-        origin = clamp(d[0], _mm512_setzero_ph(), cap);
-        if (mode != AS_BF16) origin = nearest(origin, scale, inverse);
+        origin = settled(mode, clamp(d[0], _mm512_setzero_ph(), cap), scale, inverse);
     }
     f16x32 start = _mm512_sub_ph(bias, origin), low = _mm512_sub_ph(_mm512_setzero_ph(), origin);
     f16x32 high = _mm512_sub_ph(cap, origin), offset = _mm512_fmadd_ph(origin, scale, half_of(ONES));
@@ -157,7 +157,7 @@ FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const M
     partial32_start(&partial);
     for (int y = area.first; y < area.last; y++) {
         around(b, kernel, stride, y, ring, c / 32, rows);
-        char *to = (char *)m->strip + ((int64_t)(c / plane) * pixels + (y - area.first) * width) * 64;
+        char *to = (char *)m->strip + ((int64_t)(c / plane) * count * width + (y - area.first) * width) * 64;
         for (int x = area.left; x < area.right; x += 8) {
             convolve(rows, weights, kernel, stride, x, 8, start, d);
             for (int t = 0; t < 8; t++) {
@@ -171,14 +171,13 @@ FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const M
                 _mm512_store_si512(at, bits);
             }
             if (x == 0) {
-                f16x32 other = _mm512_add_ph(d[INSIDE], origin);
-                _mm512_storeu_ph(m->origin + c, mode == AS_BF16 ? other : nearest(other, scale, inverse));
+                f16x32 next = settled(mode, _mm512_add_ph(d[INSIDE], origin), scale, inverse);
+                _mm512_storeu_ph(m->origin + c, next);
             }
             partial32_add(&partial, d, flushes(x, area.right));
         }
     }
-    pixels = (area.last - area.first) * (area.right - area.left);
-    partial32_end(&partial, origin, pixels, half(times, 0), half(times, 1), &m->wide, c);
+    partial32_end(&partial, origin, count * (area.right - area.left), half(times, 0), half(times, 1), &m->wide, c);
 }
 
 FP16_INLINE void strip_as(const Block *b, int mode, const Memory *m, int c, Area area, const Ring *ring) {

@@ -37,10 +37,11 @@ static inline int strip_rows(const Block *b) {
     while (rows * width % 32 == 0 && rows > 1 && rows_read(b, rows) * b->width * PIXEL > NEAREST * 2 / 3) rows /= 2;
     return rows;
 }
-// Columns of input of which the wide activation is made at once.
+// Columns of input of which the wide activation is made at once: all, unless an expansion has a depthwise convolution to feed.
 static inline int tile_width(const Block *b) {
-    int width = b->width;
-    while (width % 64 == 0 && rows_read(b, strip_rows(b)) * width * PIXEL >= NEAREST) width /= 2;
+    int width = b->width, rows = rows_read(b, strip_rows(b));
+    if (!b->expand.weights || !b->depthwise) return width;
+    while (width % 64 == 0 && rows * width * PIXEL >= NEAREST) width /= 2;
     return width;
 }
 
@@ -96,7 +97,7 @@ typedef struct {
     int plane;                                               // the ring's channels of a plane
     int64_t (*narrow_bytes)(const Network *, int channels);  // of one pixel
     void (*stem)(const Network *, const Block *, const Memory *, int y, const Ring *);
-    // 32 channels from `channel` on; of a depthwise convolution's rows, `first` to `last` - 1, an area's columns:
+    // 32 channels from `channel` on; areas are of expand's input and of depthwise's output:
     void (*expand)(const Network *, const Block *, const Memory *, int channel, Area, const Ring *);
     void (*count)(const Block *, const Memory *, int channel, int first, int last, const Ring *);
     void (*depthwise)(const Network *, const Block *, const Memory *, int channel, Area, const Ring *);

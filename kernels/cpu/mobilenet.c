@@ -156,7 +156,7 @@ static void run_block(const Network *n, const Block *b, const Path *p, const uin
             p->stem(n, b, m, y, &ring);
         }
         // What is made of 32 channels is read while it is in the nearest cache.
-        for (int left = 0, done = 0, tile = b->expand.weights ? tile_width(b) : b->width; left < b->width; left += tile) {
+        for (int left = 0, done = 0, tile = tile_width(b); left < b->width; left += tile) {
             Area from = {made, need, left, left + tile}, to = {first, last, done, width};
             if (from.right < b->width) to.right = ((from.right + b->left - b->kernel) / b->stride + 1) / 8 * 8;
             for (int c = 0; c < b->wide; c += 32) {

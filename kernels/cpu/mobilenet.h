@@ -14,7 +14,7 @@ enum { NONE, AVX, AMX };  // arithmetic that a CPU has
 // A 1x1 convolution as a matrix product: K inputs to N outputs, zero where padded.
 // Weights in bf16 are stored in pairs of inputs, [N/16][K/32][16][16][2]; in int8 in fours, [N/16][K/64][16][16][4]. Where
 // there are no more than 16 inputs, avx has these stand for 32. For amx, outputs that go to the ring and, in int8, inputs
-// from the strip are in an order of their own (kernel.py), and the former hold a factor of 2^-112 in bf16; see fp16.h.
+// from the strip are in an order of their own (packing.py), and the former hold a factor of 2^-112 in bf16; see fp16.h.
 typedef struct {
     int32_t inputs, outputs;
     const void *weights;

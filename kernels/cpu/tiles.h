@@ -102,37 +102,23 @@ FP16_INLINE void advance(const Products *p, int kind, int x, int output, char *s
 
 // `blocks` of 16 pixels from `pixel` on, up to 4 of them, by 16 outputs, otherwise as `product`. Weights: tile 6.
 FP16_INLINE void product_of_one(const Operands *o, int kind, int pixel, int blocks, char *before) {
-#define STORE_AND_START(t, pixels)                              \
-    do {                                                        \
-        if (before) _tile_stored(t, before + 1024 * t, 64);     \
-        if (t < blocks) {                                       \
-            _tile_loadd(pixels, a + 16 * t * row, row);         \
-            _tile_zero(t);                                      \
-            MULTIPLY(t, pixels, 6);                             \
-        }                                                       \
-    } while (0)
-#define GO_ON(t, pixels)                                        \
-    do {                                                        \
-        if (t < blocks) {                                       \
-            _tile_loadd(pixels, a + 16 * t * row, row);         \
-            MULTIPLY(t, pixels, 6);                             \
-        }                                                       \
+#define PART(t, pixels)                                               \
+    do {                                                              \
+        if (k == 0 && before) _tile_stored(t, before + 1024 * t, 64); \
+        if (t >= blocks) break;                                       \
+        if (k == 0) _tile_zero(t);                                    \
+        _tile_loadd(pixels, a + 16 * t * row, row);                   \
+        MULTIPLY(t, pixels, 6);                                       \
     } while (0)
     int64_t row = o->row;
     const uint8_t *a = o->a + pixel * row, *b = o->b;
     __asm__ volatile("" : : : "memory");
-    if (!before || o->steps > 1) _tile_loadd(6, b, 64);
-    STORE_AND_START(0, 4);
-    STORE_AND_START(1, 5);
-    STORE_AND_START(2, 4);
-    STORE_AND_START(3, 5);
-    for (int k = 1; k < o->steps; k++) {
-        a += o->plane, b += 1024;
-        _tile_loadd(6, b, 64);
-        GO_ON(0, 4);
-        GO_ON(1, 5);
-        GO_ON(2, 4);
-        GO_ON(3, 5);
+    for (int k = 0; k < o->steps; k++, a += o->plane, b += 1024) {
+        if (!before || o->steps > 1) _tile_loadd(6, b, 64);
+        PART(0, 4);
+        PART(1, 5);
+        PART(2, 4);
+        PART(3, 5);
     }
     __asm__ volatile("" : : : "memory");
 }

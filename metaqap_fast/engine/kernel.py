@@ -36,7 +36,7 @@ from metaqap_fast.engine.packing import (
 AVX, AMX = 1, 2  # mobilenet.h
 ARITHMETIC = {AVX: "AVX512-BF16", AMX: "AMX"}
 LINE = 64  # bytes that buffers are aligned to
-LEAST = 0.1  # the smallest range of a wide activation: 6 of its numbers from 0 to 255 are to be an int16
+LEAST = 0.1  # the smallest range of a wide activation: fp16 holds a 255th of it in full
 
 _Pointer = ctypes.c_void_p
 

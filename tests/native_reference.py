@@ -101,8 +101,11 @@ def pooled(network: Network, view: NDArray[np.uint8], how: int = 0, ranges: Sequ
 
     mean, scale = (tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.scale))
     x = torch.from_numpy(view).permute(2, 0, 1)[None].float() - mean
-    stem = replace(network.stem, weights=bf16(tensor(network.stem.weights) * scale).numpy())
-    x = wide(convolved(x, stem).clamp(0, 6))
+    stem = tensor(network.stem.weights) * scale
+    least = 6 / (2**24 - 1)
+    counted = whole(stem, 127, least) if ranges else same  # pixels are whole numbers already
+    stem = rows(least)(stem) if ranges else bf16(stem)
+    x = wide(counted(convolved(x, replace(network.stem, weights=stem.numpy()))).clamp(0, 6))
     taps = [x]
     for block in network.blocks:
         begin = x

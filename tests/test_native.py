@@ -204,8 +204,8 @@ def test_whole_numbers_are_the_values() -> None:
     scale, bias = (10 ** rng.uniform(-4, -2, 500)).astype(np.float32), rng.uniform(-9, 9, 500).astype(np.float32)
     scale[:9], bias[:9] = finest(1), np.linspace(-9, 9, 9)
     sums = (rng.uniform(-20, 20, (200, 500)) / scale).astype(np.int64)
-    whole, cap, shift, times = whole_numbers(scale, bias)
-    numbers = (np.clip(sums + whole, 0, cap) >> shift).astype(np.uint16)
+    whole, shift, cap, times = whole_numbers(scale, bias)
+    numbers = np.minimum(np.clip(sums + whole, 0, 65535) >> shift, cap).astype(np.uint16)
     found = numbers.view(np.float16) * times.astype(np.float64)  # as the ring is read
     error, step = found - np.clip(sums * scale.astype(np.float64) + bias, 0, 6), times * 2.0**-24
     assert (np.abs(error).max(0) <= step).all()

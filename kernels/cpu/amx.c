@@ -2,9 +2,10 @@
 //
 // Narrow activations (between blocks) stand in planes of so many channels as a tile is deep, 32 in bf16, 64 in int8, fewer
 // where there are no more: [C/32][pixels][32]. The strip (what is projected) is alike, but never less deep. In int8 they are
-// what the scales make of them, and what a later block adds is kept in bf16 too, [C/32][pixels][32]. The ring is fp16, in
-// planes of 32; see fp16.h for what its numbers mean.
-#include "fp16.h"
+// what the scales make of them, plus 128, and what a later block adds is kept in bf16 too, [C/32][pixels][32]. The ring is
+// fp16, in planes of 32; see fp16.h for what its numbers mean.
+#include "depthwise.h"
+#include "vectors.h"
 
 static int depth(int eight, int channels) {
     if (channels <= 16) return 16;
@@ -35,10 +36,10 @@ FP16 void amx_end(unsigned before) {
 
 // ---- the parts of a block -------------------------------------------------------------------------------------------
 
-// Statistics of rows of the ring, of its numbers times `step` in fp16, and the rest of that, `times`.
-FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int first, int last, f16x32 step, const float *times,
+// Statistics of rows of the ring.
+FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int first, int last, const Steps *s,
                             const Stats *stats, int channel) {
-    f16x32 origin = _mm512_setzero_ph();
+    f16x32 origin = _mm512_setzero_ph(), step = _mm512_loadu_ph(s->step + channel);
     Partial32 partial;
     partial32_start(&partial);
     for (int y = first; y < last; y++) {
@@ -50,7 +51,7 @@ FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int firs
             partial32_add(&partial, d, flushes(x, b->width));
         }
     }
-    f32x16 low = _mm512_loadu_ps(times + channel), high = _mm512_loadu_ps(times + channel + 16);
+    f32x16 low = _mm512_loadu_ps(s->times + channel), high = _mm512_loadu_ps(s->times + channel + 16);
     partial32_end(&partial, origin, (last - first) * b->width, low, high, stats, channel);
 }
 
@@ -74,122 +75,58 @@ FP16_INLINE void expand_as(int kind, const Block *b, const Products *p, int k, A
 }
 FP16 static void expand(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
     int d = depth(n->eight, b->expand.inputs), run = area.right - area.left;
+    if (by_vectors(n, b)) {
+        if (d == 16) widen_rows(b, m, d, 4, channel, area, ring);
+        else widen_rows(b, m, d, 6, channel, area, ring);
+        return;
+    }
     Products p = {operands(&b->expand, n->eight, m->narrow[0], (int64_t)b->height * b->width, d),
                   area.first * b->width + area.left, (area.last - area.first) * run, b->wide, run, b->width - run};
     memset((char *)m->narrow[0] + p.o.steps * p.o.plane, 0, 64);  // read with the last pixels, times 0: let it be a number
-    if (channel == 0) begin(&p, n->eight ? SIGNED : BF16);
-    if (n->eight) expand_as(SIGNED, b, &p, channel, area, ring);
+    if (channel == 0) begin(&p, n->eight ? EIGHT : BF16);
+    if (n->eight) expand_as(EIGHT, b, &p, channel, area, ring);
     else expand_as(BF16, b, &p, channel, area, ring);
 }
 
-FP16 static void stem(const Network *n, const Block *b, const Memory *m, int y, const Ring *ring) {
-    Products p = {operands(&n->stem, 0, m->patches, b->width, 32), 0, b->width, b->wide, b->width, 0};
+FP16_INLINE void stem_in_tiles(const Network *n, const Block *b, const Products *p, int k, uint16_t *to) {
     char sums[4096] __attribute__((aligned(64)));
+    Affine f = affine(&n->stem, BF16, k);
+    for (int x = 0; x < b->width; x += 16) {
+        if (x % 32 == 0) advance(p, BF16, x, k, sums);
+        floats_to_ring(sums + x % 32 * 128, &f, to + 32 * x);
+    }
+}
+FP16 static void stem(const Network *n, const Block *b, const Memory *m, const uint8_t *image, int y, const Ring *ring) {
+    Products p = {operands(&n->stem, 0, m->patches, b->width, 32), 0, b->width, b->wide, b->width, 0};
     p.o.row = 2 * WINDOW;
-    begin(&p, BF16);
+    if (n->eight) {
+        copy_lines(n, m, image, y);
+    } else {
+        stem_patches(n, image, y, m);
+        begin(&p, BF16);
+    }
     for (int k = 0; k < b->wide; k += 32) {
-        Affine f = affine(&n->stem, BF16, k);
         uint16_t *to = (uint16_t *)ring_row(ring, y, k / 32) + b->left * 32;
-        for (int x = 0; x < b->width; x += 16) {
-            if (x % 32 == 0) advance(&p, BF16, x, k, sums);
-            floats_to_ring(sums + x % 32 * 128, &f, to + 32 * x);
-        }
-        count_rows(ring, b, b->left, y, y + 1, half_of(1), n->stem.scale, &m->stem, k);
+        if (n->eight) widen_lines(n, m, y, k, to, b->width);
+        else stem_in_tiles(n, b, &p, k, to);
+        count_rows(ring, b, b->left, y, y + 1, &n->steps, &m->stem, k);
     }
 }
 
 FP16 static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
-    count_rows(ring, b, 0, first, last, _mm512_loadu_ph(b->steps.step + channel), b->steps.times, &m->wide, channel);
+    count_rows(ring, b, 0, first, last, &b->steps, &m->wide, channel);
 }
 
-// What a channel of a depthwise convolution has beside its weights: a bias; the largest value, CAP or in int8 what 255 stands
-// for; in int8, what a value is multiplied by to become a number from 0 to 255, and the inverse; and what statistics are
-// multiplied by. All but the last in a unit of the channel's own, for in int8 fp16 could not hold every weight times the
-// ring's step.
-enum { BIAS, MOST, SCALE, INVERSE, TIMES, OWN };
-
-// The depthwise convolution of `pixels` pixels next to each other.
-FP16_INLINE void convolve(const void *const *rows, const uint16_t *weights, int kernel, int stride, int x, int pixels,
-                          f16x32 bias, f16x32 *sum) {
-    for (int t = 0; t < pixels; t++) sum[t] = bias;
-#pragma GCC unroll 5
-    for (int i = 0; i < kernel; i++)
-#pragma GCC unroll 5
-        for (int j = 0; j < kernel; j++) {
-            f16x32 w = _mm512_loadu_ph(weights + 32 * (i * kernel + j));
-            const uint16_t *from = (const uint16_t *)rows[i] + 32 * (x * stride + j);
-            for (int t = 0; t < pixels; t++) sum[t] = _mm512_fmadd_ph(_mm512_load_ph(from + 32 * stride * t), w, sum[t]);
-        }
-}
-// Numbers from 0 to CAP as bf16: fp16's bits but for three, the exponent moved; below 2^-14, about 2^-15.
-FP16_INLINE __m512i to_bf16(f16x32 x) {
-    __m512i rounded = _mm512_add_epi16((__m512i)x, _mm512_set1_epi16(4));
-    return _mm512_add_epi16(_mm512_srli_epi16(rounded, 3), _mm512_set1_epi16(112 << 7));
-}
-
-enum { AS_BF16, FIRST, SECOND };  // int8: the second 32 channels of 64 go to the high bytes of the first, whose weights are 0
-#define ONES 0x1p10f              // int8: fp16 counts by ones from here on, and the low byte is the number
-
-// An origin that is a whole number in int8, for what is added to differences from it has to be one.
-FP16_INLINE f16x32 settled(int mode, f16x32 x, f16x32 scale, f16x32 inverse) {
-    if (mode == AS_BF16) return x;
-    return _mm512_mul_ph(_mm512_sub_ph(_mm512_fmadd_ph(x, scale, half_of(ONES)), half_of(ONES)), inverse);
-}
-
-FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const Memory *m, int c, Area area, const Ring *ring) {
-    int width = out_side(b, b->width), count = area.last - area.first, plane = mode == AS_BF16 ? 32 : 64;
-    const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)c * (kernel * kernel + OWN);
-    const uint16_t *own = weights + 32 * kernel * kernel;
-    f16x32 bias = _mm512_loadu_ph(own + 32 * BIAS), cap = _mm512_loadu_ph(own + 32 * MOST);
-    f16x32 scale = _mm512_loadu_ph(own + 32 * SCALE), inverse = _mm512_loadu_ph(own + 32 * INVERSE);
-    f16x32 times = _mm512_loadu_ph(own + 32 * TIMES);
-    f16x32 origin = _mm512_loadu_ph(m->origin + c), d[8];
-    const void *rows[MAX_KERNEL];
-    if (area.first == 0 && area.left == 0) {
-        around(b, kernel, stride, 0, ring, c / 32, rows);
-        convolve(rows, weights, kernel, stride, INSIDE, 1, bias, d);
-        origin = settled(mode, clamp(d[0], _mm512_setzero_ph(), cap), scale, inverse);
-    }
-    f16x32 start = _mm512_sub_ph(bias, origin), low = _mm512_sub_ph(_mm512_setzero_ph(), origin);
-    f16x32 high = _mm512_sub_ph(cap, origin), offset = _mm512_fmadd_ph(origin, scale, half_of(ONES));
-    const __m512i upwards = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0E000C000A000800, 0x0600040002000000));
-    Partial32 partial;
-    partial32_start(&partial);
-    for (int y = area.first; y < area.last; y++) {
-        around(b, kernel, stride, y, ring, c / 32, rows);
-        char *to = (char *)m->strip + ((int64_t)(c / plane) * count * width + (y - area.first) * width) * 64;
-        for (int x = area.left; x < area.right; x += 8) {
-            convolve(rows, weights, kernel, stride, x, 8, start, d);
-            for (int t = 0; t < 8; t++) {
-                d[t] = clamp(d[t], low, high);
-                void *at = to + 64 * (x + t);
-                __m512i bits;
-                if (mode == AS_BF16) bits = to_bf16(_mm512_add_ph(d[t], origin));
-                else bits = (__m512i)_mm512_fmadd_ph(d[t], scale, offset);
-                if (mode == SECOND)
-                    bits = _mm512_mask_shuffle_epi8(_mm512_load_si512(at), 0xAAAAAAAAAAAAAAAA, bits, upwards);
-                _mm512_store_si512(at, bits);
-            }
-            if (x == 0) {
-                f16x32 next = settled(mode, _mm512_add_ph(d[INSIDE], origin), scale, inverse);
-                _mm512_storeu_ph(m->origin + c, next);
-            }
-            partial32_add(&partial, d, flushes(x, area.right));
-        }
-    }
-    partial32_end(&partial, origin, count * (area.right - area.left), half(times, 0), half(times, 1), &m->wide, c);
-}
-
-FP16_INLINE void strip_as(const Block *b, int mode, const Memory *m, int c, Area area, const Ring *ring) {
-    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, mode, m, c, area, ring);
-    else if (b->kernel == 3) strip(b, 3, 2, mode, m, c, area, ring);
-    else if (b->stride == 1) strip(b, 5, 1, mode, m, c, area, ring);
-    else strip(b, 5, 2, mode, m, c, area, ring);
+FP16_INLINE void strip_as(const Network *n, const Block *b, int mode, const Memory *m, int c, Area area, const Ring *ring) {
+    if (b->kernel == 3 && b->stride == 1) strip(n, b, 3, 1, mode, m, c, area, ring);
+    else if (b->kernel == 3) strip(n, b, 3, 2, mode, m, c, area, ring);
+    else if (b->stride == 1) strip(n, b, 5, 1, mode, m, c, area, ring);
+    else strip(n, b, 5, 2, mode, m, c, area, ring);
 }
 FP16 static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
-    if (!n->eight) strip_as(b, AS_BF16, m, channel, area, ring);
-    else if (channel % 64) strip_as(b, SECOND, m, channel, area, ring);
-    else strip_as(b, FIRST, m, channel, area, ring);
+    if (!n->eight) strip_as(n, b, AS_BF16, m, channel, area, ring);
+    else if (channel % 64) strip_as(n, b, SECOND, m, channel, area, ring);
+    else strip_as(n, b, FIRST, m, channel, area, ring);
 }
 
 // Where a projection's outputs go.
@@ -202,13 +139,13 @@ typedef struct {
 
 // Block j of 16 outputs of pixel t, as numbers from -127 to 127, which may be exceeded.
 FP16_INLINE __m512i whole_output(const char *sums, int t, int j, const Affine *f, int add, f32x16 times, int keep, Outputs o) {
-    f32x16 x = value(sums, UNSIGNED, t, j, f);
+    f32x16 x = value(sums, EIGHT, t, j, f);
     if (add) x = _mm512_fmadd_ps(from_bf16(_mm256_load_si256((const void *)(o.added + 32 * t + 16 * j))), times, x);
     if (keep) _mm256_store_si256((void *)(o.kept + 32 * t + 16 * j), (__m256i)_mm512_cvtneps_pbh(x));
     return _mm512_cvtps_epi32(x);
 }
-// Sums of 16 pixels by 32 outputs (16 where `two` is 0) -> int8, 64 values at once. Packing takes four of each of what it
-// packs by turns. What that does to outputs, the order of the weights makes up for; to pixels, `sorted`.
+// Sums of 16 pixels by 32 outputs (16 where `two` is 0) -> numbers from 0 to 255, 64 values at once. Packing takes four of
+// each of what it packs by turns. What that does to outputs, the order of the weights makes up for; to pixels, `sorted`.
 FP16_INLINE void sums_to_bytes(const char *sums, int two, const Affine *f, int add, f32x16 times, int keep, Outputs o) {
     const __m512i sorted = two ? _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0)
                                : _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
@@ -216,6 +153,7 @@ FP16_INLINE void sums_to_bytes(const char *sums, int two, const Affine *f, int a
         __m512i x[4];
         for (int i = 0; i < 4; i++) x[i] = whole_output(sums, t + (two ? i / 2 : i), two && i % 2, f, add, times, keep, o);
         __m512i all = _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+        all = _mm512_xor_si512(all, _mm512_set1_epi8(-128));  // plus 128
         all = two ? _mm512_permutexvar_epi64(sorted, all) : _mm512_permutexvar_epi32(sorted, all);
         if (!two) {
             _mm512_store_si512((void *)(o.to + 16 * t), all);
@@ -260,7 +198,8 @@ FP16_INLINE Outputs after(Outputs o, int kind) {
 }
 FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
     int count = b->project.outputs, plane = depth(n->eight, count);
-    Products p = {operands(&b->project, n->eight, m->strip, pixels, n->eight ? 64 : 32), 0, pixels, count, pixels, 0};
+    int64_t together = (int64_t)rows_together(n, b) * out_side(b, b->width);
+    Products p = {operands(&b->project, n->eight, m->strip, together, n->eight ? 64 : 32), 0, pixels, count, pixels, 0};
     char sums[4096] __attribute__((aligned(64)));
     f32x16 times = _mm512_set1_ps(b->residual_scale);
     if (plane == 16) {
@@ -284,7 +223,7 @@ FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Me
     }
 }
 FP16 static void project(const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
-    if (n->eight) project_as(UNSIGNED, n, b, m, first, pixels, keep);
+    if (n->eight) project_as(EIGHT, n, b, m, first, pixels, keep);
     else project_as(BF16, n, b, m, first, pixels, keep);
 }
 

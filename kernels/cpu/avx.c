@@ -113,7 +113,8 @@ INLINE void count_row(const float *pixels, int width, const Stats *stats, int ch
     partial_end(&partial, stats, channel);
 }
 
-VECTOR static void stem(const Network *n, const Block *b, const Memory *m, int y, const Ring *ring) {
+VECTOR static void stem(const Network *n, const Block *b, const Memory *m, const uint8_t *image, int y, const Ring *ring) {
+    stem_patches(n, image, y, m);
     Operands o = operands(&n->stem, m->patches, b->width);
     o.pixel = WINDOW;
     float *row = (float *)ring_row(ring, y, 0) + b->left * 16;

@@ -9,7 +9,10 @@
 #define VECTOR __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
 #define INLINE VECTOR static inline __attribute__((always_inline))
 #define CAP 6.0f        // of ReLU6, which every activation here is
-#define STRIP 128       // output pixels that a block makes at once: at least a row, and no more than this if it is shorter
+// Output pixels that a block makes at once: at least a row, and no more than this if it is shorter. As many as take .5 us,
+// after which tiles would have to wake up (vectors.h).
+#define STRIP(kernel) ((kernel) == 5 ? 64 : 128)
+#define TOGETHER (1 << 20)  // bytes of rows that are projected at once, where that is not a strip: half of a core's own cache
 #define NEAREST 49152   // bytes of a core's nearest cache
 #define MAX_KERNEL 5
 #define INSIDE 4        // a column that is no neighbour of what is around the image
@@ -33,9 +36,18 @@ static inline int rows_read(const Block *b, int rows) { return b->depthwise ? (r
 
 // Rows of output that are made at once.
 static inline int strip_rows(const Block *b) {
-    int width = out_side(b, b->width), rows = width >= STRIP ? 1 : STRIP / width;
+    int width = out_side(b, b->width), most = STRIP(b->kernel), rows = width >= most ? 1 : most / width;
     while (rows * width % 32 == 0 && rows > 1 && rows_read(b, rows) * b->width * PIXEL > NEAREST * 2 / 3) rows /= 2;
     return rows;
+}
+// Whether a block's wide activation is made by vectors (vectors.h), not in tiles: from few inputs, many pixels.
+static inline int by_vectors(const Network *n, const Block *b) {
+    return n->eight && b->depthwise && b->expand.inputs <= 24 && out_side(b, b->width) >= 64;
+}
+// Rows of output that are projected at once: where tiles only project, seldom and many.
+static inline int rows_together(const Network *n, const Block *b) {
+    int rows = strip_rows(b), most = TOGETHER / (out_side(b, b->width) * up(b->wide, 64));
+    return by_vectors(n, b) && most > rows ? most / rows * rows : rows;
 }
 // Columns of input of which the wide activation is made at once: all, unless an expansion has a depthwise convolution to feed.
 static inline int tile_width(const Block *b) {
@@ -96,7 +108,7 @@ typedef struct {
 typedef struct {
     int plane;                                               // the ring's channels of a plane
     int64_t (*narrow_bytes)(const Network *, int channels);  // of one pixel
-    void (*stem)(const Network *, const Block *, const Memory *, int y, const Ring *);
+    void (*stem)(const Network *, const Block *, const Memory *, const uint8_t *image, int y, const Ring *);
     // 32 channels from `channel` on; areas are of expand's input and of depthwise's output:
     void (*expand)(const Network *, const Block *, const Memory *, int channel, Area, const Ring *);
     void (*count)(const Block *, const Memory *, int channel, int first, int last, const Ring *);
@@ -105,6 +117,7 @@ typedef struct {
 } Path;
 
 extern const Path avx_path, amx_path;
+void stem_patches(const Network *, const uint8_t *image, int y, const Memory *);
 unsigned amx_begin(void);  // of a network; for its end
 void amx_end(unsigned);
 #endif

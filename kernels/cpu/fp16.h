@@ -54,19 +54,22 @@ FP16_INLINE void floats_to_ring(const char *sums, const Affine *f, uint16_t *to)
 // int8: the ring holds whole numbers of a step, see Steps. As fp16 a whole number's bits up to 2^11 are as many times 2^-24:
 // they need no conversion.
 typedef struct {
-    __m512i bias[2], cap, shift;
+    __m512i bias[2], shift, cap;
 } Whole;
 
 FP16_INLINE Whole whole(const Steps *s, int output) {
     return (Whole){{_mm512_loadu_si512(s->bias + output), _mm512_loadu_si512(s->bias + output + 16)},
-                   _mm512_loadu_si512(s->cap + output), _mm512_loadu_si512(s->shift + output)};
+                   _mm512_loadu_si512(s->shift + output), _mm512_loadu_si512(s->cap + output)};
+}
+// 32 outputs of a pixel; `a`, `b`: sums with their bias.
+FP16_INLINE __m512i whole_value(__m512i a, __m512i b, const Whole *w) {
+    return _mm512_min_epu16(_mm512_srlv_epi16(_mm512_packus_epi32(a, b), w->shift), w->cap);
 }
 FP16_INLINE void whole_to_ring(const char *sums, const Whole *w, uint16_t *to) {
     for (int t = 0; t < 16; t++) {
         __m512i a = _mm512_add_epi32(_mm512_load_si512(sum_at(sums, t, 0)), w->bias[0]);
         __m512i b = _mm512_add_epi32(_mm512_load_si512(sum_at(sums, t, 1)), w->bias[1]);
-        __m512i both = _mm512_min_epu16(_mm512_packus_epi32(a, b), w->cap);
-        _mm512_store_si512(to + 32 * t, _mm512_srlv_epi16(both, w->shift));
+        _mm512_store_si512(to + 32 * t, whole_value(a, b, w));
     }
 }
 

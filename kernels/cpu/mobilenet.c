@@ -45,7 +45,7 @@ static char *lay_out(const Network *n, const Path *p, char *at, Memory *m) {
             b->depthwise ? out_pixels(b) * p->narrow_bytes(n, b->project.outputs) : 0,
             b->depthwise && n->eight ? out_pixels(b) * 2 * up(b->project.outputs, 32) : 0,
             ring_rows(b) * row_bytes(p, b) + ring_width(b) * PIXEL,
-            (int64_t)strip_rows(b) * out_side(b, b->width) * 2 * up(b->wide, 64),
+            (int64_t)rows_together(n, b) * out_side(b, b->width) * (2 - n->eight) * up(b->wide, 64),
         };
         int64_t *largest[4] = {&narrow, &residual, &ring, &strip};
         for (int k = 0; k < 4; k++)
@@ -84,7 +84,8 @@ int mobilenet_arithmetic(void) {
         !__builtin_cpu_supports("avx512bf16"))
         return NONE;
     __asm__("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(7), "c"(0));
-    int has = (edx >> 22 & 1) && (edx >> 23 & 1) && (edx >> 24 & 1) && (edx >> 25 & 1);  // bf16, fp16, tiles, int8
+    int has = (edx >> 22 & 1) && (edx >> 23 & 1) && (edx >> 24 & 1) && (edx >> 25 & 1) &&  // bf16, fp16, tiles, int8
+              (ecx >> 11 & 1);                                                             // VNNI
     // The kernel gives a process the tiles' registers (state component 18) when it asks.
     return has && syscall(SYS_arch_prctl, 0x1023, 18) == 0 ? AMX : AVX;
 }
@@ -120,7 +121,7 @@ VECTOR static void interleave(const uint16_t *const *rows, int columns, const ui
 }
 // What row y of the stem, 3x3 with stride 2, reads: columns of three pixels, bf16, [columns][3 rows][3]. A window is three
 // columns, the next one begins two further on. Row r of the image stands at r % 3; called with y = 0 first.
-VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, const Memory *m) {
+VECTOR void stem_patches(const Network *n, const uint8_t *image, int y, const Memory *m) {
     const uint16_t *rows[3];
     for (int i = 0; i < 3; i++) {
         int row = 2 * y - n->top + i;
@@ -136,7 +137,8 @@ VECTOR static void stem_patches(const Network *n, const uint8_t *image, int y, c
 }
 
 static void run_block(const Network *n, const Block *b, const Path *p, const uint8_t *image, Memory *m, int keep) {
-    int rows = out_side(b, b->height), width = out_side(b, b->width), step = strip_rows(b), made = 0;
+    int rows = out_side(b, b->height), width = out_side(b, b->width), step = strip_rows(b), made = 0, projected = 0;
+    int together = rows_together(n, b);
     Ring ring = {m->ring, ring_rows(b), ring_width(b), row_bytes(p, b), NULL};
     int planes = (int)(ring.slots * ring.row / ring.width / PIXEL);
     ring.zeros = ring.rows + ring.slots * ring.row;
@@ -146,15 +148,12 @@ static void run_block(const Network *n, const Block *b, const Path *p, const uin
         memset(row, 0, b->left * PIXEL);
         memset(right, 0, (ring.width - b->left - b->width) * PIXEL);
     }
-    if (b->wide % 32) memset(m->strip, 0, (int64_t)step * width * 2 * up(b->wide, 64));
+    if (b->wide % 32 && p->plane == 16) memset(m->strip, 0, (int64_t)step * width * 2 * up(b->wide, 32));
     for (int first = 0; first < rows; first += step) {
         int last = first + step < rows ? first + step : rows;
         int need = b->depthwise ? (last - 1) * b->stride - b->top + b->kernel : last;
         need = need < b->height ? need : b->height;
-        for (int y = made; y < need && !b->expand.weights; y++) {
-            stem_patches(n, image, y, m);
-            p->stem(n, b, m, y, &ring);
-        }
+        for (int y = made; y < need && !b->expand.weights; y++) p->stem(n, b, m, image, y, &ring);
         // What is made of 32 channels is read while it is in the nearest cache.
         for (int left = 0, done = 0, tile = tile_width(b); left < b->width; left += tile) {
             Area from = {made, need, left, left + tile}, to = {first, last, done, width};
@@ -167,7 +166,9 @@ static void run_block(const Network *n, const Block *b, const Path *p, const uin
             done = to.right;
         }
         made = need;
-        if (b->depthwise) p->project(n, b, m, first * width, (last - first) * width, keep);
+        if (!b->depthwise || (last < rows && last - projected < together)) continue;
+        p->project(n, b, m, projected * width, (last - projected) * width, keep);
+        projected = last;
     }
 }
 

@@ -19,16 +19,18 @@ typedef struct {
     int32_t inputs, outputs;
     const void *weights;
     const float *bias;         // [N rounded up to 32]
-    const float *scale;        // as bias: what a product is multiplied by before; 1 for bf16; amx, the stem: see `times`
+    const float *scale;        // as bias: what a product is multiplied by before; 1 for bf16
 } Product;
 
-// An expansion in int8: product + bias, from 0 to `cap`, >> shift, counts steps of its own for every output, of which
-// ReLU6's 6 is from 2^10 to 2^11, or fewer where sums are coarser. NULL in bf16, but for the last.
+// What goes to the ring in int8: product + bias, >> shift, from 0 to `cap`, which stands for ReLU6's 6, counts steps of its
+// own for every output: `cap` is from 2^10 to 2^11, or less where sums are coarser. NULL in bf16, but for the last two.
 typedef struct {
-    const int32_t *bias;         // [N rounded up to 32], in the order of the weights
-    const uint16_t *cap, *shift; // [N rounded up to 32], in the outputs' own order
-    const uint16_t *step;        // as cap, fp16, amx, the last block: what the ring is multiplied by, elsewhere in `depthwise`
-    const float *times;          // as cap: what its statistics are multiplied by then
+    const int32_t *bias;         // [N rounded up to 32], in the order of the weights; inputs are 128 larger than they mean
+    const int32_t *wide_shift;   // as bias: the stem's, of sums that 16 bits do not hold, which have no other
+    const uint16_t *shift, *cap; // [N rounded up to 32], in the outputs' own order
+    const uint16_t *step;        // as cap, fp16, amx, the stem and the last block: what the ring is multiplied by for its
+                                 // statistics; what a depthwise convolution multiplies it by is in `depthwise`
+    const float *times;          // as cap: what these are multiplied by then
 } Steps;
 
 typedef struct {
@@ -47,10 +49,13 @@ typedef struct {
 
 typedef struct {
     int32_t size;              // side of the image in pixels, a multiple of 512
-    int32_t eight;             // products in int8, but for the stem's
+    int32_t eight;             // products in int8
     int32_t top, left;         // the stem's padding in pixels
-    uint16_t outside[4];       // bf16: the colour around the image, which the normalisation makes 0, as pixels are read
-    Product stem;              // bf16, 27 inputs in the order of columns, rows, colours of pixels times 2^-16
+    uint16_t outside[4];       // the colour around the image, which the normalisation makes 0, as pixels are read: bf16, or
+                               // from 0 to 255
+    Product stem;              // bf16: 27 inputs in the order of columns, rows, colours, of pixels times 2^-16; int8: rows,
+                               // columns, colours, and three zeros after every row
+    Steps steps;               // amx: of the stem's outputs
     int32_t blocks;
     const Block *block;
     float epsilon, bias;

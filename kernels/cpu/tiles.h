@@ -3,11 +3,11 @@
 #define METAQAP_TILES_H
 #include "blocks.h"
 
-#define AMX_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512fp16,fma,amx-tile,amx-bf16,amx-int8"
+#define AMX_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512fp16,avx512vnni,fma,amx-tile,amx-bf16,amx-int8"
 #define FP16 __attribute__((target(AMX_TARGET)))
 #define FP16_INLINE FP16 static inline __attribute__((always_inline))
 
-enum { BF16, SIGNED, UNSIGNED };  // the pixels: bf16; int8, int8 from 0 to 255
+enum { BF16, EIGHT };  // the pixels: bf16; whole numbers from 0 to 255, by weights in int8
 
 typedef struct {
     const uint8_t *a;  // [steps][plane pixels][row bytes]
@@ -24,7 +24,6 @@ static Operands operands(const Product *p, int eight, const void *a, int64_t pix
 #define MULTIPLY(sum, pixels, weights)                                \
     do {                                                              \
         if (kind == BF16) _tile_dpbf16ps(sum, pixels, weights);       \
-        else if (kind == SIGNED) _tile_dpbssd(sum, pixels, weights);  \
         else _tile_dpbusd(sum, pixels, weights);                      \
     } while (0)
 

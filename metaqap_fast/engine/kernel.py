@@ -36,6 +36,8 @@ from metaqap_fast.engine.packing import (
 AVX, AMX = 1, 2  # mobilenet.h
 ARITHMETIC = {AVX: "AVX512-BF16", AMX: "AMX"}
 LINE = 64  # bytes that buffers are aligned to
+ZERO = 128  # what stands for 0 between blocks in int8
+WIDE_BITS = 24  # of the stem's sums up to 6 in int8: weights are small, and pixels large
 LEAST = 0.1  # the smallest range of a wide activation: fp16 holds a 255th of it in full
 
 _Pointer = ctypes.c_void_p
@@ -49,7 +51,7 @@ class _Product(ctypes.Structure):
 
 
 class _Steps(ctypes.Structure):
-    _fields_ = tuple((name, _Pointer) for name in ("bias", "cap", "shift", "step", "times"))
+    _fields_ = tuple((name, _Pointer) for name in ("bias", "wide_shift", "shift", "cap", "step", "times"))
 
 
 class _Block(ctypes.Structure):
@@ -70,6 +72,7 @@ class _Network(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("size", "eight", "top", "left")),
         ("outside", ctypes.c_uint16 * 4),
         ("stem", _Product),
+        ("steps", _Steps),
         ("blocks", ctypes.c_int32),
         ("block", _Pointer),
         ("epsilon", ctypes.c_float),
@@ -129,14 +132,16 @@ class Kernel:
         steps = [step for block in network.blocks for step in (block.expand, block.project) if step is not None]
         inputs = {id(step): largest for step, largest in zip(steps, ranges or [0.0] * len(steps), strict=True)}
         after = [inputs[id(block.expand)] for block in network.blocks[1:]]  # what reads the output of each block
-        blocks = (_Block * len(network.blocks))(
-            *(self._block(block, inputs, narrow) for block, narrow in zip(network.blocks, [*after, 0.0], strict=True))
-        )
+        *stem, times = self._stem(network, bool(ranges))
+        blocks = (_Block * len(network.blocks))(*(
+            self._block(block, times, inputs, narrow)
+            for block, narrow in zip(network.blocks, [*after, 0.0], strict=True)
+        ))  # fmt: skip
         self._blocks = blocks
+        outside = np.rint(network.mean).astype(np.uint16) if ranges else bf16(network.mean * PIXEL)
         self._network = _Network(
-            network.size, bool(ranges), *network.stem.pads, (ctypes.c_uint16 * 4)(*bf16(network.mean * PIXEL)),
-            self._stem(network), len(blocks), ctypes.addressof(blocks), network.epsilon, network.bias,
-            self._floats(network.weights),
+            network.size, bool(ranges), *network.stem.pads, (ctypes.c_uint16 * 4)(*outside), *stem,
+            len(blocks), ctypes.addressof(blocks), network.epsilon, network.bias, self._floats(network.weights),
         )  # fmt: skip
         self.workspace = int(library().mobilenet_workspace(ctypes.byref(self._network), how))
 
@@ -182,17 +187,16 @@ class Kernel:
             return _Product()
         weights = each.weights[:, :, 0, 0]
         if not largest:
-            return self._packed(each, bf16(weights), each.bias, np.ones_like(each.bias))
+            return self._packed(len(weights), bf16(weights), each.bias, np.ones_like(each.bias))
         whole, steps = rounded(arranged(weights.T, NARROWED).T)
         order, scale = WIDENED if len(whole) > 16 else None, np.float32(127 / narrow)
         values = (whole, each.bias * scale, steps * np.float32(largest / 255) * scale)
-        return self._packed(each, *(arranged(part, order) for part in values))
+        return self._packed(len(weights), *(arranged(part, order) for part in values))
 
-    def _packed(self, each: Convolution, weights: NDArray[Any], *values: Floats) -> _Product:
-        """`values`: bias and scale, where they are read."""
-        stored = packed(weights, 4 if weights.itemsize == 1 else 2, whole=self._how == AMX)
-        outputs, inputs = each.weights.shape[:2]
-        return _Product(inputs, outputs, self._array(stored), *(self._floats(padded(part, 32)) for part in values))
+    def _packed(self, outputs: int, weights: NDArray[Any], *values: Floats) -> _Product:
+        """`weights`: [N, K], with more than `outputs` where padded; `values`: bias and scale, where they are read."""
+        stored = self._array(packed(weights, 4 if weights.itemsize == 1 else 2, whole=self._how == AMX))
+        return _Product(weights.shape[1], outputs, stored, *(self._floats(padded(part, 32)) for part in values))
 
     def _widening(self, each: Convolution, step: float = 0.0) -> tuple[_Product, _Steps, Floats]:
         """What goes to the ring, and what the ring is to be multiplied by, [N]. `step`: of the inputs, for products in
@@ -203,21 +207,37 @@ class Kernel:
         if not step:
             stored, bias = (arranged(values * TO_FP16, WIDENED) for values in (weights, each.bias))
             times = np.full_like(each.bias, CUT)
-            return self._packed(each, bf16(stored), bias, times), _Steps(), times
+            return self._packed(len(weights), bf16(stored), bias, times), _Steps(), times
         whole, steps = rounded(weights, finest(step))
-        product = self._packed(each, arranged(whole, WIDENED))
-        bias, cap, shift, times = whole_numbers(steps * np.float32(step), each.bias)
-        parts = arranged(bias, WIDENED), padded(cap, 32), padded(shift, 32)
-        return product, _Steps(*(self._array(part) for part in parts)), times
+        product = self._packed(len(whole), arranged(whole, WIDENED))
+        bias, shift, cap, times = whole_numbers(steps * np.float32(step), each.bias)
+        bias -= ZERO * whole.sum(1, dtype=np.int32)
+        parts = padded(shift, 32), padded(cap, 32)
+        return product, _Steps(self._array(arranged(bias, WIDENED)), None, *map(self._array, parts)), times
 
-    def _stem(self, network: Network) -> _Product:
-        """The stem with the normalisation in it, for pixels from 0 to 255 times PIXEL."""
+    def _stem(self, network: Network, eight: bool) -> tuple[_Product, _Steps, Floats]:
+        """As `_widening`, of the stem with the normalisation in it, for pixels from 0 to 255, in bf16 times PIXEL."""
         stem = network.stem
-        weights = stem.weights.transpose(0, 3, 2, 1) * network.scale  # outputs, columns, rows, colours
-        weights = unpacked(bf16(weights))  # what the kernel will multiply by: the bias must go with it
-        bias = stem.bias - (weights * network.mean).sum((1, 2, 3))
-        whole = Convolution(weights.reshape(len(bias), 27, 1, 1) / PIXEL, bias, 1, (0, 0), stem.size)
-        return self._widening(whole)[0]
+        weights = stem.weights.transpose(0, 2, 3, 1) * network.scale  # outputs, rows, columns, colours
+        mean = np.tile(network.mean, 9)
+        if not eight:
+            weights = unpacked(bf16(weights.transpose(0, 2, 1, 3).reshape(-1, 27)))
+            each = Convolution(weights[:, :, None, None] / PIXEL, stem.bias - weights @ mean, 1, (0, 0), stem.size)
+            product, parts, times = self._widening(each)
+            return product, self._counted(parts, times), times
+        whole, steps = rounded(weights.reshape(-1, 27), finest(1, WIDE_BITS))
+        bias, shift, cap, times = whole_numbers(steps, stem.bias - whole @ mean * steps)
+        fours = np.pad(whole.reshape(-1, 3, 9), [(0, 0), (0, 0), (0, 3)]).reshape(-1, 36)
+        product = self._packed(len(fours), arranged(fours, WIDENED))
+        wide = (arranged(values.astype(np.int32), WIDENED) for values in (bias, shift))
+        parts = _Steps(*map(self._array, (*wide, padded(0 * shift, 32), padded(cap, 32))))
+        return product, self._counted(parts, times), times
+
+    def _counted(self, steps: _Steps, times: Floats) -> _Steps:
+        """With what the ring is multiplied by for its own statistics, `times`, in two parts."""
+        step = (times * units(times)).astype(np.float16)
+        steps.step, steps.times = self._array(padded(step, 32)), self._floats(padded(times / step, 32))
+        return steps
 
     def _depthwise(self, each: Convolution, times: Floats, wide: float) -> tuple[int, int | None, float]:
         """`depthwise` and `depthwise_bias` in mobilenet.h; and `wide`, the largest magnitude of the outputs where they
@@ -232,13 +252,14 @@ class Kernel:
         parts = np.concatenate([weights * unit[:, None], np.stack(own, 1)], 1)
         return self._array(in_lanes(parts, 32).astype(np.float16)), None, wide
 
-    def _block(self, block: Block, inputs: Mapping[int, float], narrow: float) -> _Block:
-        """`inputs`: largest magnitude of what a product reads, by its id; `narrow`: of what the next block reads."""
+    def _block(self, block: Block, stem: Floats, inputs: Mapping[int, float], narrow: float) -> _Block:
+        """`stem`: what its outputs in the ring are to be multiplied by; `inputs`: largest magnitude of what a product
+        reads, by its id; `narrow`: of what the next block reads."""
         expand, depthwise, project = block.expand, block.depthwise, block.project
         first = expand or depthwise
         assert first is not None
         read, wide = inputs.get(id(expand), 0.0), inputs.get(id(project), 0.0)
-        expansion, steps, times = _Product(), _Steps(), np.full_like(first.bias, CUT if self._how == AMX else 1)
+        expansion, steps, times = _Product(), _Steps(), stem
         if expand is not None:
             expansion, steps, times = self._widening(expand, read / 127)
         if depthwise is not None:
@@ -246,9 +267,7 @@ class Kernel:
             *weights, wide = self._depthwise(depthwise, times, wide)
         else:
             where = (*first.size, 1, 1, 0, 0)
-            step = (times * units(times)).astype(np.float16)
-            steps.step, steps.times = self._array(padded(step, 32)), self._floats(padded(times / step, 32))
-            weights = [None, None]
+            steps, weights = self._counted(steps, times), [None, None]
         return _Block(
             *where, block.residual, len(first.bias), expansion, steps, *weights, self._product(project, wide, narrow),
             read / narrow if narrow else 0.0,

@@ -78,8 +78,8 @@ class NativeEngine:
 
     Args:
         bundle: the model.
-        precision: `auto` (bf16), `bf16` or `int8`; in int8 the stem, the depthwise convolutions and what blocks add to
-            their input stay in floating point.
+        precision: `auto` (bf16), `bf16` or `int8`; in int8 the depthwise convolutions and what blocks add to their
+            input stay in floating point.
         threads: CPU threads to use; None for all that the process may run on.
 
     Raises:

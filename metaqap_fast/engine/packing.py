@@ -28,21 +28,21 @@ def rounded(weights: Floats, least: float = 0.0) -> tuple[NDArray[np.int8], Floa
     return np.rint(weights / steps[:, None]).astype(np.int8), steps
 
 
-def finest(step: float) -> float:
-    """The smallest step of weights, for inputs that count `step`: 6 is an unsigned number of 16 bits."""
-    return float(CAP) / 65535 / step
+def finest(step: float, bits: int = 16) -> float:
+    """The smallest step of weights, for inputs that count `step`: 6 is an unsigned number of so many bits."""
+    return float(CAP / (2**bits - 1)) / step
 
 
 def whole_numbers(scale: Floats, bias: Floats) -> tuple[NDArray[np.int32], Shorts, Shorts, Floats]:
-    """`Steps` in mobilenet.h, for products that `scale` and `bias` [N] make values: bias, cap, shift; and what the
+    """`Steps` in mobilenet.h, for products that `scale` and `bias` [N] make values: bias, shift, cap; and what the
     results are to be multiplied by when their bits are read as fp16. What a shift cuts off is half a step on average,
     which the bias gives back."""
     shift = np.maximum(np.floor(np.log2(CAP / scale)) - 10, 0)
     step = scale * np.exp2(shift)
     half = np.where(shift, np.exp2(shift - 1), 0)
-    whole = np.clip(np.rint(bias.astype(np.float64) / scale + half), -(2**30), 2**30)
-    cap = np.minimum(np.rint(CAP / step) * np.exp2(shift), 65535)
-    return whole.astype(np.int32), cap.astype(np.uint16), shift.astype(np.uint16), (step / SMALLEST).astype(np.float32)
+    whole = np.clip(np.rint(bias.astype(np.float64) / scale + half), -(2**30), 2**30).astype(np.int32)
+    cap = np.rint(CAP / step).astype(np.uint16)
+    return whole, shift.astype(np.uint16), cap, (step / SMALLEST).astype(np.float32)
 
 
 def units(largest: Floats) -> Floats:

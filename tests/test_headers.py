@@ -81,6 +81,18 @@ def test_truncation_is_seen_without_decoding(name: str) -> None:
     assert header.defect and (header.width, header.height) == (37, 53)
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xd0", b"\xff\xff\xd7"])
+def test_restart_markers_where_there_are_none(marker: bytes) -> None:
+    assert read_header(ENCODED["jpeg"][:-9] + marker + ENCODED["jpeg"][-9:]).defect.endswith("where there are none")
+
+
+@pytest.mark.parametrize(("marker", "defect"), [(b"\xd1", ""), (b"\xd3", "restart markers out of order")])
+def test_restart_markers_count(marker: bytes, defect: str) -> None:
+    data = encode(IMAGE, "JPEG", restart_marker_blocks=2)
+    header = read_header(data.replace(b"\xff\xd1", b"\xff" + marker, 1))
+    assert header.defect.removeprefix("jpeg: ") == defect
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(ENCODED)), st.data())
 def test_damaged_headers_raise_nothing_but_image_errors(name: str, data: st.DataObject) -> None:
@@ -97,14 +109,15 @@ def test_damaged_headers_raise_nothing_but_image_errors(name: str, data: st.Data
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from([b"\xff", b"\xff\x00", b"\xd0", b"\xd9", b"\x00", b"\x0a", b"ab"]), max_size=40))
-def test_the_end_of_a_scan_is_the_first_marker_that_is_no_restart(parts: list[bytes]) -> None:
+def test_the_end_of_a_scan_is_the_first_marker_that_is_no_restart_where_those_may_be(parts: list[bytes]) -> None:
     data = b"".join(parts)
-    wanted = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]").search(data)
-    assert jpeg._end_of_scan(memoryview(data), 0) == (wanted and wanted.start())
+    for restarts, ends in ((True, rb"\xff+[\x01-\xcf\xd8-\xfe]"), (False, rb"\xff+[\x01-\xfe]")):
+        wanted = re.compile(ends).search(data)
+        assert jpeg._end_of_scan(memoryview(data), 0, restarts) == (wanted and wanted.start())
 
 
-@pytest.mark.parametrize("end", [b"", b"\x00", b"\xd0"])
-def test_a_run_of_fill_bytes_takes_linear_time(end: bytes) -> None:
+@pytest.mark.parametrize(("end", "restarts"), [(b"", True), (b"\x00", True), (b"\xd0", True), (b"\x00", False)])
+def test_a_run_of_fill_bytes_takes_linear_time(end: bytes, restarts: bool) -> None:
     start = time.process_time()
-    assert jpeg._end_of_scan(memoryview(b"\xff" * 1_000_000 + end), 0) is None
+    assert jpeg._end_of_scan(memoryview(b"\xff" * 1_000_000 + end), 0, restarts) is None
     assert time.process_time() - start < 1.0  # quadratic: an hour

@@ -18,13 +18,16 @@ from metaqap_fast.headers.header import Header
 from metaqap_fast.headers.tiff import exif_orientation
 
 _SOI, _EOI, _SOS, _DHT, _DRI, _APP1 = 0xD8, 0xD9, 0xDA, 0xC4, 0xDD, 0xE1
+_RESTARTS = range(0xD0, 0xD8)
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; DHT, JPG and DAC are not
 # Tables, comments, application data and DNL: what may stand between two scans.
 _BETWEEN = frozenset({_DHT, 0xDB, 0xDC, _DRI, _SOS, 0xFE, *range(0xE0, 0xF0)})
-# The marker that ends a scan, or a run of fill bytes with what follows. It begins with one fixed byte, which `re` looks
-# for at the speed of memory, and eats every run, so that a file full of them takes no quadratic time.
+# A marker, or a run of fill bytes with what follows; the second not for restart markers. They begin with a fixed byte,
+# which `re` looks for at the speed of memory, and eat every run, so that a file full of them takes no quadratic time.
+_MARKER = re.compile(rb"\xff(?:[\x01-\xfe]|\xff++(.?))", re.DOTALL)
 _END_OF_SCAN = re.compile(rb"\xff(?:[\x01-\xcf\xd8-\xfe]|\xff++(.?))", re.DOTALL)
-_IN_SCAN = frozenset([b"", b"\0", *(bytes([marker]) for marker in range(0xD0, 0xD8))])
+_DATA = frozenset([b"", b"\0"])  # what is no marker after fill bytes
+_IN_SCAN = _DATA | {bytes([marker]) for marker in _RESTARTS}
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _ZEROS = bytes(64)
 
@@ -74,7 +77,7 @@ def _segment(view: memoryview, at: int) -> tuple[int, int, int]:
     while view[at] == 0xFF:  # fill bytes
         at += 1
     marker = view[at]
-    if marker in (_SOI, _EOI, 0x01) or 0xD0 <= marker <= 0xD7:  # these stand alone
+    if marker in (_SOI, _EOI, 0x01) or marker in _RESTARTS:  # these stand alone
         return marker, at + 1, at + 1
     (length,) = struct.unpack_from(">H", view, at + 1)
     if length < 2:
@@ -117,6 +120,8 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
             marker, start, at = _segment(view, at)
             if marker == _EOI:
                 break
+            if marker in _RESTARTS and not frame.restart:
+                return "restart markers where there are none"
             if marker not in _BETWEEN:
                 return f"unexpected marker FF{marker:02X} at byte {start}"
             if marker != _SOS:
@@ -124,7 +129,7 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
                 continue
             ids = [view[start + 1 + 2 * i] for i in range(view[start])]
             seen.update(ids)
-            end = _end_of_scan(view, at)
+            end = _end_of_scan(view, at, frame.restart > 0)
             if end is None:
                 return "truncated, no end-of-image marker"
             tables = [view[start + 2 + 2 * i] & 15 for i in range(view[start])]
@@ -142,16 +147,14 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
     return f"{coded} bytes of image data cannot hold {frame.blocks} blocks" if coded < least else ""
 
 
-def _end_of_scan(view: memoryview, at: int) -> int | None:
-    """Where the first marker stands that is no restart, fill bytes before it included; None without one."""
-    ends = (match.start() for match in _END_OF_SCAN.finditer(view, at) if match[1] not in _IN_SCAN)
-    return next(ends, None)
+def _end_of_scan(view: memoryview, at: int, restarts: bool) -> int | None:
+    """Where the first marker, or fill before it, stands; None without one. `restarts`: those do not count."""
+    pattern, inside = (_END_OF_SCAN, _IN_SCAN) if restarts else (_MARKER, _DATA)
+    return next((match.start() for match in pattern.finditer(view, at) if match[1] not in inside), None)
 
 
 def _scan_defect(frame: _Frame, scan: memoryview, tables: list[int]) -> str:
-    restarts = _RESTART.findall(scan)
-    if restarts and not frame.restart:
-        return "restart markers where there are none"
+    restarts = _RESTART.findall(scan) if frame.restart else []
     if any(marker[0] != 0xD0 + i % 8 for i, marker in enumerate(restarts)):
         return "restart markers out of order"
     # In a sequential scan zeros are blocks of the AC table's first symbol. Unless that is the end of the block,

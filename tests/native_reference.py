@@ -54,10 +54,10 @@ def steps(largest: float, low: int, high: int) -> Round:
     return lambda x: (x * (high / largest)).round().clamp(low, high) * (largest / high)
 
 
-def whole(weights: Tensor, most: float, least: float) -> Round:
-    """Outputs of an expansion as whole numbers of a step: 6 is 2^10 to 2^11 of it, unless sums are coarser."""
+def whole(weights: Tensor, most: float, least: float, bits: int) -> Round:
+    """Outputs as whole numbers of a step: 6 is a number of so many bits, unless sums are coarser."""
     sums = (weights.abs().amax((1, 2, 3)) / 127).clamp_min(least) * (most / 127)
-    step = (sums * torch.exp2((torch.floor(torch.log2(6 / sums)) - 10).clamp_min(0))).view(1, -1, 1, 1)
+    step = (sums * torch.exp2((torch.floor(torch.log2(6 / sums)) + 1 - bits).clamp_min(0))).view(1, -1, 1, 1)
     return lambda x: (x / step).round() * step
 
 
@@ -97,13 +97,13 @@ def pooled(network: Network, view: NDArray[np.uint8], how: int = 0, ranges: Sequ
             return convolved(x, each, bf16, bf16)
         least = 6 / 65535 / (most / 127) if low else 1e-10
         found = convolved(x, each, steps(most, low, high), rows(least))
-        return whole(tensor(each.weights), most, least)(found) if low else found
+        return whole(tensor(each.weights), most, least, 11)(found) if low else found
 
     mean, scale = (tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.scale))
     x = torch.from_numpy(view).permute(2, 0, 1)[None].float() - mean
     stem = tensor(network.stem.weights) * scale
     least = 6 / (2**24 - 1)
-    counted = whole(stem, 127, least) if ranges else same  # pixels are whole numbers already
+    counted = whole(stem, 127, least, 16) if ranges else same  # pixels are whole numbers already
     stem = rows(least)(stem) if ranges else bf16(stem)
     x = wide(counted(convolved(x, replace(network.stem, weights=stem.numpy()))).clamp(0, 6))
     taps = [x]

@@ -18,7 +18,7 @@ from metaqap_fast.engine.correction import corrected, typical
 from metaqap_fast.engine.deviation import TOLERANCE, generated, reference
 from metaqap_fast.engine.kernel import AMX, AVX, Kernel, aligned_bytes
 from metaqap_fast.engine.mobilenet import Network, read
-from metaqap_fast.engine.packing import NARROWED, WIDENED, arranged, finest, rounded, units, whole_numbers
+from metaqap_fast.engine.packing import NARROWED, SMALLEST, WIDENED, arranged, finest, rounded, units, whole_numbers
 from metaqap_fast.train.ranges import measure_ranges
 
 VIEWS = generated(512, 4)
@@ -204,13 +204,15 @@ def test_whole_numbers_are_the_values() -> None:
     scale, bias = (10 ** rng.uniform(-4, -2, 500)).astype(np.float32), rng.uniform(-9, 9, 500).astype(np.float32)
     scale[:9], bias[:9] = finest(1), np.linspace(-9, 9, 9)
     sums = (rng.uniform(-20, 20, (200, 500)) / scale).astype(np.int64)
-    whole, shift, cap, times = whole_numbers(scale, bias)
-    numbers = np.minimum(np.clip(sums + whole, 0, 65535) >> shift, cap).astype(np.uint16)
-    found = numbers.view(np.float16) * times.astype(np.float64)  # as the ring is read
-    error, step = found - np.clip(sums * scale.astype(np.float64) + bias, 0, 6), times * 2.0**-24
-    assert (np.abs(error).max(0) <= step).all()
-    assert (numbers.max(0)[shift > 0] >= 2**10 - 1).all() and (numbers <= 2**11).all()
-    assert abs(np.mean(error / step)) < 0.01
+    for bits in (11, 13):
+        whole, shift, cap, step = whole_numbers(scale, bias, bits)
+        numbers = np.minimum(np.clip(sums + whole, 0, 65535) >> shift, cap)
+        error = numbers * step.astype(np.float64) - np.clip(sums * scale.astype(np.float64) + bias, 0, 6)
+        assert (np.abs(error).max(0) <= step).all()
+        assert (numbers.max(0)[shift > 0] >= 2 ** (bits - 1) - 1).all() and (numbers <= 2**bits).all()
+        assert abs(np.mean(error / step)) < 0.01
+    bits11 = np.arange(2**11, dtype=np.uint16).view(np.float16)  # as the ring is read
+    assert (bits11 == np.arange(2**11) * SMALLEST).all()
     whole, steps = rounded(np.full((1, 3), 1e-9, np.float32), finest(0.01))
     assert not whole.any() and steps[0] * 0.01 == pytest.approx(6 / 65535)
 

@@ -23,10 +23,11 @@ typedef struct {
 } Product;
 
 // What goes to the ring in int8: product + bias, >> shift, from 0 to `cap`, which stands for ReLU6's 6, counts steps of its
-// own for every output: `cap` is from 2^10 to 2^11, or less where sums are coarser. NULL in bf16, but for the last two.
+// own for every output: `cap` is from 2^10 to 2^11, or less where sums are coarser. The stem's sums, which 16 bits do not
+// hold: >> wide_shift, in fp16 times 2^-13, and so is their cap. NULL in bf16, but for the last two.
 typedef struct {
     const int32_t *bias;         // [N rounded up to 32], in the order of the weights; inputs are 128 larger than they mean
-    const int32_t *wide_shift;   // as bias: the stem's, of sums that 16 bits do not hold, which have no other
+    const int32_t *wide_shift;   // as bias: the stem's
     const uint16_t *shift, *cap; // [N rounded up to 32], in the outputs' own order
     const uint16_t *step;        // as cap, fp16, amx, the stem and the last block: what the ring is multiplied by for its
                                  // statistics; what a depthwise convolution multiplies it by is in `depthwise`

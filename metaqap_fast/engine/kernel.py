@@ -19,6 +19,7 @@ from metaqap_fast.engine.packing import (
     LARGEST,
     NARROWED,
     PIXEL,
+    SMALLEST,
     TO_FP16,
     WIDENED,
     arranged,
@@ -38,6 +39,7 @@ ARITHMETIC = {AVX: "AVX512-BF16", AMX: "AMX"}
 LINE = 64  # bytes that buffers are aligned to
 ZERO = 128  # what stands for 0 between blocks in int8
 WIDE_BITS = 24  # of the stem's sums up to 6 in int8: weights are small, and pixels large
+FRACTION = np.float32(2**-13)  # that a whole number stands for in the stem's outputs, see `scaled` in vectors.h
 LEAST = 0.1  # the smallest range of a wide activation: fp16 holds a 255th of it in full
 
 _Pointer = ctypes.c_void_p
@@ -210,10 +212,10 @@ class Kernel:
             return self._packed(len(weights), bf16(stored), bias, times), _Steps(), times
         whole, steps = rounded(weights, finest(step))
         product = self._packed(len(whole), arranged(whole, WIDENED))
-        bias, shift, cap, times = whole_numbers(steps * np.float32(step), each.bias)
+        bias, shift, cap, counted = whole_numbers(steps * np.float32(step), each.bias, 11)
         bias -= ZERO * whole.sum(1, dtype=np.int32)
-        parts = padded(shift, 32), padded(cap, 32)
-        return product, _Steps(self._array(arranged(bias, WIDENED)), None, *map(self._array, parts)), times
+        parts = (self._array(each) for each in (padded(shift, 32), padded(cap, 32)))
+        return product, _Steps(self._array(arranged(bias, WIDENED)), None, *parts), counted / SMALLEST
 
     def _stem(self, network: Network, eight: bool) -> tuple[_Product, _Steps, Floats]:
         """As `_widening`, of the stem with the normalisation in it, for pixels from 0 to 255, in bf16 times PIXEL."""
@@ -226,12 +228,13 @@ class Kernel:
             product, parts, times = self._widening(each)
             return product, self._counted(parts, times), times
         whole, steps = rounded(weights.reshape(-1, 27), finest(1, WIDE_BITS))
-        bias, shift, cap, times = whole_numbers(steps, stem.bias - whole @ mean * steps)
+        bias, shift, cap, counted = whole_numbers(steps, stem.bias - whole @ mean * steps, 16)
         fours = np.pad(whole.reshape(-1, 3, 9), [(0, 0), (0, 0), (0, 3)]).reshape(-1, 36)
         product = self._packed(len(fours), arranged(fours, WIDENED))
-        wide = (arranged(values.astype(np.int32), WIDENED) for values in (bias, shift))
-        parts = _Steps(*map(self._array, (*wide, padded(0 * shift, 32), padded(cap, 32))))
-        return product, self._counted(parts, times), times
+        wide = [self._array(arranged(values.astype(np.int32), WIDENED)) for values in (bias, shift)]
+        most = self._array(padded((cap * FRACTION).astype(np.float16), 32))
+        times = counted / FRACTION
+        return product, self._counted(_Steps(*wide, None, most), times), times
 
     def _counted(self, steps: _Steps, times: Floats) -> _Steps:
         """With what the ring is multiplied by for its own statistics, `times`, in two parts."""

@@ -33,16 +33,16 @@ def finest(step: float, bits: int = 16) -> float:
     return float(CAP / (2**bits - 1)) / step
 
 
-def whole_numbers(scale: Floats, bias: Floats) -> tuple[NDArray[np.int32], Shorts, Shorts, Floats]:
-    """`Steps` in mobilenet.h, for products that `scale` and `bias` [N] make values: bias, shift, cap; and what the
-    results are to be multiplied by when their bits are read as fp16. What a shift cuts off is half a step on average,
-    which the bias gives back."""
-    shift = np.maximum(np.floor(np.log2(CAP / scale)) - 10, 0)
-    step = scale * np.exp2(shift)
-    half = np.where(shift, np.exp2(shift - 1), 0)
-    whole = np.clip(np.rint(bias.astype(np.float64) / scale + half), -(2**30), 2**30).astype(np.int32)
+def whole_numbers(scale: Floats, bias: Floats, bits: int) -> tuple[NDArray[np.int32], Shorts, Shorts, Floats]:
+    """`Steps` in mobilenet.h, for products that `scale` and `bias` [N] make values, and numbers of so many bits up to
+    CAP: bias, shift, cap; and the step that a number counts. What a shift cuts off on average, the bias gives
+    back."""
+    shift = np.maximum(np.floor(np.log2(CAP / scale)) + 1 - bits, 0)
+    step = (scale * np.exp2(shift)).astype(np.float32)
+    lost = (np.exp2(shift) - 1) / 2
+    whole = np.clip(np.rint(bias.astype(np.float64) / scale + lost), -(2**30), 2**30).astype(np.int32)
     cap = np.rint(CAP / step).astype(np.uint16)
-    return whole, shift.astype(np.uint16), cap, (step / SMALLEST).astype(np.float32)
+    return whole, shift.astype(np.uint16), cap, step
 
 
 def units(largest: Floats) -> Floats:

@@ -39,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     path = tmp_path_factory.mktemp("config") / "tiny.toml"
     path.write_text(
         'architecture = "mobilenetv2_035"\nsize = 512\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n'
-        '[weights]\nsource = "none"\n[recipe]\nepochs = 1\nbatch = 4\n[recipe.cpu]\nfrozen_stages = 9\n'
+        '[weights]\nsource = "none"\n[recipe]\nepochs = 1\nbatch = 4\nladders = 12\n[recipe.cpu]\nfrozen_stages = 9\n'
     )
     torch.manual_seed(0)
     return replace(read_config(path), name=str(path))

@@ -2,8 +2,8 @@
 // mostly zeros.
 //
 // What decides is not the product alone. Tiles lower the core's clock, the more the denser they follow each other (measured
-// on one CPU: 3.3 GHz without them, 3.0 to 2.4 with), and what has not used them for .5 us waits .3 us for them to wake, after
-// several us 2. Without tiles the first blocks, half of all vectors, run at the higher clock.
+// on one CPU: 3.3 GHz without them, 3.0 to 2.4 with), and after .5 us without them the next one waits .3 us, after several
+// us up to 2. Without tiles the first blocks, half of all vectors, run at the higher clock.
 #ifndef METAQAP_VECTORS_H
 #define METAQAP_VECTORS_H
 #include "fp16.h"

@@ -117,16 +117,16 @@ FP16 static void count(const Block *b, const Memory *m, int channel, int first, 
     count_rows(ring, b, 0, first, last, &b->steps, &m->wide, channel);
 }
 
-FP16_INLINE void strip_as(const Network *n, const Block *b, int mode, const Memory *m, int c, Area area, const Ring *ring) {
-    if (b->kernel == 3 && b->stride == 1) strip(n, b, 3, 1, mode, m, c, area, ring);
-    else if (b->kernel == 3) strip(n, b, 3, 2, mode, m, c, area, ring);
-    else if (b->stride == 1) strip(n, b, 5, 1, mode, m, c, area, ring);
-    else strip(n, b, 5, 2, mode, m, c, area, ring);
+FP16_INLINE void strip_as(const Block *b, int mode, const Memory *m, int c, Area area, const Ring *ring) {
+    if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, mode, m, c, area, ring);
+    else if (b->kernel == 3) strip(b, 3, 2, mode, m, c, area, ring);
+    else if (b->stride == 1) strip(b, 5, 1, mode, m, c, area, ring);
+    else strip(b, 5, 2, mode, m, c, area, ring);
 }
 FP16 static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
-    if (!n->eight) strip_as(n, b, AS_BF16, m, channel, area, ring);
-    else if (channel % 64) strip_as(n, b, SECOND, m, channel, area, ring);
-    else strip_as(n, b, FIRST, m, channel, area, ring);
+    if (!n->eight) strip_as(b, AS_BF16, m, channel, area, ring);
+    else if (channel % 64) strip_as(b, SECOND, m, channel, area, ring);
+    else strip_as(b, FIRST, m, channel, area, ring);
 }
 
 // Where a projection's outputs go.
@@ -198,7 +198,7 @@ FP16_INLINE Outputs after(Outputs o, int kind) {
 }
 FP16_INLINE void project_as(int kind, const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
     int count = b->project.outputs, plane = depth(n->eight, count);
-    int64_t together = (int64_t)rows_together(n, b) * out_side(b, b->width);
+    int64_t together = (int64_t)m->together * out_side(b, b->width);
     Products p = {operands(&b->project, n->eight, m->strip, together, n->eight ? 64 : 32), 0, pixels, count, pixels, 0};
     char sums[4096] __attribute__((aligned(64)));
     f32x16 times = _mm512_set1_ps(b->residual_scale);

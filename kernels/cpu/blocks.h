@@ -96,7 +96,8 @@ INLINE f32x16 from_bf16(__m256i bits) {
 typedef struct {
     void *narrow[2], *residual[2];  // of a block's input and output
     void *ring, *strip;
-    uint16_t *rows, *order, *patches;  // see stem_patches
+    int together;                      // rows of the strip, see rows_together; of the block that runs
+    uint16_t *rows, *order, *patches;  // see stem_patches; in int8 `rows` holds bytes, see copy_lines
     Stats stem, wide;
     uint16_t *origin;               // amx: what statistics are differences from, of every wide channel, fp16
 } Memory;

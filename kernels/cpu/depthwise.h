@@ -69,9 +69,9 @@ FP16_INLINE void strip_pixels(const Channels *c, int kernel, int stride, int mod
 }
 
 // 32 channels of rows of the strip.
-FP16_INLINE void strip(const Network *n, const Block *b, int kernel, int stride, int mode, const Memory *m, int channel,
-                       Area area, const Ring *ring) {
-    int width = out_side(b, b->width), together = rows_together(n, b), plane = channel / (mode == AS_BF16 ? 32 : 64);
+FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const Memory *m, int channel, Area area,
+                       const Ring *ring) {
+    int width = out_side(b, b->width), together = m->together, plane = channel / (mode == AS_BF16 ? 32 : 64);
     // An accumulator a pixel hides the latency of sums: 16 are faster than 8, but where every second column is left out.
     int most = kernel == 3 && stride == 2 ? 8 : 16;
     const uint16_t *weights = (const uint16_t *)b->depthwise + (int64_t)channel * (kernel * kernel + OWN);

@@ -51,8 +51,8 @@ FP16_INLINE void floats_to_ring(const char *sums, const Affine *f, uint16_t *to)
     }
 }
 
-// int8: the ring holds whole numbers of a step, see Steps. As fp16 a whole number's bits up to 2^11 are as many times 2^-24:
-// they need no conversion.
+// int8, but for the stem: the ring holds whole numbers of a step, see Steps. As fp16 a whole number's bits up to 2^11 are as
+// many times 2^-24: they need no conversion.
 typedef struct {
     __m512i bias[2], shift, cap;
 } Whole;

@@ -138,7 +138,7 @@ VECTOR void stem_patches(const Network *n, const uint8_t *image, int y, const Me
 
 static void run_block(const Network *n, const Block *b, const Path *p, const uint8_t *image, Memory *m, int keep) {
     int rows = out_side(b, b->height), width = out_side(b, b->width), step = strip_rows(b), made = 0, projected = 0;
-    int together = rows_together(n, b);
+    m->together = rows_together(n, b);
     Ring ring = {m->ring, ring_rows(b), ring_width(b), row_bytes(p, b), NULL};
     int planes = (int)(ring.slots * ring.row / ring.width / PIXEL);
     ring.zeros = ring.rows + ring.slots * ring.row;
@@ -166,7 +166,7 @@ static void run_block(const Network *n, const Block *b, const Path *p, const uin
             done = to.right;
         }
         made = need;
-        if (!b->depthwise || (last < rows && last - projected < together)) continue;
+        if (!b->depthwise || (last < rows && last - projected < m->together)) continue;
         p->project(n, b, m, projected * width, (last - projected) * width, keep);
         projected = last;
     }

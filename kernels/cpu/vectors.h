@@ -84,6 +84,6 @@ FP16_INLINE void widen_lines(const Network *n, const Memory *m, int y, int outpu
     Whole w = {{_mm512_loadu_si512(s->bias + output), _mm512_loadu_si512(s->bias + output + 16)},
                _mm512_setzero_si512(), _mm512_loadu_si512(s->cap + output)};
     const char *weights = (const char *)n->stem.weights + output * 64;
-    widen(rows, 3, 3, 6, weights, &w, n->steps.wide_shift + output, to, pixels);
+    widen(rows, 3, 3, 6, weights, &w, s->wide_shift + output, to, pixels);
 }
 #endif

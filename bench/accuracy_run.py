@@ -12,8 +12,9 @@ import numpy as np
 from metaqap_fast.bench.peer_works import load_rgb
 from metaqap_fast.bench.quality import CHANGES, Pixels
 from metaqap_fast.errors import UsageError
+from metaqap_fast.input.files import Listing
+from metaqap_fast.records import Entry
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Entry, Listing
 from metaqap_fast.train.datasets import DataSet, split
 
 Row = dict[str, Any]

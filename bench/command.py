@@ -16,8 +16,8 @@ from metaqap_fast.bench import report
 from metaqap_fast.bench.images import describe, generate, parse_size
 from metaqap_fast.bench.runs import Recorder, default_path, read
 from metaqap_fast.bench.sampling import Case, Settings, sample
-from metaqap_fast.bundle import load
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.model.bundle import load
 
 
 def taken(options: dict[str, Any]) -> dict[str, Any]:

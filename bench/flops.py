@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from metaqap_fast.bundle import Bundle
+from metaqap_fast.model.bundle import Bundle
 
 ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # bytes of a number
 

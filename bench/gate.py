@@ -23,9 +23,9 @@ from metaqap_fast.bench import perf, usage
 from metaqap_fast.bench.idle import tree_seconds
 from metaqap_fast.bench.images import First, generate
 from metaqap_fast.bench.peer_works import eager_loop
+from metaqap_fast.input.reading import read_all
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import read_all
 
 IMAGES = 8
 EAGER_IMAGES = 2

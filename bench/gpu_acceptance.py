@@ -206,7 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
                 del rest[rest.index(name) : rest.index(name) + 2]
         spent = options.minutes - (time.monotonic() - start) / 60
         return bootstrap(options.wheels, options.pieces, [*rest, "--minutes", f"{spent:.2f}"])
-    from metaqap_fast.engine import cuda, tensorrt_build
+    from metaqap_fast.engine import cuda
+    from metaqap_fast.engine.gpu import tensorrt_build
 
     gpu = None if options.dry_run else cuda.pick(options.gpu, cuda.gpus())
     engines = tuple(options.engines.split(",")) if gpu else ("torch",)

@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaqap_fast import bundle as bundles
-from metaqap_fast.bundle import Bundle
-from metaqap_fast.decode import Decoded, Decoder
+from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode.lanes import Lanes
 from metaqap_fast.engine import cuda
-from metaqap_fast.engine.device import DeviceEngine
-from metaqap_fast.lanes import Lanes
+from metaqap_fast.engine.gpu.engine import DeviceEngine
+from metaqap_fast.input.files import Listing
+from metaqap_fast.input.reading import read_all
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.records import Decoded, Encoded
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Encoded, Listing, read_all
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ def make_engine(
     bundle = bundle or bundles.load(settings.model)
     batch = batch or (settings.batch if settings.gpu is not None else 2)
     if engine == "torch":
-        from metaqap_fast.engine import torch as torch_engine
+        from metaqap_fast.engine.gpu import torch_engine
 
         return torch_engine.create(bundle, precision, settings.device, batch)
-    from metaqap_fast.engine import tensorrt, tensorrt_build
+    from metaqap_fast.engine.gpu import tensorrt_build
+    from metaqap_fast.engine.gpu import tensorrt_engine as tensorrt
 
     gpu = settings.device
     if gpu is None:

@@ -12,8 +12,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from metaqap_fast import bundle as bundles
-from metaqap_fast.bundle import Bundle, Member
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import Bundle, Member
 
 VIEW = 512
 # Their names in timm, and the size that each sees.

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaqap_fast import bundle as bundles
 from metaqap_fast.bench.gpu_measure import (
     Settings,
     Utilisation,
@@ -36,9 +35,12 @@ from metaqap_fast.bench.gpu_measure import (
     whole_rate,
 )
 from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
-from metaqap_fast.combine import combine_tensors, scored
+from metaqap_fast.infer import scored
+from metaqap_fast.input.files import Listing
+from metaqap_fast.input.reading import read_all
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.meta import combine_tensors
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Listing, read_all
 
 BATCHES = (16, 32, 64, 128, 256)
 LOADS = (0.0, 0.35, 0.65, 0.8, 1.0)
@@ -148,8 +150,8 @@ def eager(settings: Settings) -> dict[str, Any]:
     """The loop that people write first: Pillow, torch eager in fp32, one image at a time, the same members."""
     from PIL import Image
 
-    from metaqap_fast.engine import graph
-    from metaqap_fast.engine.onnx_torch import module
+    from metaqap_fast.engine.gpu import lowering as graph
+    from metaqap_fast.engine.gpu.onnx_torch import module
 
     bundle = bundles.load(settings.model)
     device = "cpu" if settings.gpu is None else f"cuda:{settings.gpu}"
@@ -171,9 +173,9 @@ def paper(settings: Settings, engine: str, names: Iterable[str] = tuple(SIZES)) 
 
     By torch they run in CUDA graphs as they are: compiling them would take longer than all other steps.
     """
-    from metaqap_fast.engine import graph
-    from metaqap_fast.engine.onnx_torch import module
-    from metaqap_fast.engine.torch import TorchRunner
+    from metaqap_fast.engine.gpu import lowering as graph
+    from metaqap_fast.engine.gpu.onnx_torch import module
+    from metaqap_fast.engine.gpu.torch_engine import TorchRunner
 
     bundle = paper_bundle(Path(settings.work), names)
     if engine != "torch":

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.source import Entry, Listing
+from metaqap_fast.input.files import Listing
+from metaqap_fast.records import Entry
 
 SIZES = ("512x512", "1024x768", "4000x3000")
 QUALITY = 90

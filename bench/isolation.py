@@ -20,11 +20,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from metaqap_fast.bundle import DEFAULT
-from metaqap_fast.decode import Decoder
+from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode.supervisor import Supervisor
+from metaqap_fast.input.files import Listing
+from metaqap_fast.model.bundle import DEFAULT
+from metaqap_fast.records import Entry
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Entry, Listing
-from metaqap_fast.supervisor import Supervisor
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

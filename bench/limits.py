@@ -11,7 +11,7 @@ from metaqap_fast.bench import flops, svg
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median
 from metaqap_fast.bench.sampling import Case
 from metaqap_fast.bench.stats import ratio
-from metaqap_fast.bundle import Bundle
+from metaqap_fast.model.bundle import Bundle
 
 CEILINGS = ("copy", "jpeg", "disk_read", "disk_write")
 GIGA = 1e9

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast import bundle as bundles
 from metaqap_fast.bench.environment import versions
 from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import NotInstalled, Work
 from metaqap_fast.bench.stages import WARM
-from metaqap_fast.bundle import Bundle
-from metaqap_fast.combine import combine
+from metaqap_fast.decode.views import cut, target_size
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.model.meta import combine
+from metaqap_fast.records import Entry
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Entry
-from metaqap_fast.table import ScoreTable
-from metaqap_fast.views import cut, target_size
+from metaqap_fast.scores.table import ScoreTable
 
 BATCH = 8
 Options = dict[str, Any]
@@ -58,8 +58,8 @@ def eager_loop(bundle: Bundle) -> Callable[[bytes], float]:
     """From a file's path to its score: Pillow, torch eager in fp32, one image, one member at a time."""
     import torch
 
-    from metaqap_fast.engine import graph
-    from metaqap_fast.engine.onnx_torch import module
+    from metaqap_fast.engine.gpu import lowering as graph
+    from metaqap_fast.engine.gpu.onnx_torch import module
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     members = [module(graph.load(member.file)) for member in bundle.members]
@@ -95,8 +95,8 @@ def compiled(options: Options) -> Work:
     import torch
     from torch.utils.data import DataLoader
 
-    from metaqap_fast.engine import graph
-    from metaqap_fast.engine.onnx_torch import module
+    from metaqap_fast.engine.gpu import lowering as graph
+    from metaqap_fast.engine.gpu.onnx_torch import module
 
     bundle, batch = bundles.load(options["model"]), options.get("batch") or BATCH
     cpus = len(os.sched_getaffinity(0))

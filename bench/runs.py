@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from metaqap_fast.bench import environment
-from metaqap_fast.durable import sync_folder
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.scores.durable import sync_folder
 
 FORMAT = "metaqap-bench"
 VERSION = 1

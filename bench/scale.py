@@ -19,9 +19,9 @@ Options = dict[str, Any]
 
 def rows(options: Options) -> Work:
     """One process: names to a score file; the model is compiled before."""
+    from metaqap_fast.input.files import Listing
     from metaqap_fast.run import run
     from metaqap_fast.scorer import Scorer
-    from metaqap_fast.source import Listing
 
     scorer = Scorer(model=options["model"], device=options["devices"][0])
     facts: dict[str, Any] = {}
@@ -38,7 +38,7 @@ def rows(options: Options) -> Work:
 
 def workers(options: Options) -> Work:
     """A process for each device; their start counts, as it does for a user."""
-    from metaqap_fast.shards import run_shards
+    from metaqap_fast.scale.shards import run_shards
 
     facts: dict[str, Any] = {}
 

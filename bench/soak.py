@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast import __version__
-from metaqap_fast.bundle import DEFAULT
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.model.bundle import DEFAULT
+from metaqap_fast.scores.table import ScoreTable
 
 WARM_UP = 0.2  # of the run's time
 LINKS = 30_000  # names of one file; ext4 allows 65,000

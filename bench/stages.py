@@ -18,21 +18,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast import bundle as bundles
 from metaqap_fast import engine as engines
 from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import Work
-from metaqap_fast.bundle import Bundle
-from metaqap_fast.combine import scored
-from metaqap_fast.decode import MAX_PIXELS, Decoded
+from metaqap_fast.decode.dali import MAX_PIXELS
+from metaqap_fast.decode.lanes import Lanes
+from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import MetaqapError, Status, UsageError
-from metaqap_fast.lanes import Lanes
+from metaqap_fast.infer import scored
+from metaqap_fast.input.files import Listing
+from metaqap_fast.input.reading import read_all
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.records import Decoded, Encoded, Entry, Row
 from metaqap_fast.run import run
 from metaqap_fast.scorer import BATCH_SIZE, GPU_BATCH_SIZE, Scorer
-from metaqap_fast.source import Encoded, Entry, Listing, read_all
-from metaqap_fast.store import Store
-from metaqap_fast.supervisor import Supervisor
-from metaqap_fast.table import Row
+from metaqap_fast.scores.store import Store
 
 STAGES = ("listing", "reading", "decode", "inference", "combine", "write", "whole")
 VIEWS = 32  # different views that inference is given in turn

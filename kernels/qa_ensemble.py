@@ -31,7 +31,7 @@ def combine(
         score  = members @ weights + bias
         spread = sqrt(sum_m |w_m| (p_m - score)^2 / sum_m |w_m|), 0 where all weights are 0
 
-    Formula: `metaqap_fast.combine`, whose clipping and calibration are not applied here. Differentiable in members,
+    Formula: `metaqap_fast.model.meta`, whose clipping and calibration are not applied here. Differentiable in members,
     weights and bias; where the spread is 0 its gradient is defined as 0.
 
     Args:

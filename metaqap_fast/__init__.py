@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metaqap_fast.errors import MetaqapError, Status, UsageError
     from metaqap_fast.scorer import Scorer, score
-    from metaqap_fast.table import ScoreTable
+    from metaqap_fast.scores.table import ScoreTable
 
 __version__ = "0.1.0"
 __all__ = ["MetaqapError", "ScoreTable", "Scorer", "Status", "UsageError", "__version__", "score"]
@@ -24,7 +24,7 @@ _HOMES = {
     "MetaqapError": "errors",
     "Status": "errors",
     "UsageError": "errors",
-    "ScoreTable": "table",
+    "ScoreTable": "scores.table",
     "Scorer": "scorer",
     "score": "scorer",
 }

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scores.table import ScoreTable
 
 F64 = NDArray[np.float64]
 METRICS = ("srocc", "plcc", "plcc_logistic", "krocc", "rmse")

@@ -13,11 +13,11 @@ from typing import Any
 
 from metaqap_fast import __version__
 from metaqap_fast.errors import Status
-from metaqap_fast.interrupts import Interrupts
+from metaqap_fast.input.files import Listing
+from metaqap_fast.records import Row
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Listing
-from metaqap_fast.store import ROWS_PER_PART, Mode, Store
-from metaqap_fast.table import Row
+from metaqap_fast.scores.store import ROWS_PER_PART, Mode, Store
+from metaqap_fast.signals import Interrupts
 from metaqap_fast.trace import Trace
 
 EXTREMES = 5

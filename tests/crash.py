@@ -23,11 +23,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from metaqap_fast import merge, store
 from metaqap_fast.errors import MetaqapError, Status
+from metaqap_fast.input.files import Listing
+from metaqap_fast.records import Entry, Row
 from metaqap_fast.run import run
-from metaqap_fast.source import Entry, Listing
-from metaqap_fast.table import Row, ScoreTable, append_rows, create_scores
+from metaqap_fast.scores import merge, store
+from metaqap_fast.scores.hdf5 import append_rows, create_scores
+from metaqap_fast.scores.table import ScoreTable
 
 IMAGES, PER_PART = 120, 7
 

@@ -15,11 +15,13 @@ import h5py
 import numpy as np
 
 from conftest import write_bundle
-from metaqap_fast import bundle as bundles
 from metaqap_fast.errors import ImageError, MetaqapError, Status
-from metaqap_fast.headers import read_header
-from metaqap_fast.probe import try_out
-from metaqap_fast.table import FORMAT, FORMAT_VERSION, ScoreTable, records
+from metaqap_fast.formats import read_header
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.scores.export import records
+from metaqap_fast.scores.hdf5 import FORMAT, FORMAT_VERSION
+from metaqap_fast.scores.probe import try_out
+from metaqap_fast.scores.table import ScoreTable
 
 FOLDER = Path(tempfile.mkdtemp())
 
@@ -143,7 +145,7 @@ def table_seeds() -> Iterator[bytes]:
 
 
 def score_seeds() -> Iterator[bytes]:
-    from metaqap_fast.store import Store
+    from metaqap_fast.scores.store import Store
 
     for count in (0, 3):
         out = FOLDER / f"seed{count}.h5"

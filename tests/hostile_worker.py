@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from metaqap_fast import worker
-from metaqap_fast.decode import Decoder
+from metaqap_fast.decode import worker
+from metaqap_fast.decode.dali import Decoder
 
 real = Decoder._pipe
 rotten: list[int] = []  # what an image has done to the heap, and a later one dies of

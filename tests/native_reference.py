@@ -17,8 +17,8 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
-from metaqap_fast.engine.kernel import AMX, ARITHMETIC, AVX, arithmetic
-from metaqap_fast.engine.mobilenet import Convolution, Network, Unsuited
+from metaqap_fast.engine.native.library import AMX, ARITHMETIC, AVX, arithmetic
+from metaqap_fast.engine.native.reader import Convolution, Network, Unsuited
 from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.train.features import export_onnx
 from metaqap_fast.train.member import VIEW_SIZE, Features, Member

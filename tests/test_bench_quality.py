@@ -14,13 +14,13 @@ from PIL import Image
 
 from bench_runs import record, samples
 from conftest import write_bundle
-from metaqap_fast import bundle as bundles
 from metaqap_fast.bench import accuracy, ceilings, flops, gate, report, svg
 from metaqap_fast.bench.job import NotInstalled, prepare
 from metaqap_fast.bench.quality import CHANGES, coverage, ordered_pairs
 from metaqap_fast.bench.runs import read
 from metaqap_fast.bench.stages import alone
 from metaqap_fast.errors import UsageError
+from metaqap_fast.model import bundle as bundles
 
 # --- quality ---
 

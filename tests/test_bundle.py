@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from conftest import write_bundle
-from metaqap_fast import bundle as bundles
-from metaqap_fast.bundle import BundleError
 from metaqap_fast.errors import UsageError
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import BundleError
 
 
 def edit(folder: Path, **changes: Any) -> None:

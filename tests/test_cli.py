@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scores.table import ScoreTable
 
 Cli = Callable[..., Any]
 COMMAND = [sys.executable, "-c", "from metaqap_fast.cli import main; main()"]

@@ -10,11 +10,11 @@ import corpus
 import numpy as np
 import pytest
 
-from metaqap_fast.decode import Decoder
+from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.headers import read_header
-from metaqap_fast.source import Encoded
-from metaqap_fast.supervisor import Supervisor
+from metaqap_fast.formats import read_header
+from metaqap_fast.records import Encoded
 
 S = 64
 DOCS = Path(__file__).parent.parent / "docs"
@@ -126,7 +126,8 @@ def test_damage_anywhere_costs_only_its_image(name: str, supervisor: Supervisor)
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "tif", "bmp", "webp"])
 def test_the_extension_means_nothing(extension: str, tmp_path: Path) -> None:
-    from metaqap_fast.source import Listing, read_all
+    from metaqap_fast.input.files import Listing
+    from metaqap_fast.input.reading import read_all
 
     for name in ("JPEG", "PNG", "TIFF", "BMP", "WebP"):
         (tmp_path / f"{name}.{extension}").write_bytes(kinds()[name][0])

@@ -25,12 +25,13 @@ import pytest
 from test_cli import COMMAND, many
 
 from metaqap_fast.cli import main as _cli  # noqa: F401 -- imported once, before anything forks
-from metaqap_fast.durable import write_scores
 from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.input.files import Listing
+from metaqap_fast.records import Entry
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Entry, Listing
-from metaqap_fast.store import Store
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scores.durable import write_scores
+from metaqap_fast.scores.store import Store
+from metaqap_fast.scores.table import ScoreTable
 
 HERE = Path(__file__).parent
 SEED = 20260
@@ -316,7 +317,7 @@ def test_clock_jumps_change_nothing(
     folder, expected = photos
     rng = np.random.default_rng(SEED)
     monkeypatch.setattr("time.time", lambda: float(rng.uniform(-1e9, 1e10)))
-    monkeypatch.setattr("metaqap_fast.store._now", lambda: f"{rng.integers(1970, 2100)}-01-01T00:00:00+00:00")
+    monkeypatch.setattr("metaqap_fast.scores.store._now", lambda: f"{rng.integers(1970, 2100)}-01-01T00:00:00+00:00")
     crash.score(folder, fast / "s.h5", "new", pause=0)
     assert crash.datasets(fast / "s.h5") == expected
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from conftest import encode
-from metaqap_fast.decode import Decoded, Decoder
+from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.errors import Status
-from metaqap_fast.source import Encoded
+from metaqap_fast.records import Decoded, Encoded
 
 S = 64
 
@@ -122,7 +122,7 @@ def test_limits_come_before_decoding(square: Image.Image) -> None:
 
 
 def test_large_images_share_no_batch(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metaqap_fast.decode.BATCH_PIXELS", 512 * 512 * 2)
+    monkeypatch.setattr("metaqap_fast.decode.dali.BATCH_PIXELS", 512 * 512 * 2)
     seen: list[int] = []
     real = Decoder._pipe
     monkeypatch.setattr(Decoder, "_pipe", lambda self, jobs: seen.append(len(jobs)) or real(self, jobs))

@@ -15,8 +15,8 @@ from test_default_bundle import blur, crop, jpeg, noise
 
 from conftest import encode
 from metaqap_fast import Scorer
-from metaqap_fast import bundle as bundles
 from metaqap_fast.engine.openvino import OpenVINOEngine
+from metaqap_fast.model import bundle as bundles
 
 THREADS = (1, 2, 5)
 # Largest difference of a score from that in fp32, as measured and with some room: docs/reliability.md.

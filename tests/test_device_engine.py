@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from metaqap_fast import bundle as bundles
-from metaqap_fast.bundle import Meta
-from metaqap_fast.combine import combine, scored, view_means
-from metaqap_fast.engine import torch as torch_engine
 from metaqap_fast.engine.cuda import GpuLost
-from metaqap_fast.engine.device import DeviceEngine, shape_for
+from metaqap_fast.engine.gpu import torch_engine
+from metaqap_fast.engine.gpu.engine import DeviceEngine, shape_for
 from metaqap_fast.engine.openvino import OpenVINOEngine
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.infer import scored, view_means
+from metaqap_fast.input.files import Listing
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import Meta
+from metaqap_fast.model.meta import combine
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.source import Listing
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scores.table import ScoreTable
 
 META = Meta((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
 

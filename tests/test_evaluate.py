@@ -12,7 +12,7 @@ from scipy import stats
 
 from metaqap_fast import evaluate as ev
 from metaqap_fast.errors import Status, UsageError
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scores.table import ScoreTable
 
 
 def table(keys: list[bytes], scores: list[float], statuses: list[int] | None = None) -> ScoreTable:

@@ -13,7 +13,7 @@ import pytest
 from fuzz_targets import FUZZED, TARGETS
 
 from metaqap_fast.errors import MetaqapError
-from metaqap_fast.probe import try_out
+from metaqap_fast.scores.probe import try_out
 
 HERE = Path(__file__).parent
 FINDINGS = sorted((HERE / "findings").iterdir())
@@ -21,7 +21,7 @@ FINDINGS = sorted((HERE / "findings").iterdir())
 
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda path: path.name)
 def test_findings_stay_fixed(finding: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metaqap_fast.probe.SECONDS", 2.0)
+    monkeypatch.setattr("metaqap_fast.scores.probe.SECONDS", 2.0)
     TARGETS[finding.name.partition("-")[0]][0](finding.read_bytes())
 
 
@@ -53,7 +53,7 @@ def test_a_score_file_on_which_hdf5_hangs_is_damaged(bundle: Path, folder: Path,
 
 def test_a_score_file_that_crashes_hdf5_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "s.h5").write_bytes(b"")
-    monkeypatch.setattr("metaqap_fast.probe._CODE", "import os; os.kill(os.getpid(), 11)")
+    monkeypatch.setattr("metaqap_fast.scores.probe._CODE", "import os; os.kill(os.getpid(), 11)")
     with pytest.raises(MetaqapError, match="crashes on it \\(SIGSEGV\\)"):
         try_out(tmp_path / "s.h5")
 

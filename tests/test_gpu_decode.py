@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from conftest import encode
-from metaqap_fast import views
-from metaqap_fast.decode import Decoder, _on_device, define
+from metaqap_fast.decode import views
+from metaqap_fast.decode.dali import Decoder, _on_device, define
+from metaqap_fast.decode.lanes import Lanes
 from metaqap_fast.errors import Status
-from metaqap_fast.lanes import Lanes
-from metaqap_fast.source import Encoded
+from metaqap_fast.records import Encoded
 
 OPTIONS = {"batch_size": 8, "num_threads": 2, "prefetch_queue_depth": 1}
 

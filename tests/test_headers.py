@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import encode
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.headers import jpeg, read_header
+from metaqap_fast.formats import jpeg, read_header
 
 IMAGE = Image.effect_noise((37, 53), 60).convert("RGB")
 ENCODED = {

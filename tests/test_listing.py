@@ -21,7 +21,7 @@ MEGABYTES, SECONDS = 300, 10
 CODE = """
 import json, sys, time
 from metaqap_fast import Scorer
-from metaqap_fast.source import Listing
+from metaqap_fast.input.files import Listing
 def peak():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 scorer = Scorer(sys.argv[2], precision="fp32")

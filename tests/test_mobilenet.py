@@ -12,8 +12,8 @@ from native_reference import exported, graph, head, member
 from openvino import opset13 as op
 from torch import nn
 
-from metaqap_fast import bundle as bundles
-from metaqap_fast.engine.mobilenet import Unsuited, read
+from metaqap_fast.engine.native.reader import Unsuited, read
+from metaqap_fast.model import bundle as bundles
 
 BUNDLE = bundles.load()
 

@@ -11,14 +11,23 @@ import pytest
 from native_reference import KINDS, by_openvino, differences, exported, graph, member, need, pooled
 from numpy.typing import NDArray
 
-from metaqap_fast import bundle as bundles
-from metaqap_fast.combine import combine
-from metaqap_fast.engine import native
-from metaqap_fast.engine.correction import corrected, typical
 from metaqap_fast.engine.deviation import TOLERANCE, generated, reference
-from metaqap_fast.engine.kernel import AMX, AVX, Kernel, aligned_bytes
-from metaqap_fast.engine.mobilenet import Network, read
-from metaqap_fast.engine.packing import NARROWED, SMALLEST, WIDENED, arranged, finest, rounded, units, whole_numbers
+from metaqap_fast.engine.native import engine as native
+from metaqap_fast.engine.native.correction import corrected, typical
+from metaqap_fast.engine.native.library import AMX, AVX, Kernel, aligned_bytes
+from metaqap_fast.engine.native.packing import (
+    NARROWED,
+    SMALLEST,
+    WIDENED,
+    arranged,
+    finest,
+    rounded,
+    units,
+    whole_numbers,
+)
+from metaqap_fast.engine.native.reader import Network, read
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.meta import combine
 from metaqap_fast.train.ranges import measure_ranges
 
 VIEWS = generated(512, 4)

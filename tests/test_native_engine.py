@@ -16,15 +16,16 @@ from native_reference import KINDS, exported, member, need
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metaqap_fast import bundle as bundles
 from metaqap_fast import engine as engines
-from metaqap_fast.bundle import Bundle, Member, Meta
-from metaqap_fast.engine import kernel, native
 from metaqap_fast.engine.deviation import generated
-from metaqap_fast.engine.kernel import AMX, AVX, Kernel
-from metaqap_fast.engine.mobilenet import Unsuited
-from metaqap_fast.engine.native import NativeEngine
+from metaqap_fast.engine.native import engine as native
+from metaqap_fast.engine.native import library as kernel
+from metaqap_fast.engine.native.engine import NativeEngine
+from metaqap_fast.engine.native.library import AMX, AVX, Kernel
+from metaqap_fast.engine.native.reader import Unsuited
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import Bundle, Member, Meta
 from metaqap_fast.train.ranges import measure_ranges
 
 VIEWS = generated(512, 6)

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from metaqap_fast.errors import MetaqapError, UsageError
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scores.table import ScoreTable
 from metaqap_fast.train.features import decoded, export_onnx
 from metaqap_fast.train.networks import (
     Config,

@@ -40,7 +40,7 @@ def test_heavy_libraries_are_imported_only_when_used() -> None:
 
 
 def test_scoring_needs_no_torch() -> None:
-    code = "import sys, metaqap_fast.run, metaqap_fast.engine.native; print(*sys.modules)"
+    code = "import sys, metaqap_fast.run, metaqap_fast.engine.native.engine; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "triton", "timm", "tensorrt"} & set(modules)
 
@@ -133,9 +133,9 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     assert wheel.stat().st_size < 60e6
     target = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(target)
-    code = "import metaqap_fast, metaqap_fast.bundle as b; print(metaqap_fast.__file__, b.load().name)"
+    code = "import metaqap_fast, metaqap_fast.model.bundle as b; print(metaqap_fast.__file__, b.load().name)"
     if compiled in names:
-        code += "; import metaqap_fast.engine.kernel as n; assert n.arithmetic() in (0, *n.ARITHMETIC)"
+        code += "; import metaqap_fast.engine.native.library as n; assert n.arithmetic() in (0, *n.ARITHMETIC)"
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(target)}, check=True, capture_output=True, text=True,

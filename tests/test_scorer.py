@@ -17,8 +17,8 @@ from PIL import Image
 import metaqap_fast
 from conftest import encode
 from metaqap_fast import Scorer, Status, UsageError
-from metaqap_fast.scorer import overlap
-from metaqap_fast.source import Listing
+from metaqap_fast.input.files import Listing
+from metaqap_fast.overlap import overlap
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_overlap_keeps_order_and_runs_ahead_by_its_depth_only() -> None:
 
 
 def test_overlap_runs_ahead_by_its_bytes_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metaqap_fast.scorer.AHEAD_BYTES", 100)
+    monkeypatch.setattr("metaqap_fast.overlap.AHEAD_BYTES", 100)
     # Taken, in the queue, and the one that does not fit in; the queue is filled up again when half of it is free.
     for weight, fewest, most in ((200, 3, 3), (40, 4, 5), (1, 100, 100)):
         made: list[int] = []

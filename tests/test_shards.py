@@ -15,10 +15,10 @@ from PIL import Image
 
 from metaqap_fast import UsageError
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.input.files import Listing
 from metaqap_fast.run import Summary
-from metaqap_fast.shards import Share, run_shards, shard_path
-from metaqap_fast.source import Listing
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scale.shards import Share, run_shards, shard_path
+from metaqap_fast.scores.table import ScoreTable
 
 COMMAND = [sys.executable, "-c", "from metaqap_fast.cli import main; main()"]
 

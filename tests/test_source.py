@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from metaqap_fast.errors import Status, UsageError
-from metaqap_fast.source import Encoded, Entry, Listing, key_order, read_all, read_bytes
+from metaqap_fast.input.files import Listing
+from metaqap_fast.input.reading import read_all, read_bytes
+from metaqap_fast.records import Encoded, Entry, key_order
 
 
 def keys(*sources: object) -> list[bytes]:
@@ -143,7 +145,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         keys.append(entry.key)
         return real(entry, max_bytes)
 
-    monkeypatch.setattr("metaqap_fast.source.read_bytes", noted)
+    monkeypatch.setattr("metaqap_fast.input.reading.read_bytes", noted)
     return keys
 
 
@@ -158,7 +160,7 @@ def written(folder: Path, sizes: Sequence[int]) -> list[Entry]:
 def test_large_files_are_read_when_their_turn_has_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: list[bytes]
 ) -> None:
-    monkeypatch.setattr("metaqap_fast.source.AHEAD_BYTES", 100)
+    monkeypatch.setattr("metaqap_fast.input.reading.AHEAD_BYTES", 100)
     sizes = [100, 101, 5000, 20, 5001, 0, 6000]
     for i, found in enumerate(read_all(written(tmp_path, sizes), max_bytes=5500)):
         assert len(found.data) == (sizes[i] if i < 6 else 0)
@@ -167,8 +169,8 @@ def test_large_files_are_read_when_their_turn_has_come(
 
 
 def test_what_is_read_ahead_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: list[bytes]) -> None:
-    monkeypatch.setattr("metaqap_fast.source.WAITING_BYTES", 250)
-    monkeypatch.setattr("metaqap_fast.source.READERS", 1)
+    monkeypatch.setattr("metaqap_fast.input.reading.WAITING_BYTES", 250)
+    monkeypatch.setattr("metaqap_fast.input.reading.READERS", 1)
     assert [len(found.data) for found in read_all(written(tmp_path, [100] * 10), ahead=5)] == [100] * 10
     assert late == [b"3", b"4", b"8", b"9"]  # of each five, which a thread reads together
 

@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import MetaqapError, Status, UsageError
-from metaqap_fast.merge import KeySet
-from metaqap_fast.store import Store
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scores.merge import KeySet
+from metaqap_fast.scores.store import Store
+from metaqap_fast.scores.table import ScoreTable
 
 ATTRIBUTES = {"members": ["a", "b"], "bundle_digest": "d1", "engine": "e", "precision": "fp32", "program_version": "1"}
 
@@ -147,7 +147,7 @@ def test_second_run_on_one_output_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "s.h5"
     first = Store(out, ATTRIBUTES)
     code = (
-        "import sys; from metaqap_fast.store import Store; from metaqap_fast.errors import UsageError\n"
+        "import sys; from metaqap_fast.scores.store import Store; from metaqap_fast.errors import UsageError\n"
         f"try: Store({str(out)!r}, {ATTRIBUTES!r})\n"
         "except UsageError as e: sys.exit(str(e))"
     )
@@ -173,7 +173,7 @@ def test_a_failed_write_keeps_earlier_parts(tmp_path: Path, monkeypatch: pytest.
         store.add(row)
 
     with monkeypatch.context() as patch:
-        patch.setattr("metaqap_fast.durable.append_rows", full_disk)
+        patch.setattr("metaqap_fast.scores.durable.append_rows", full_disk)
         store.add(FakeRow(b"003.jpg"))
         with pytest.raises(MetaqapError, match="No space left"):
             store.commit()
@@ -228,7 +228,7 @@ def test_a_single_part_becomes_the_output(tmp_path: Path, monkeypatch: pytest.Mo
     for row in rows(*range(8)):
         store.add(row)
     store.commit()
-    monkeypatch.setattr("metaqap_fast.store.write_scores", None)
+    monkeypatch.setattr("metaqap_fast.scores.store.write_scores", None)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full_disk)
         with pytest.raises(MetaqapError, match="cannot write"):

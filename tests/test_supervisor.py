@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from conftest import encode
-from metaqap_fast.decode import Decoded, Decoder
+from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import ImageError, MetaqapError, Status
-from metaqap_fast.source import Encoded
-from metaqap_fast.supervisor import Supervisor
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.records import Decoded, Encoded
+from metaqap_fast.scores.table import ScoreTable
 
 S = 64
 CULPRITS = {
@@ -37,7 +37,7 @@ CULPRITS = {
 
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
-    monkeypatch.setattr("metaqap_fast.supervisor.MODULE", "hostile_worker")
+    monkeypatch.setattr("metaqap_fast.decode.supervisor.MODULE", "hostile_worker")
     supervisor = Supervisor(S, batch_size=4, max_seconds=2, max_memory=1 << 28)
     yield supervisor
     supervisor.close()
@@ -87,7 +87,7 @@ def test_an_image_that_needs_more_memory_than_it_may(
 
 def test_few_large_files_are_held(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:
     """Two batches under way, but only one file that is larger than both may be, and the one behind it."""
-    monkeypatch.setattr("metaqap_fast.supervisor.BATCH_BYTES", len(good) // 3)
+    monkeypatch.setattr("metaqap_fast.decode.supervisor.BATCH_BYTES", len(good) // 3)
     taken: list[int] = []
 
     def images() -> Iterator[Encoded]:
@@ -191,7 +191,7 @@ def test_answers_come_together(good: bytes, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_process_that_cannot_start_ends_the_run_with_a_reason(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:
-    monkeypatch.setattr("metaqap_fast.supervisor.MODULE", "no_such_module")
+    monkeypatch.setattr("metaqap_fast.decode.supervisor.MODULE", "no_such_module")
     with pytest.raises(MetaqapError, match="does not start"):
         list(Supervisor(S).stream([Encoded(b"", good)]))
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaqap_fast.errors import Status, UsageError
-from metaqap_fast.table import ScoreTable, export
+from metaqap_fast.scores.export import export
+from metaqap_fast.scores.table import ScoreTable
 
 
 @pytest.fixture

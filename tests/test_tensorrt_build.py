@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 
 from conftest import tiny_member
-from metaqap_fast import bundle as bundles
 from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
-from metaqap_fast.bundle import Member
-from metaqap_fast.combine import combine
-from metaqap_fast.decode import Decoder
-from metaqap_fast.engine import graph
+from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.engine.deviation import TOLERANCE, deviation, generated, graph_predict, reference
+from metaqap_fast.engine.gpu import lowering as graph
+from metaqap_fast.engine.gpu.tensorrt_build import Library, Options, build, find
+from metaqap_fast.engine.gpu.tensorrt_engine import FIRST_FP8, prepare
 from metaqap_fast.engine.openvino import shared_core
-from metaqap_fast.engine.tensorrt import FIRST_FP8, prepare
-from metaqap_fast.engine.tensorrt_build import Library, Options, build, find
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import Member
+from metaqap_fast.model.meta import combine
 
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
 PROFILE = (1, 16, 64)
@@ -188,7 +188,7 @@ def test_unknown_targets(library: Library) -> None:
 
 
 def test_timings_are_kept(library: Library) -> None:
-    from metaqap_fast.engine import cache
+    from metaqap_fast.engine.gpu import plan_cache as cache
 
     model = graph.merged(BUNDLE, "fp16", BUNDLE.members[:1]).SerializeToString()
     for _ in range(2):
@@ -199,7 +199,7 @@ def test_timings_are_kept(library: Library) -> None:
 
 def test_without_a_driver_an_engine_is_refused_in_one_line(library: Library) -> None:
     from metaqap_fast.engine import cuda
-    from metaqap_fast.engine.tensorrt import EngineRefused, TensorRTRunner
+    from metaqap_fast.engine.gpu.tensorrt_engine import EngineRefused, TensorRTRunner
 
     try:
         cuda.gpus()

@@ -14,14 +14,15 @@ import fake_tensorrt
 import numpy as np
 import pytest
 
-from metaqap_fast import bundle as bundles
-from metaqap_fast.bundle import Bundle
-from metaqap_fast.engine import cache, tensorrt
 from metaqap_fast.engine.cuda import Gpu
-from metaqap_fast.engine.device import DeviceEngine
-from metaqap_fast.engine.tensorrt import EngineRefused, TensorRTRunner
-from metaqap_fast.engine.tensorrt_build import Library, Options, find
+from metaqap_fast.engine.gpu import plan_cache as cache
+from metaqap_fast.engine.gpu import tensorrt_engine as tensorrt
+from metaqap_fast.engine.gpu.engine import DeviceEngine
+from metaqap_fast.engine.gpu.tensorrt_build import Library, Options, find
+from metaqap_fast.engine.gpu.tensorrt_engine import EngineRefused, TensorRTRunner
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.bundle import Bundle
 
 LIBRARY = Library(fake_tensorrt, "tensorrt")
 GPU = Gpu(0, "NVIDIA Test 9000", 89, 1 << 30)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_cli import run
 
-from metaqap_fast.table import ScoreTable
+from metaqap_fast.scores.table import ScoreTable
 
 AUDIT = """
 import sys
@@ -27,7 +27,7 @@ def test_a_whole_run_unpickles_nothing(bundle: Path, folder: Path, tmp_path: Pat
     module = tmp_path / "audited_worker.py"
     log = tmp_path / "log"
     module.write_text(
-        f"import sys; sys.stderr = open({str(log)!r}, 'w')\n{AUDIT}\nfrom metaqap_fast.worker import main\n"
+        f"import sys; sys.stderr = open({str(log)!r}, 'w')\n{AUDIT}\nfrom metaqap_fast.decode.worker import main\n"
     )
     code = (
         f"{AUDIT}\nsys.path.append({str(tmp_path)!r})\nfrom metaqap_fast import supervisor\n"

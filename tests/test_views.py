@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from metaqap_fast.views import MAX_ASPECT, MAX_GRID, cut, target_size
+from metaqap_fast.decode.views import MAX_ASPECT, MAX_GRID, cut, target_size
 
 S = 32
 

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from metaqap_fast.decode import Decoded, Decoder
+from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.errors import MetaqapError
-from metaqap_fast.source import Entry, read_all
+from metaqap_fast.input.reading import read_all
+from metaqap_fast.records import Decoded, Entry
 from metaqap_fast.train.member import VIEW_SIZE, Features
 from metaqap_fast.train.pooling import pool
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as op
 
 from metaqap_fast.engine.openvino import shared_core
-from metaqap_fast.engine.quantize import conv_inputs
+from metaqap_fast.engine.openvino_int8 import conv_inputs
 
 
 def measure_ranges(path: Path, views: Iterable[NDArray[np.uint8]]) -> dict[str, tuple[float, float]]:

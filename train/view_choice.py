@@ -18,7 +18,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from metaqap_fast.decode import Decoder
+from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.evaluate import measure
 from metaqap_fast.train.datasets import biq2021

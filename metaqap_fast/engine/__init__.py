@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.bundle import Bundle
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.model.bundle import Bundle
 
 if TYPE_CHECKING:
     from metaqap_fast.engine.choice import Choice
@@ -91,8 +91,8 @@ def _choose(engine: str, device: str) -> Choice:
 
 def _on_cpu(bundle: Bundle, precision: str) -> Engine:
     """The native engine where it has the precision and runs the bundle, or else OpenVINO."""
-    from metaqap_fast.engine import native
-    from metaqap_fast.engine.mobilenet import Unsuited
+    from metaqap_fast.engine.native import engine as native
+    from metaqap_fast.engine.native.reader import Unsuited
     from metaqap_fast.engine.openvino import OpenVINOEngine, default_precision
 
     precision = default_precision() if precision == "auto" else precision
@@ -109,8 +109,8 @@ def _on_cpu(bundle: Bundle, precision: str) -> Engine:
 
 def _make(bundle: Bundle, name: str, gpu: Gpu | None, precision: str) -> Engine:
     if name == "native":
-        from metaqap_fast.engine.mobilenet import Unsuited
-        from metaqap_fast.engine.native import NativeEngine
+        from metaqap_fast.engine.native.engine import NativeEngine
+        from metaqap_fast.engine.native.reader import Unsuited
 
         try:
             return NativeEngine(bundle, precision)
@@ -121,10 +121,10 @@ def _make(bundle: Bundle, name: str, gpu: Gpu | None, precision: str) -> Engine:
 
         return OpenVINOEngine(bundle, precision)
     if name == "torch":
-        from metaqap_fast.engine import torch as torch_engine
+        from metaqap_fast.engine.gpu import torch_engine
 
         return torch_engine.create(bundle, precision, gpu)
-    from metaqap_fast.engine import tensorrt
+    from metaqap_fast.engine.gpu import tensorrt_engine as tensorrt
 
     assert gpu is not None
     return tensorrt.create(bundle, precision, gpu)

@@ -22,7 +22,7 @@ class Choice:
 
 def _installed(name: str) -> bool:
     """`torch` (with triton, for the combining kernel), or `tensorrt`: either library, and what it needs here."""
-    from metaqap_fast.engine.tensorrt_build import installed
+    from metaqap_fast.engine.gpu.tensorrt_build import installed
 
     needed = {"torch": ("torch", "triton", "onnx"), "tensorrt": ("torch", "triton", "onnx")}[name]
     return all(find_spec(module) for module in needed) and (name == "torch" or installed() is not None)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.bundle import Bundle
-from metaqap_fast.combine import combine
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.model.meta import combine
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 COUNT = 8
@@ -63,8 +63,8 @@ def graph_predict(bundle: Bundle, precision: str) -> Predict:
     """The graph that TensorRT is given, run by torch on the CPU: types, casts and 8-bit steps as they stand in it."""
     import torch
 
-    from metaqap_fast.engine import graph
-    from metaqap_fast.engine.onnx_torch import module
+    from metaqap_fast.engine.gpu import lowering as graph
+    from metaqap_fast.engine.gpu.onnx_torch import module
 
     network = module(graph.merged(bundle, precision))
 
@@ -81,8 +81,9 @@ def photographs(sources: Path, size: int, count: int = COUNT) -> NDArray[np.uint
     Raises:
         MetaqapError: none can be read.
     """
-    from metaqap_fast.decode import Decoder
-    from metaqap_fast.source import Listing, read_all
+    from metaqap_fast.decode.dali import Decoder
+    from metaqap_fast.input.files import Listing
+    from metaqap_fast.input.reading import read_all
 
     entries = list(Listing([sources]))
     chosen = entries[:: max(1, len(entries) // count)][:count]

@@ -16,10 +16,10 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.bundle import Bundle
 from metaqap_fast.engine import T
-from metaqap_fast.engine.quantize import quantize
+from metaqap_fast.engine.openvino_int8 import quantize
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.model.bundle import Bundle
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 

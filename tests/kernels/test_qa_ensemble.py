@@ -280,7 +280,7 @@ def test_combine_without_weight_or_disagreement():
 
 
 def test_combine_agrees_with_the_scorer_on_a_cpu():
-    from metaqap_fast.combine import spread as numpy_spread
+    from metaqap_fast.model.meta import spread as numpy_spread
 
     case = ensemble(17, 50, 4)
     with on_kernels():

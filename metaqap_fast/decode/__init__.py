@@ -1,0 +1,1 @@
+"""Bytes to views: the decoders, and the process that isolates them."""

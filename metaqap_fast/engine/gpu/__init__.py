@@ -1,0 +1,1 @@
+"""Engines on a GPU: TensorRT, and torch as their reference."""

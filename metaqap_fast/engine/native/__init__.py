@@ -1,0 +1,1 @@
+"""The compiled engine for MobileNet-type members on a CPU."""

@@ -1,0 +1,150 @@
+"""The compiled kernel for MobileNet-type members as an engine: one view on one thread, all members.
+
+A view's result depends on that view alone: no batch, no order, no number of threads changes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.engine import T
+from metaqap_fast.engine.deviation import generated
+from metaqap_fast.engine.native.correction import corrected, typical
+from metaqap_fast.engine.native.library import AMX, ARITHMETIC, Kernel, aligned_bytes, arithmetic
+from metaqap_fast.engine.native.reader import Network, Unsuited, read
+from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.errors import UsageError
+from metaqap_fast.model.bundle import Bundle
+
+PRECISIONS = ("bf16", "int8")
+AHEAD = 8  # views in flight for each thread
+TYPICAL = 4  # views that int8's biases are corrected on
+
+
+def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
+    """The members, ready to run.
+
+    Raises:
+        UsageError: int8 is asked for, and a member has no activation ranges.
+        Unsuited: a member is of another type (the reason names it), or int8 is asked for without AMX.
+    """
+    if precision == "int8" and how != AMX:
+        raise Unsuited("this CPU does not multiply in int8 with AMX")
+    core, size = shared_core(), bundle.view_size
+    found: list[tuple[Network, list[float]]] = []
+    for member in bundle.members:
+        model = core.read_model(member.file)
+        model.reshape([1, size, size, 3])
+        try:
+            network = read(model)
+        except Unsuited as reason:
+            raise Unsuited(f"{member.name}: {reason}") from None
+        if precision == "int8" and not member.ranges:
+            raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision bf16")
+        found.append((network, largest(model, member.ranges) if precision == "int8" else []))
+    if precision == "int8":  # all members can: now it is worth the time
+        views = generated(size, TYPICAL)
+        found = [(corrected(network, typical(network, how, views), ranges), ranges) for network, ranges in found]
+    return [Kernel(network, how, ranges) for network, ranges in found]
+
+
+def largest(model: Any, ranges: Mapping[str, tuple[float, float]]) -> list[float]:
+    """Largest magnitude of what each 1x1 convolution reads, in the order of execution.
+
+    Raises:
+        Unsuited: one has no range.
+    """
+    found = []
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Convolution" and tuple(node.get_input_shape(1)[2:]) == (1, 1):
+            name = min(node.input_value(0).get_names())
+            if name not in ranges:
+                raise Unsuited(f"no int8 range of {name}")
+            found.append(max(-ranges[name][0], ranges[name][1], 1e-6))
+    return found
+
+
+class NativeEngine:
+    """See `metaqap_fast.engine.Engine`.
+
+    Args:
+        bundle: the model.
+        precision: `auto` (bf16), `bf16` or `int8`; in int8 the depthwise convolutions and what blocks add to their
+            input stay in floating point.
+        threads: CPU threads to use; None for all that the process may run on.
+
+    Raises:
+        UsageError: another precision, or a model without int8 ranges.
+        Unsuited: the kernel is missing, or cannot run here or with this model.
+    """
+
+    name = "native"
+    device_id: int | None = None
+    reason = ""
+
+    def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
+        if precision not in ("auto", *PRECISIONS):
+            raise UsageError(f"the native engine has no {precision}: use bf16 or int8, or --engine openvino")
+        how = arithmetic()
+        if how not in ARITHMETIC:
+            raise Unsuited("this CPU does not multiply in bf16 (AVX512-BF16 or AMX)")
+        self.precision = "bf16" if precision == "auto" else precision
+        self._kernels = kernels(bundle, how, self.precision)
+        count = threads or len(os.sched_getaffinity(0))
+        core = shared_core()
+        self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {ARITHMETIC[how]}, {count} threads"
+        self._ahead = AHEAD * count
+        self._pool = ThreadPoolExecutor(count, "native")
+        self._free: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(aligned_bytes(max(kernel.workspace for kernel in self._kernels)))
+
+    def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
+        """See `metaqap_fast.engine.Engine.predict`."""
+        flying: deque[tuple[T, list[Future[list[float]]]]] = deque()
+        views = 0
+
+        def land() -> Iterator[tuple[T, NDArray[np.float32]]]:
+            """Wait for half of them: to be woken for each would cost more than what is done with it."""
+            nonlocal views
+            for _, futures in islice(flying, len(flying) // 2 + 1):
+                for future in futures:
+                    future.exception()  # waits
+            while flying and all(future.done() for future in flying[0][1]):
+                tag, futures = flying.popleft()
+                views -= len(futures)
+                rows = [future.result() for future in futures]
+                yield tag, np.array(rows, np.float32).reshape(len(rows), len(self._kernels))
+
+        try:
+            for tag, images in items:
+                flying.append((tag, [self._pool.submit(self._view, view) for view in images]))
+                views += len(images)
+                while max(views, len(flying)) > self._ahead:  # failures have no views
+                    yield from land()
+            while flying:
+                yield from land()
+        finally:
+            for _, futures in flying:
+                for future in futures:
+                    future.cancel()
+
+    def _view(self, view: NDArray[np.uint8]) -> list[float]:
+        workspace = self._free.get()
+        try:
+            return [kernel.run(view, workspace)[0] for kernel in self._kernels]
+        finally:
+            self._free.put(workspace)
+
+    def close(self) -> None:
+        """Wait for what is in flight and end the threads."""
+        self._pool.shutdown(cancel_futures=True)

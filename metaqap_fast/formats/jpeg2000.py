@@ -1,0 +1,27 @@
+"""JPEG 2000: the codestream, bare or inside a jp2 box."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from metaqap_fast.errors import ImageError, Status
+from metaqap_fast.formats.header import Header
+
+_END_OF_CODESTREAM = re.compile(rb"\xff\xd9")  # cannot occur in packed data
+
+
+def parse(view: memoryview) -> Header:
+    """JPEG 2000: the codestream, bare or inside a jp2 box, from its SIZ to its end marker."""
+    at = bytes(view[:65536]).find(b"\xff\x4f\xff\x51")
+    if at < 0:
+        raise ValueError("no codestream")
+    right, bottom, left, top = struct.unpack_from(">IIII", view, at + 8)
+    (count,) = struct.unpack_from(">H", view, at + 40)
+    depths = {view[at + 42 + 3 * i] + 1 for i in range(count)}
+    if count not in (1, 3, 4):
+        raise ImageError(Status.unsupported, f"JPEG 2000 with {count} components is not supported")
+    if not depths <= {8, 16}:
+        raise ImageError(Status.unsupported, f"JPEG 2000 with {max(depths)}-bit samples is not supported")
+    defect = "" if _END_OF_CODESTREAM.search(view, at + 40) else "truncated, no end of codestream"
+    return Header("jpeg2000", right - left, bottom - top, 1, defect)

@@ -1,0 +1,94 @@
+"""Views to scores: the engine, the mean over an image's views, and the meta-learner on the engine's device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from metaqap_fast.model.bundle import Meta
+from metaqap_fast.model.meta import combine, combine_tensors
+from metaqap_fast.records import Scored
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metaqap_fast.engine.gpu.engine import Batch
+
+T = TypeVar("T")
+
+
+def scored(engine: Any, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterator[tuple[T, Scored]]:
+    """Views to scores: an engine and the meta-learner, on the engine's device.
+
+    Args:
+        engine: `metaqap_fast.engine.Engine`; with `batches` its predictions stay on a GPU until they are combined.
+        items: (tag, views [N, S, S, 3] uint8).
+        meta: the bundle's meta-learner.
+    """
+    if hasattr(engine, "batches"):
+        yield from _on_device(engine, items, meta)
+        return
+    for tag, predictions in engine.predict(items):
+        if not len(predictions):
+            yield tag, Scored(np.full(len(meta.weights), np.nan, np.float32), np.nan, np.nan)
+            continue
+        members = predictions.mean(axis=0)
+        score, uncertainty = combine(members[None], meta)
+        yield tag, Scored(members, float(score[0]), float(uncertainty[0]))
+
+
+def _on_device(engine: Any, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterator[tuple[T, Scored]]:
+    """One batch is read back while the next runs; members, scores and uncertainties are all that crosses."""
+    previous: tuple[list[T], Any] | None = None
+    for batch in engine.batches(items):
+        with engine.on_stream():
+            started = _start(batch, meta)
+        if previous is not None:
+            yield from _finish(*previous)
+        previous = batch.tags, started
+    if previous is not None:
+        yield from _finish(*previous)
+
+
+def _start(batch: Batch[T], meta: Meta) -> tuple[Tensor, Any]:
+    import torch
+
+    with torch.inference_mode():
+        members = view_means(batch.predictions, batch.counts)
+        score, uncertainty = combine_tensors(members, meta)
+        rows = torch.cat([members, score[:, None], uncertainty[:, None]], 1)
+        if not rows.is_cuda:
+            return rows, None
+        out = torch.empty(rows.shape, pin_memory=True)
+        out.copy_(rows, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return out, event
+
+
+def _finish(tags: list[T], started: tuple[Tensor, Any]) -> Iterator[tuple[T, Scored]]:
+    out, event = started
+    if event is not None:
+        event.synchronize()
+    for tag, row in zip(tags, out.numpy(), strict=True):
+        yield tag, Scored(row[:-2].copy(), float(row[-2]), float(row[-1]))
+
+
+def view_means(predictions: Tensor, counts: list[int]) -> Tensor:
+    """Mean over each image's views: [sum(counts), M] -> [len(counts), M]; NaN where a count is 0.
+
+    Views are added in their order, one at a time, whatever else is in the batch: the same bits in any batch.
+    """
+    import torch
+
+    if all(count == 1 for count in counts):
+        return predictions
+    number = torch.tensor(counts, device=predictions.device)
+    first = number.cumsum(0) - number
+    total = torch.zeros(len(counts), predictions.shape[1], device=predictions.device)
+    for view in range(max(counts)):
+        rows = predictions[(first + view).clamp(max=len(predictions) - 1)]
+        total = torch.where((view < number)[:, None], total + rows, total)
+    return total / number[:, None]

@@ -1,0 +1,1 @@
+"""Where images come from: sources become sorted keys, and keys become bytes."""

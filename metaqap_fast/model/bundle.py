@@ -1,0 +1,164 @@
+"""The model on disk: a folder with `bundle.json`, one ONNX file per member, and the model card.
+
+Everything in a bundle is data: JSON and ONNX, checked against digests when loaded, nothing unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metaqap_fast.errors import MetaqapError, UsageError
+
+FORMAT = "metaqap-bundle"
+FORMAT_VERSION = 1
+MODELS = Path(__file__).parent  # the bundles that ship in the package, by name
+DEFAULT = "default"
+
+
+class BundleError(MetaqapError):
+    """A folder that is not a bundle, a damaged or tampered bundle, or one of a newer format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One base network: `file` takes [N, S, S, 3] uint8 RGB and gives [N, 1] float32 on the MOS scale.
+
+    `ranges` are activation ranges (tensor name -> low, high) measured on photographs, from which an engine
+    makes its INT8 network; empty where the member has none.
+    """
+
+    name: str
+    file: Path
+    ranges: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """Stepwise linear meta-learner and the calibration of its uncertainty, see `combine`.
+
+    `variance_floor` is a line through points (score, variance), by ascending score; one point is a constant.
+    """
+
+    weights: tuple[float, ...]
+    intercept: float
+    variance_floor: tuple[tuple[float, float], ...]
+    variance_slope: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checked model bundle.
+
+    `view_size` is the side S of the members' input in pixels; `document` the whole `bundle.json`;
+    `digest` the sha256 of `bundle.json`, which holds the digests of all other files.
+    """
+
+    name: str
+    path: Path
+    members: tuple[Member, ...]
+    meta: Meta
+    view_size: int
+    digest: str
+    document: dict[str, Any]
+
+
+def available() -> list[str]:
+    """Names of the bundles that ship with the package."""
+    return sorted(path.parent.name for path in MODELS.glob("*/bundle.json"))
+
+
+def load(model: str = DEFAULT) -> Bundle:
+    """Load a shipped bundle by name, or any by its folder.
+
+    Raises:
+        UsageError: no such name or folder.
+        BundleError: not a bundle, damaged, tampered, or of a newer format.
+    """
+    path = Path(model) if Path(model).is_dir() else MODELS / model
+    if ("/" in model and not Path(model).is_dir()) or not path.is_dir():
+        raise UsageError(f"unknown model {model!r}: give one of {', '.join(available())} or a bundle's folder")
+    try:
+        text = (path / "bundle.json").read_bytes()
+        document = json.loads(text)
+    except OSError as error:
+        raise BundleError(f"{path} is not a model bundle: bundle.json: {error.strerror}") from None
+    except ValueError as error:
+        raise BundleError(f"{path}/bundle.json is not JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise BundleError(f"{path}/bundle.json is not a {FORMAT} file")
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has bundle format {version}; this program reads {FORMAT_VERSION}: a newer one may read it"
+        )
+    try:
+        return _parse(path, document, hashlib.sha256(text).hexdigest())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path}/bundle.json is damaged: {type(error).__name__}: {error}") from None
+
+
+def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
+    for name, expected in document["files"].items():
+        _check(path, name, expected)
+    for entry in document["members"]:
+        for name in (entry["file"], entry.get("ranges", entry["file"])):
+            if name not in document["files"]:
+                raise BundleError(f"{path}: {name} has no digest in bundle.json")
+    members = tuple(
+        Member(
+            str(entry["name"]),
+            path / entry["file"],
+            _ranges(path / entry["ranges"]) if "ranges" in entry else {},
+        )
+        for entry in document["members"]
+    )
+    entry = document["meta_learner"]
+    meta = Meta(
+        tuple(float(weight) for weight in entry["weights"]),
+        float(entry["intercept"]),
+        _points(entry["variance_floor"]),
+        float(entry["variance_slope"]),
+    )
+    size = int(document["view_size"])
+    floor = [value for point in meta.variance_floor for value in point]
+    numbers = [*meta.weights, meta.intercept, *floor, meta.variance_slope]
+    if not all(map(math.isfinite, numbers)) or min([*floor[1::2], meta.variance_slope]) < 0:
+        raise ValueError("meta_learner holds a value out of range")
+    if floor[::2] != sorted(set(floor[::2])):
+        raise ValueError("meta_learner: the points of variance_floor do not ascend")
+    if not members or len(meta.weights) != len(members) or not any(meta.weights):
+        raise ValueError(f"{len(meta.weights)} weights for {len(members)} members")
+    if not 32 <= size <= 4096:
+        raise ValueError(f"view_size {size}")
+    return Bundle(str(document["name"]), path, members, meta, size, digest, document)
+
+
+def _points(entry: Any) -> tuple[tuple[float, float], ...]:
+    """A variance for every score, or points (score, variance) of one that depends on it."""
+    if isinstance(entry, (int, float)):
+        return ((0.0, float(entry)),)
+    points = tuple((float(score), float(variance)) for score, variance in entry)
+    if not points:
+        raise ValueError("meta_learner: variance_floor is empty")
+    return points
+
+
+def _ranges(path: Path) -> dict[str, tuple[float, float]]:
+    return {str(name): (float(low), float(high)) for name, (low, high) in json.loads(path.read_bytes()).items()}
+
+
+def _check(path: Path, name: str, expected: str) -> None:
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise BundleError(f"{path}: file name {name!r} in bundle.json leaves the bundle")
+    try:
+        with open(path / name, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path}: {name}: {error.strerror}") from None
+    if found != expected:
+        raise BundleError(f"{path}: {name} is not the file that bundle.json describes (sha256 differs)")

@@ -1,0 +1,81 @@
+"""Members to score and uncertainty: the meta-learner.
+
+On arrays in float64; on torch tensors, which is what a GPU's engines give, by the fused operator of
+`metaqap_fast.kernels`, so that nothing but its results leaves the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.model.bundle import Meta
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+def combine(members: F32, meta: Meta) -> tuple[F32, F32]:
+    """Score and 1-sigma uncertainty of each image.
+
+        score       = sum_m w_m p_m + b, clipped to the score range
+        spread^2    = sum_m |w_m| (p_m - score)^2 / sum_m |w_m|
+        uncertainty = sqrt(variance_floor(score) + variance_slope * spread^2)
+
+    The spread is the weighted disagreement of the members around the unclipped score. The floor is linear between
+    its points and constant beyond them; it and the slope are fitted on out-of-fold residuals (see
+    `metaqap_fast.train.meta`).
+
+    Args:
+        members: [B, M] member predictions on the MOS scale.
+        meta: the bundle's meta-learner.
+
+    Returns:
+        score [B] in [0, 1] and uncertainty [B] in the same units, float32.
+    """
+    predictions = members.astype(np.float64)
+    weights = np.asarray(meta.weights)
+    # A sum along the last axis depends on that row alone: the same score in any batch.
+    score = (predictions * weights).sum(axis=1) + meta.intercept
+    disagreement = spread(predictions, score, weights)
+    points = np.array(meta.variance_floor)
+    floor = np.interp(score, points[:, 0], points[:, 1])
+    uncertainty = np.sqrt(floor + meta.variance_slope * disagreement**2)
+    return np.clip(score, 0.0, 1.0).astype(np.float32), uncertainty.astype(np.float32)
+
+
+def combine_tensors(members: Tensor, meta: Meta) -> tuple[Tensor, Tensor]:
+    """`combine` for a torch tensor [B, M], on its own device: the Triton kernel on a GPU.
+
+    Returns:
+        score [B] and uncertainty [B], float32, on the device of `members`. A row with a NaN has a NaN score.
+    """
+    import torch
+
+    from metaqap_fast import kernels
+
+    weights = torch.tensor(meta.weights, dtype=torch.float32, device=members.device)
+    score, disagreement = kernels.combine(members, weights, meta.intercept, check=False)
+    uncertainty = (_floor(score, meta) + meta.variance_slope * disagreement.square()).sqrt()
+    return score.clamp(0.0, 1.0), uncertainty
+
+
+def _floor(score: Tensor, meta: Meta) -> Tensor:
+    """`variance_floor` at scores [B]: its first value, and the rise of every stretch up to there."""
+    (left, value), *rest = meta.variance_floor
+    total = score.new_full(score.shape, value)
+    for right, next_value in rest:
+        total = total + ((score - left) / (right - left)).clamp(0.0, 1.0) * (next_value - value)
+        left, value = right, next_value
+    return total
+
+
+def spread(predictions: F64, score: F64, weights: F64) -> F64:
+    """Weighted disagreement [B] of predictions [B, M] around score [B], see `combine`."""
+    square = (predictions - score[:, None]) ** 2
+    return np.asarray(np.sqrt((square * np.abs(weights)).sum(axis=1) / np.abs(weights).sum()))

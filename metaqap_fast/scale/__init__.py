@@ -1,0 +1,1 @@
+"""More than one device: a process for each, merged into one score file."""

@@ -1,0 +1,78 @@
+"""Score files written so that a full disk is an error and not a crash.
+
+HDF5 does not survive a write that fails: closing the file afterwards has been seen to end the process with a
+segmentation fault (HDF5 1.14, a full tmpfs). So it writes through a file object that remembers the first error
+instead of passing it on; it is raised when HDF5 is out of the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from metaqap_fast.scores.hdf5 import append_rows, create_scores
+from metaqap_fast.scores.table import ScoreTable
+
+
+class Remembering(io.FileIO):
+    """A file that takes every write; `error` is the first that failed."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """All of it, or none of it is meant to be kept."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                rest = rest[os.write(self.fileno(), rest) :]
+        except OSError as error:
+            self.error = self.error or error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """As `write`."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise what failed."""
+        if self.error is not None:
+            raise self.error
+
+
+def write_scores(path: Path, attributes: Mapping[str, Any], tables: Iterable[ScoreTable]) -> None:
+    """A whole score file, on the disk when this returns.
+
+    Raises:
+        OSError: it cannot be written; nothing is to be made of what is there.
+    """
+    with Remembering(path, "w+") as raw:
+        with create_scores(raw, attributes) as file:
+            for table in tables:
+                append_rows(file, table)
+                raw.check()
+        raw.check()
+        os.fsync(raw.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def digest(path: Path) -> str:
+    """Sha256 of a file, its first 16 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

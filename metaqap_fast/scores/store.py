@@ -1,0 +1,268 @@
+"""Rows to HDF5 without losing one: committed part files, resume, and the merge.
+
+While a run is going on, `scores.h5.parts/` holds
+
+    run.json              what decides the scores; a resumed run must agree with it
+    lock                  held by the running process (its id inside)
+    part-000007-HASH.h5   rows, committed: written, fsynced, renamed; HASH is the sha256 of the file
+
+A part is there whole or not at all; its rows are sorted. At the end all parts are merged in the order of their
+keys into a temporary file, which is fsynced and renamed to the output, as a single part is at once; then the folder
+goes. A finished output that is resumed counts as one more part.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.records import Row, key_order
+from metaqap_fast.scores.durable import digest, sync_folder, write_scores
+from metaqap_fast.scores.hdf5 import open_scores, read_rows
+from metaqap_fast.scores.merge import ROWS, KeySet, keys_in, merged
+from metaqap_fast.scores.probe import try_out
+from metaqap_fast.scores.table import ScoreTable
+
+Mode = Literal["new", "resume", "overwrite"]
+ROWS_PER_PART = ROWS
+SECONDS_PER_PART = 10.0
+# What a resumed run must share with the rows that are there already.
+IDENTITY = ("bundle_digest", "precision", "engine", "preprocessing", "program_version")
+
+_PART = re.compile(r"part-(\d+)-[0-9a-f]+\.(?:h5|damaged)$")
+
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """The output of one run.
+
+    Args:
+        output: the score file to make.
+        attributes: root attributes of the score file.
+        mode: `new` refuses an existing output or an interrupted run's parts; `resume` keeps their rows;
+            `overwrite` removes them (the old output only when the new one is complete).
+        rows_per_part, seconds_per_part: a part is committed at whichever comes first.
+        retry_failed: with `resume`, rows of failed images don't count as done; the new ones replace them.
+
+    `done` holds the keys that need not be scored again.
+
+    Raises:
+        UsageError: an existing output, parts of another kind of run, another run on the same output.
+        MetaqapError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        attributes: Mapping[str, Any],
+        mode: Mode = "new",
+        rows_per_part: int = ROWS_PER_PART,
+        seconds_per_part: float = SECONDS_PER_PART,
+        retry_failed: bool = False,
+    ) -> None:
+        self.output, self.parts = Path(output), _parts(output)
+        self.rows_per_part, self.seconds_per_part = rows_per_part, seconds_per_part
+        self.done = KeySet()
+        self._waiting: list[Row] = []
+        self._committed = time.monotonic()
+        self._next = 0
+        self._lock: IO[str] | None = None
+        # Sorted score files that make up the output, the newest last.
+        self._files = [self.output] if mode == "resume" and self.output.exists() else []
+        check_output(output, mode)
+        for path in self._files:
+            try_out(path)
+        try:
+            self.parts.mkdir(exist_ok=True)
+            self._take_lock()
+            if mode == "overwrite":
+                for part in self.parts.glob("part-*.h5"):
+                    part.unlink()
+                (self.parts / "run.json").unlink(missing_ok=True)
+            self.attributes = self._agree({"created": _now(), **attributes}, mode)
+        except OSError as error:
+            raise MetaqapError(f"cannot write {self.parts}: {error.strerror or error}") from None
+        if mode == "resume":
+            self._recover()
+            self.done = KeySet(keys_in(self._files, failed=not retry_failed))
+
+    def add(self, row: Row) -> None:
+        """Take a row; it is safe once its part is committed."""
+        self._waiting.append(row)
+        late = time.monotonic() - self._committed > self.seconds_per_part
+        if len(self._waiting) >= self.rows_per_part or late:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make every row taken so far durable: write, fsync, rename, fsync the folder.
+
+        Raises:
+            MetaqapError: it cannot be written (a full disk, a folder that is gone); earlier parts stay.
+        """
+        self._committed = time.monotonic()
+        if not self._waiting:
+            return
+        table = ScoreTable.from_rows(sorted(self._waiting, key=lambda row: key_order(row.key)), self.attributes)
+        partial = self.parts / "part.tmp"
+        try:
+            write_scores(partial, self.attributes, [table])
+            path = self.parts / f"part-{self._next:06d}-{digest(partial)}.h5"
+            partial.rename(path)
+            sync_folder(self.parts)
+        except (OSError, RuntimeError, ValueError) as error:  # h5py raises each of these for a full disk
+            raise self._cannot_write(self.parts, error) from None
+        self._files.append(path)
+        self._waiting.clear()
+        self._next += 1
+
+    def finish(self) -> None:
+        """Commit, merge all parts into the output in the order of the keys, and remove them.
+
+        Raises:
+            MetaqapError: it cannot be written; the parts stay.
+        """
+        self.commit()
+        partial = self.output.with_name(f".{self.output.name}.merging")
+        try:
+            for path in self._files:
+                if path != self.output and not _intact(path):
+                    raise OSError(f"{path.name} has been damaged or removed since it was written")
+            if len(self._files) == 1:
+                whole = self._files[0]
+            else:
+                write_scores(partial, self.attributes, merged(self._files))
+                whole = partial
+            whole.replace(self.output)
+            sync_folder(self.output.parent)
+        except (OSError, RuntimeError, ValueError, MetaqapError) as error:
+            raise self._cannot_write(self.output, error) from None
+        finally:
+            partial.unlink(missing_ok=True)
+        shutil.rmtree(self.parts, ignore_errors=True)
+        self.close()
+
+    def _cannot_write(self, path: Path, error: Exception) -> MetaqapError:
+        """What to tell: also what is left."""
+        gone = "" if self.parts.is_dir() else f"; {self.parts} was removed while the run was using it"
+        return MetaqapError(f"cannot write {path}: {error}{gone}. Go on with --resume: it keeps every row on disk")
+
+    def close(self) -> None:
+        """Release the lock. Committed rows stay for `--resume`; an unused folder goes."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+            if not any(self.parts.glob("part-*")):
+                shutil.rmtree(self.parts, ignore_errors=True)
+
+    def _take_lock(self) -> None:
+        while True:
+            self._lock = open(self.parts / "lock", "a+")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.seek(0)
+                owner = self._lock.read().strip() or "unknown"
+                self._lock.close()
+                self._lock = None
+                raise UsageError(f"another run (process {owner}) is writing {self.output}") from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name)):
+                    break
+            self._lock.close()  # its run ended and removed it, between our open and our lock
+            self.parts.mkdir(exist_ok=True)
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def _agree(self, attributes: dict[str, Any], mode: Mode) -> dict[str, Any]:
+        """The run's attributes: those on disk if rows are there already and were made the same way."""
+        found: dict[str, Any] | None = None
+        path = self.parts / "run.json"
+        if mode == "resume" and path.exists():
+            found = _read_json(path)
+        elif mode == "resume" and self.output.exists():
+            with open_scores(self.output) as file:
+                found = read_rows(file, slice(0)).attributes
+        if found is not None:
+            for name in IDENTITY:
+                if found.get(name) != attributes.get(name):
+                    self.close()
+                    raise UsageError(
+                        f"cannot resume {self.output}: its rows were made with {name} {found.get(name)!r}, "
+                        f"this run has {attributes.get(name)!r}. Use the same, or --overwrite"
+                    )
+            attributes = {k: v for k, v in found.items() if k not in ("format", "format_version")}
+        partial = self.parts / "run.json.tmp"
+        with open(partial, "w") as file:
+            json.dump(attributes, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        return attributes
+
+    def _recover(self) -> None:
+        """Take over committed parts; a damaged one is named and its rows are scored again."""
+        found = [(int(match[1]), path) for path in self.parts.iterdir() if (match := _PART.match(path.name))]
+        for number, path in sorted(found):
+            self._next = max(self._next, number + 1)
+            if path.suffix != ".h5":  # found damaged before
+                continue
+            if _intact(path):
+                self._files.append(path)
+            else:
+                log.warning("%s is damaged: its rows are scored again", path)
+                path.rename(path.with_suffix(".damaged"))
+
+
+def check_output(output: str | os.PathLike[str], mode: Mode) -> None:
+    """Whether a run may write there; nothing is touched.
+
+    Raises:
+        UsageError: a folder, a folder that is missing, or in mode `new` rows that would be lost.
+    """
+    path = Path(output)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; the output is a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"the output's folder does not exist: {path.parent}")
+    if mode == "new" and path.exists():
+        raise UsageError(f"{path} exists; give --resume, --overwrite or another -o")
+    if mode == "new" and any(_parts(path).glob("part-*.h5")):
+        raise UsageError(f"{_parts(path)} holds rows of an interrupted run; give --resume or --overwrite")
+    if not os.access(path.parent, os.W_OK):
+        raise MetaqapError(f"cannot write to {path.parent}: permission denied")
+
+
+def _parts(output: str | os.PathLike[str]) -> Path:
+    path = Path(output)
+    return path.with_name(path.name + ".parts")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            return found
+    except ValueError:
+        pass
+    raise MetaqapError(f"{path} is damaged: nobody knows how the rows beside it were made; give --overwrite")
+
+
+def _intact(path: Path) -> bool:
+    return path.exists() and path.stem.rpartition("-")[2] == digest(path)

@@ -23,7 +23,7 @@ from typing import Any
 from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.input.files import Listing
-from metaqap_fast.model.bundle import DEFAULT
+from metaqap_fast.options import MODEL
 from metaqap_fast.records import Entry
 from metaqap_fast.scorer import Scorer
 
@@ -37,7 +37,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def measure(
-    sources: Sequence[str], images: int, rounds: int, model: str = DEFAULT, precision: str = "fp32"
+    sources: Sequence[str], images: int, rounds: int, model: str = MODEL, precision: str = "fp32"
 ) -> dict[str, Any]:
     """Seconds an image with and without the process, and their ratio (1.03: it costs 3 %)."""
     scorer = Scorer(model, precision=precision)
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("source", nargs="+")
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model", default=DEFAULT)
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
     result = measure(options.source, options.images, options.rounds, options.model, options.precision)

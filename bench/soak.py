@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast import __version__
-from metaqap_fast.model.bundle import DEFAULT
+from metaqap_fast.options import MODEL
 from metaqap_fast.scores.table import ScoreTable
 
 WARM_UP = 0.2  # of the run's time
@@ -77,7 +77,7 @@ def growth(times: list[float], values: list[float]) -> float:
     return slope * float(t[-1] - t[kept][0])
 
 
-def soak(images: int, model: str = DEFAULT, interval: float = 2.0) -> dict[str, Any]:
+def soak(images: int, model: str = MODEL, interval: float = 2.0) -> dict[str, Any]:
     """Make the images, score them, watch; see the module."""
     with tempfile.TemporaryDirectory() as work:
         wrong = make_images(Path(work), images)
@@ -120,7 +120,7 @@ def main() -> None:
     """Soak and print JSON; exit status 1 if rows are missing or anything grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200_000)
-    parser.add_argument("--model", default=DEFAULT)
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--interval", type=float, default=2.0)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from metaqap_fast import engine as engines
 from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import Work
-from metaqap_fast.decode.dali import MAX_PIXELS
 from metaqap_fast.decode.lanes import Lanes
 from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import MetaqapError, Status, UsageError
@@ -30,9 +29,10 @@ from metaqap_fast.input.files import Listing
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.options import BATCH_SIZE, GPU_BATCH_SIZE, MAX_PIXELS
 from metaqap_fast.records import Decoded, Encoded, Entry, Row
 from metaqap_fast.run import run
-from metaqap_fast.scorer import BATCH_SIZE, GPU_BATCH_SIZE, Scorer
+from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.store import Store
 
 STAGES = ("listing", "reading", "decode", "inference", "combine", "write", "whole")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from metaqap_fast.model.bundle import Meta
-from metaqap_fast.model.meta import combine, combine_tensors
+from metaqap_fast.model.meta import Meta, combine, combine_tensors
 from metaqap_fast.records import Scored
 
 if TYPE_CHECKING:

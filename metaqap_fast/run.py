@@ -14,9 +14,10 @@ from typing import Any
 from metaqap_fast import __version__
 from metaqap_fast.errors import Status
 from metaqap_fast.input.files import Listing
+from metaqap_fast.options import ROWS_PER_PART, OutputMode
 from metaqap_fast.records import Row
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.scores.store import ROWS_PER_PART, Mode, Store
+from metaqap_fast.scores.store import Store
 from metaqap_fast.signals import Interrupts
 from metaqap_fast.trace import Trace
 
@@ -84,7 +85,7 @@ def run(
     scorer: Scorer,
     listing: Listing,
     output: str | os.PathLike[str],
-    mode: Mode = "new",
+    mode: OutputMode = "new",
     on_row: Callable[[Summary], None] = lambda _: None,
     trace: Trace | None = None,
     rows_per_part: int = ROWS_PER_PART,

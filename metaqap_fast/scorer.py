@@ -14,22 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast import engine as engines
-from metaqap_fast.decode import views as view_modes
-from metaqap_fast.decode.dali import MAX_PIXELS, Decoder
+from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.decode.lanes import Lanes
-from metaqap_fast.decode.supervisor import MAX_MEMORY, MAX_SECONDS, Supervisor
+from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.infer import scored
 from metaqap_fast.input.files import Listing
-from metaqap_fast.input.reading import MAX_BYTES, read_all
+from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
+from metaqap_fast.options import (
+    BATCH_SIZE,
+    GPU_BATCH_SIZE,
+    MAX_BYTES,
+    MAX_MEMORY,
+    MAX_PIXELS,
+    MAX_SECONDS,
+    MODEL,
+    OLD_VIEWS,
+    VIEWS,
+    Views,
+)
 from metaqap_fast.overlap import overlap
 from metaqap_fast.records import Decoded, Encoded, Entry, Row, Scored
 from metaqap_fast.scores.table import ScoreTable
 from metaqap_fast.trace import Trace, steps
-
-BATCH_SIZE = 16
-GPU_BATCH_SIZE = 64
 
 
 class Scorer:
@@ -40,7 +48,7 @@ class Scorer:
         engine: `auto`, `tensorrt`, `native`, `openvino` or `torch`.
         device: `auto`, `cpu` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
-        views: `fit` (as shown on a screen) or `native` (a grid of unscaled crops).
+        views: `fit` (as shown on a screen) or `unscaled` (a grid of crops at full resolution).
         batch_size: images decoded together; never changes a score.
         max_pixels: larger images get the status `too_large` and are not decoded.
         max_bytes: the same for the size of the file.
@@ -58,12 +66,12 @@ class Scorer:
 
     def __init__(
         self,
-        model: str = bundles.DEFAULT,
+        model: str = MODEL,
         *,
         engine: str = "auto",
         device: str = "auto",
         precision: str = "auto",
-        views: view_modes.Mode = "fit",
+        views: str = "fit",
         batch_size: int | None = None,
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
@@ -71,18 +79,19 @@ class Scorer:
         max_memory: int = MAX_MEMORY,
         isolate: bool = True,
     ) -> None:
-        if views not in view_modes.MODES:
-            raise UsageError(f"unknown views {views!r}: one of {', '.join(view_modes.MODES)}")
+        views = OLD_VIEWS.get(views, views)
+        if views not in VIEWS:
+            raise UsageError(f"unknown views {views!r}: one of {', '.join(VIEWS)}")
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch size {batch_size}: at least 1")
         self.bundle = bundles.load(model)
-        self.views: view_modes.Mode = views
+        self.views: Views = views
         self.max_bytes = max_bytes
         self.trace: Trace | None = None
         gpu = engines.gpu_for(engine, device)
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
         self.decoder: Decoder | Supervisor | Lanes
-        how = self.bundle.view_size, views, self.batch_size, max_pixels
+        how = self.bundle.view_size, self.views, self.batch_size, max_pixels
         if gpu is not None:
             self.decoder = Lanes(*how, device_id=gpu)
         else:  # the supervised process starts while the engine compiles

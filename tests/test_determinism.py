@@ -66,7 +66,7 @@ def test_every_dataset_is_the_same(cli: Callable[..., Any], folder: Path, tmp_pa
 @pytest.mark.parametrize("precision", REPEATED)
 def test_threads_order_and_company_of_a_view(precision: str, images: list[bytes]) -> None:
     """Member predictions of the engine; in fp32 bit for bit."""
-    rng, bundle = np.random.default_rng(0), bundles.load(bundles.DEFAULT)
+    rng, bundle = np.random.default_rng(0), bundles.load()
     size = bundle.view_size
     views = [rng.integers(0, 256, (1 + i % 2, size, size, 3), dtype=np.uint8) for i in range(4)]
     found = []

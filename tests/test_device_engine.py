@@ -19,8 +19,7 @@ from metaqap_fast.errors import MetaqapError
 from metaqap_fast.infer import scored, view_means
 from metaqap_fast.input.files import Listing
 from metaqap_fast.model import bundle as bundles
-from metaqap_fast.model.bundle import Meta
-from metaqap_fast.model.meta import combine
+from metaqap_fast.model.meta import Meta, combine
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.table import ScoreTable

@@ -25,7 +25,8 @@ from metaqap_fast.engine.native.library import AMX, AVX, Kernel
 from metaqap_fast.engine.native.reader import Unsuited
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
-from metaqap_fast.model.bundle import Bundle, Member, Meta
+from metaqap_fast.model.bundle import Bundle, Member
+from metaqap_fast.model.meta import Meta
 from metaqap_fast.train.ranges import measure_ranges
 
 VIEWS = generated(512, 6)

@@ -71,7 +71,7 @@ def throughput(engines: str, precisions: str, batch_sizes: str, threads: str, **
     """Time each stage alone and the whole run, on DIR or on generated images."""
     from metaqap_fast.bench import command as shared
     from metaqap_fast.bench.throughput import Grid, cases
-    from metaqap_fast.engine import ENGINES, PRECISIONS
+    from metaqap_fast.options import ENGINES, PRECISIONS
 
     axes: dict[str, Any] = {
         "engines": shared.choices("engine", engines, ENGINES),
@@ -97,8 +97,8 @@ def limit(engine: str, precisions: str, **options: Any) -> None:
     """Time the machine's own ceilings and hold each stage against its own, with a roofline."""
     from metaqap_fast.bench import command as shared
     from metaqap_fast.bench.limits import cases
-    from metaqap_fast.engine import ENGINES, PRECISIONS
     from metaqap_fast.model.bundle import load
+    from metaqap_fast.options import ENGINES, PRECISIONS
 
     wanted = shared.choices("precision", precisions, PRECISIONS[1:])
     shared.choices("engine", engine, ENGINES)
@@ -132,7 +132,7 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
     """Do the same job with what one would use instead. What is not installed is skipped."""
     from metaqap_fast.bench import command as shared
     from metaqap_fast.bench.peers import PEERS, cases
-    from metaqap_fast.engine import ENGINES, PRECISIONS
+    from metaqap_fast.options import ENGINES, PRECISIONS
 
     chosen = shared.choices("peer", names, list(PEERS))
     wanted = shared.choices("precision", precisions, PRECISIONS)
@@ -173,7 +173,7 @@ def accuracy(
 ) -> None:
     """Measure how good scores are: against opinions, under distortions and harmless changes, in each precision."""
     from metaqap_fast.bench import command as shared
-    from metaqap_fast.engine import PRECISIONS
+    from metaqap_fast.options import PRECISIONS
 
     wanted = shared.choices("precision", precisions, PRECISIONS[1:])
     if not sets and pristine is None:

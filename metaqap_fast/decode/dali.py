@@ -16,9 +16,9 @@ import numpy as np
 from metaqap_fast.decode import views
 from metaqap_fast.errors import ImageError, MetaqapError, Status
 from metaqap_fast.formats import Header, read_header
+from metaqap_fast.options import MAX_PIXELS, Views
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
-MAX_PIXELS = 200_000_000
 BATCH_PIXELS = 64_000_000  # decoded pixels held at once: a batch of large photographs is cut short
 OUT_OF_MEMORY = "not enough memory to decode it"
 UNDECODABLE = "cannot be decoded"
@@ -65,7 +65,7 @@ class Decoder:
     def __init__(
         self,
         size: int,
-        mode: views.Mode = "fit",
+        mode: Views = "fit",
         batch_size: int = 16,
         max_pixels: int = MAX_PIXELS,
         threads: int | None = None,

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-from metaqap_fast.decode import views
-from metaqap_fast.decode.dali import MAX_PIXELS, Decoder
+from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.options import MAX_PIXELS, Views
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
 LANES = 2
@@ -24,7 +24,7 @@ class Lanes:
     def __init__(
         self,
         size: int,
-        mode: views.Mode = "fit",
+        mode: Views = "fit",
         batch_size: int = 64,
         max_pixels: int = MAX_PIXELS,
         lanes: int = LANES,

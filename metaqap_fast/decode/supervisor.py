@@ -25,14 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from metaqap_fast.decode import views
-from metaqap_fast.decode.dali import MAX_PIXELS
 from metaqap_fast.decode.worker import ARRAYS, FILES, LINE, write
 from metaqap_fast.errors import ImageError, MetaqapError, Status
+from metaqap_fast.options import MAX_MEMORY, MAX_PIXELS, MAX_SECONDS, Views
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
-MAX_SECONDS = 60.0
-MAX_MEMORY = 1 << 32  # bytes; the largest JPEG 2000 of 200 million pixels takes 3 GB
 START_SECONDS = 120.0  # importing DALI from a cold network disk
 STARTS = 3  # tries
 BATCH_BYTES = 64 << 20  # encoded bytes of one batch
@@ -91,7 +88,7 @@ class Supervisor:
     def __init__(
         self,
         size: int,
-        mode: views.Mode = "fit",
+        mode: Views = "fit",
         batch_size: int = 16,
         max_pixels: int = MAX_PIXELS,
         max_seconds: float = MAX_SECONDS,

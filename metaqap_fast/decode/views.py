@@ -2,10 +2,10 @@
 
 Two modes (the choice and its numbers: the model card):
 
-fit     (default) A larger image is shown as on a screen: the shorter side fitted to the members' input size,
-        antialiased, aspect ratio kept. A smaller one is not enlarged, which would blur it, but extended by
-        mirroring. The image is then covered by overlapping square views along the longer side.
-native  No rescaling: a grid of native-resolution crops that covers the image. What a pixel peeper sees.
+fit       (default) A larger image is shown as on a screen: the shorter side fitted to the members' input size,
+          antialiased, aspect ratio kept. A smaller one is not enlarged, which would blur it, but extended by
+          mirroring. The image is then covered by overlapping square views along the longer side.
+unscaled  No rescaling: a grid of crops at full resolution that covers the image. It ranks images worse.
 
 An image's member predictions are the mean over its views.
 """
@@ -13,31 +13,30 @@ An image's member predictions are the mean over its views.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Mode = Literal["fit", "native"]
-MODES: tuple[Mode, ...] = ("fit", "native")
+from metaqap_fast.options import Views
 
 MAX_ASPECT = 8  # a longer strip is fitted by its longer side, to MAX_ASPECT view sizes
-MAX_GRID = 8  # native: at most MAX_GRID x MAX_GRID views, spread evenly
+MAX_GRID = 8  # unscaled: at most MAX_GRID x MAX_GRID views, spread evenly
 TOLERANCE = 16  # an overhang under 1/16 of a view is cropped rather than given a view of its own
 
 
-def target_size(width: int, height: int, size: int, mode: Mode) -> tuple[int, int]:
+def target_size(width: int, height: int, size: int, mode: Views) -> tuple[int, int]:
     """Size (width, height) in pixels that an image is resized to before views are cut from it.
 
     Equal to the input where nothing is to be resized.
     """
-    if mode == "native":
+    if mode == "unscaled":
         return width, height
     scale = min(1.0, size / min(width, height), MAX_ASPECT * size / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def cut(pixels: NDArray[np.uint8], size: int, mode: Mode) -> NDArray[np.uint8]:
+def cut(pixels: NDArray[np.uint8], size: int, mode: Views) -> NDArray[np.uint8]:
     """Square views of a resized image.
 
     Args:
@@ -52,7 +51,7 @@ def cut(pixels: NDArray[np.uint8], size: int, mode: Mode) -> NDArray[np.uint8]:
     if height < size or width < size:
         rows, columns = (np.pad(np.arange(n), (0, max(0, size - n)), mode="symmetric") for n in (height, width))
         pixels = pixels[rows][:, columns]
-    limit = MAX_GRID if mode == "native" else MAX_ASPECT
+    limit = MAX_GRID if mode == "unscaled" else MAX_ASPECT
     tops = _starts(pixels.shape[0], size, limit)
     lefts = _starts(pixels.shape[1], size, limit)
     windows: Any = [pixels[y : y + size, x : x + size] for y in tops for x in lefts]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.options import ENGINES, PRECISIONS
 
 if TYPE_CHECKING:
     from metaqap_fast.engine.choice import Choice
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-ENGINES = ("auto", "tensorrt", "native", "openvino", "torch")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
 
 
 class Engine(Protocol):

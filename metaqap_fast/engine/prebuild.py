@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from metaqap_fast.engine import PRECISIONS, cuda
+from metaqap_fast.engine import cuda
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
+from metaqap_fast.options import PRECISIONS
 
 
 def compile_model(

@@ -11,12 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from metaqap_fast.errors import ImageError, Status
+from metaqap_fast.options import MAX_BYTES
 from metaqap_fast.records import Encoded, Entry
 
 AHEAD_BYTES = 1 << 24  # a larger file is not read ahead: many at a time would fill the memory
 WAITING_BYTES = 256 << 20  # that were read ahead and not yet asked for; beyond them no other file is read ahead
 READERS = 8  # threads
-MAX_BYTES = 1 << 29  # a larger file is a row with status too_large, not an allocation
 
 
 def read_bytes(entry: Entry, max_bytes: int = MAX_BYTES) -> Encoded:

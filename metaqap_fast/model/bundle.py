@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.model.meta import Meta
+from metaqap_fast.options import MODEL
 
 FORMAT = "metaqap-bundle"
 FORMAT_VERSION = 1
 MODELS = Path(__file__).parent  # the bundles that ship in the package, by name
-DEFAULT = "default"
 
 
 class BundleError(MetaqapError):
@@ -35,19 +36,6 @@ class Member:
     name: str
     file: Path
     ranges: dict[str, tuple[float, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Meta:
-    """Stepwise linear meta-learner and the calibration of its uncertainty, see `combine`.
-
-    `variance_floor` is a line through points (score, variance), by ascending score; one point is a constant.
-    """
-
-    weights: tuple[float, ...]
-    intercept: float
-    variance_floor: tuple[tuple[float, float], ...]
-    variance_slope: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +60,7 @@ def available() -> list[str]:
     return sorted(path.parent.name for path in MODELS.glob("*/bundle.json"))
 
 
-def load(model: str = DEFAULT) -> Bundle:
+def load(model: str = MODEL) -> Bundle:
     """Load a shipped bundle by name, or any by its folder.
 
     Raises:

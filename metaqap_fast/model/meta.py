@@ -6,18 +6,30 @@ On arrays in float64; on torch tensors, which is what a GPU's engines give, by t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from metaqap_fast.model.bundle import Meta
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """Stepwise linear meta-learner and the calibration of its uncertainty, see `combine`.
+
+    `variance_floor` is a line through points (score, variance), by ascending score; one point is a constant.
+    """
+
+    weights: tuple[float, ...]
+    intercept: float
+    variance_floor: tuple[tuple[float, float], ...]
+    variance_slope: float
 
 
 def combine(members: F32, meta: Meta) -> tuple[F32, F32]:

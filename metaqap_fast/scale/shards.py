@@ -24,10 +24,11 @@ from typing import Any
 
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.input.files import Listing
+from metaqap_fast.options import OutputMode
 from metaqap_fast.records import Entry, Row
 from metaqap_fast.run import Summary, run
 from metaqap_fast.scores.probe import try_out
-from metaqap_fast.scores.store import Mode, Store, check_output
+from metaqap_fast.scores.store import Store, check_output
 from metaqap_fast.scores.table import ScoreTable
 
 SECONDS_TO_COMMIT = 30.0
@@ -56,7 +57,7 @@ def run_shards(
     devices: Sequence[str],
     sources: Sequence[str],
     output: str,
-    mode: Mode,
+    mode: OutputMode,
     options: Mapping[str, Any],
     on_row: Callable[[Summary], None] = lambda _: None,
     saving: Mapping[str, Any] | None = None,
@@ -98,7 +99,7 @@ def run_shards(
     return merged
 
 
-def _check_others(output: str, paths: Sequence[Path], mode: Mode) -> None:
+def _check_others(output: str, paths: Sequence[Path], mode: OutputMode) -> None:
     """Shards that this run would not take over are rows that would be lost or stay behind."""
     found = sorted(
         {Path(str(p).removesuffix(".parts")) for p in Path(output).parent.glob(f"{Path(output).name}.shard-*")}
@@ -173,7 +174,7 @@ def _stop(processes: Sequence[subprocess.Popen[str]]) -> None:
             process.wait()
 
 
-def _merge(paths: Sequence[Path], output: str, mode: Mode, saving: Mapping[str, Any]) -> Summary:
+def _merge(paths: Sequence[Path], output: str, mode: OutputMode, saving: Mapping[str, Any]) -> Summary:
     """The processes' files as one, rows in the order of a single process's."""
     attributes = ScoreTable.read(paths[0]).attributes
     attributes = {name: value for name, value in attributes.items() if name not in ("format", "format_version")}

@@ -24,19 +24,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.options import ROWS_PER_PART, SECONDS_PER_PART, OutputMode
 from metaqap_fast.records import Row, key_order
 from metaqap_fast.scores.durable import digest, sync_folder, write_scores
 from metaqap_fast.scores.hdf5 import open_scores, read_rows
-from metaqap_fast.scores.merge import ROWS, KeySet, keys_in, merged
+from metaqap_fast.scores.merge import KeySet, keys_in, merged
 from metaqap_fast.scores.probe import try_out
 from metaqap_fast.scores.table import ScoreTable
 
-Mode = Literal["new", "resume", "overwrite"]
-ROWS_PER_PART = ROWS
-SECONDS_PER_PART = 10.0
 # What a resumed run must share with the rows that are there already.
 IDENTITY = ("bundle_digest", "precision", "engine", "preprocessing", "program_version")
 
@@ -67,7 +65,7 @@ class Store:
         self,
         output: str | os.PathLike[str],
         attributes: Mapping[str, Any],
-        mode: Mode = "new",
+        mode: OutputMode = "new",
         rows_per_part: int = ROWS_PER_PART,
         seconds_per_part: float = SECONDS_PER_PART,
         retry_failed: bool = False,
@@ -186,7 +184,7 @@ class Store:
         self._lock.write(str(os.getpid()))
         self._lock.flush()
 
-    def _agree(self, attributes: dict[str, Any], mode: Mode) -> dict[str, Any]:
+    def _agree(self, attributes: dict[str, Any], mode: OutputMode) -> dict[str, Any]:
         """The run's attributes: those on disk if rows are there already and were made the same way."""
         found: dict[str, Any] | None = None
         path = self.parts / "run.json"
@@ -226,7 +224,7 @@ class Store:
                 path.rename(path.with_suffix(".damaged"))
 
 
-def check_output(output: str | os.PathLike[str], mode: Mode) -> None:
+def check_output(output: str | os.PathLike[str], mode: OutputMode) -> None:
     """Whether a run may write there; nothing is touched.
 
     Raises:

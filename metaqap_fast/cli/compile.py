@@ -1,0 +1,64 @@
+"""`metaqap-fast compile`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("compile")
+@click.argument("model", default="default")
+@click.option(
+    "--engine",
+    type=click.Choice(["tensorrt", "tensorrt_rtx", "openvino"]),
+    default=None,
+    help="Library to compile with.  [default: the TensorRT that is installed]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp16",
+    show_default=True,
+    metavar="P[,P...]",
+    help="fp32 to fp8.",
+)
+@click.option(
+    "--target",
+    default="",
+    metavar="SM[,SM...]",
+    help="Architectures such as sm89, without such a GPU (TensorRT-RTX).  [default: the GPU at hand]",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["merged", "members"]),
+    default="merged",
+    show_default=True,
+    help="One engine for all members, or one each.",
+)
+@click.option("--batch", type=click.IntRange(1, 1024), default=64, show_default=True, help="Views at once, at most.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cuda:N", help="GPU to build for.")
+@click.option(
+    "--photos",
+    type=click.Path(exists=True, path_type=Path),
+    help="Photographs to measure the precision on.  [default: generated images]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Cache folder for the engines; a run finds them with METAQAP_FAST_CACHE set to it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the engines' metadata as JSON.")
+def compile_command(model: str, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Build the engines of MODEL ahead of the first run, and measure what their precision does to scores."""
+    from metaqap_fast.engine.prebuild import compile_model
+
+    if output is not None:
+        os.environ["METAQAP_FAST_CACHE"] = str(output.resolve())
+    documents = compile_model(model, say=lambda text: click.echo(text, err=True), **options)
+    if as_json:
+        click.echo(json.dumps(documents, indent=1))

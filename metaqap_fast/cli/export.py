@@ -1,0 +1,26 @@
+"""`metaqap-fast export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("scores", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def export(scores: str, out: str, overwrite: bool) -> None:
+    """Write a score file as OUT, a .csv, .jsonl or .parquet file."""
+    from metaqap_fast.errors import UsageError
+    from metaqap_fast.scores.export import export as write
+    from metaqap_fast.scores.probe import try_out
+    from metaqap_fast.scores.table import ScoreTable
+
+    if Path(out).exists() and not overwrite:
+        raise UsageError(f"{out} exists; give --overwrite or another name")
+    try_out(scores)
+    table = ScoreTable.read(scores)
+    write(table, out)
+    click.echo(f"{len(table)} rows written to {out}", err=True)

@@ -1,0 +1,21 @@
+"""`metaqap-fast inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("what", metavar="SCORES.h5|MODEL")
+def inspect(what: str) -> None:
+    """Show what a score file or a model bundle is and how it was made."""
+    from metaqap_fast.review.describe import describe_bundle, describe_scores
+    from metaqap_fast.scores.probe import try_out
+
+    if Path(what).is_file():
+        try_out(what)
+        describe_scores(what)
+    else:
+        describe_bundle(what)

@@ -1,0 +1,39 @@
+"""Every name, choice, default and limit, once: the command line and the library read them here.
+
+Imports nothing heavy, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+MODEL = "default"
+
+EngineName = Literal["auto", "tensorrt", "native", "openvino", "torch"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "fp8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+DEVICE = "auto"
+
+Views = Literal["fit", "unscaled"]
+VIEWS: tuple[Views, ...] = get_args(Views)
+OLD_VIEWS = {"native": "unscaled"}  # names of version 0.1, still accepted
+
+# How a run treats an output that exists.
+OutputMode = Literal["new", "resume", "overwrite"]
+OUTPUT = "scores.h5"
+
+BATCH_SIZE = 16  # images decoded together on a CPU
+GPU_BATCH_SIZE = 64  # and on a GPU
+
+# Limits of one image; beyond them its row says `too_large`.
+MAX_PIXELS = 200_000_000
+MAX_BYTES = 1 << 29  # of the file
+MAX_SECONDS = 60.0  # to decode it
+MAX_MEMORY = 1 << 32  # bytes, to decode it; the largest JPEG 2000 of 200 million pixels takes 3 GB
+
+# Rows are committed to disk at whichever comes first.
+ROWS_PER_PART = 1000
+SECONDS_PER_PART = 10.0

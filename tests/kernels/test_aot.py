@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 
-import kernel_cases  # noqa: F401  (first: it decides how Triton is imported)
 import pytest
 
+import kernel_cases  # noqa: F401  (first: it decides how Triton is imported)
 from metaqap_fast.kernels import aot
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import kernel_cases  # noqa: F401  (first: it decides how Triton is imported)
 import pytest
 import torch
 
+import kernel_cases  # noqa: F401  (first: it decides how Triton is imported)
 from metaqap_fast.bench import kernels as bench
 from metaqap_fast.errors import MetaqapError
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernel_cases import DEVICE, Ensemble, ensemble, error, formula, on_kernels
 from torch.nn import functional as F
 
+from kernel_cases import DEVICE, Ensemble, ensemble, error, formula, on_kernels
 from metaqap_fast import kernels
 
 

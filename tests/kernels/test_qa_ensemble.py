@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from kernel_cases import DEVICE, Ensemble, ensemble, error, errors, formula, on_kernels, outcome
 
+from kernel_cases import DEVICE, Ensemble, ensemble, error, errors, formula, on_kernels, outcome
 from metaqap_fast import kernels
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-3}

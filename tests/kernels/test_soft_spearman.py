@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from kernel_cases import DEVICE, error, on_kernels, pearson
 from scipy.stats import spearmanr
 
+from kernel_cases import DEVICE, error, on_kernels, pearson
 from metaqap_fast import kernels
 
 QUIET = settings(

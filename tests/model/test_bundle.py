@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import write_bundle
+from bundles import write_bundle
 from metaqap_fast.errors import UsageError
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import BundleError

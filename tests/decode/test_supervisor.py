@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import encode
+from images import encode
 from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import ImageError, MetaqapError, Status
@@ -24,6 +24,7 @@ from metaqap_fast.records import Decoded, Encoded
 from metaqap_fast.scores.table import ScoreTable
 
 S = 64
+SUPPORT = Path(__file__).parents[1] / "support"  # where hostile_worker is
 CULPRITS = {
     b"SEGV": (Status.corrupt, "SIGSEGV"),
     b"ABRT": (Status.corrupt, "SIGABRT"),
@@ -221,12 +222,13 @@ def alive(pid: int) -> bool:
 def test_the_worker_goes_with_a_killed_run(good: bytes, tmp_path: Path, mark: bytes) -> None:
     (tmp_path / "image").write_bytes(good + mark)
     code = (
-        "import sys; from metaqap_fast import supervisor, source; supervisor.MODULE = 'hostile_worker'\n"
+        "import sys; from metaqap_fast import records; from metaqap_fast.decode import supervisor\n"
+        "supervisor.MODULE = 'hostile_worker'\n"
         "s = supervisor.Supervisor(64); data = open(sys.argv[1], 'rb').read()\n"
-        "list(s.stream([source.Encoded(b'', data[:-4])])); print(s._process.pid, flush=True)\n"
-        "list(s.stream([source.Encoded(b'', data)] * 2)); import time; time.sleep(60)"
+        "list(s.stream([records.Encoded(b'', data[:-4])])); print(s._process.pid, flush=True)\n"
+        "list(s.stream([records.Encoded(b'', data)] * 2)); import time; time.sleep(60)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{SUPPORT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     process = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "image"], stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -246,11 +248,11 @@ def test_a_run_survives_its_decoder(bundle: Path, folder: Path, good: bytes, tmp
     (folder / "killer.png").write_bytes(good + b"SEGV")
     (folder / "b" / "sleeper.png").write_bytes(good + b"HANG")
     code = (
-        "from metaqap_fast import supervisor; supervisor.MODULE = 'hostile_worker'\n"
+        "from metaqap_fast.decode import supervisor; supervisor.MODULE = 'hostile_worker'\n"
         "from metaqap_fast.cli import main; main()"
     )
     arguments = ["score", str(folder), "--model", str(bundle), "-o", str(tmp_path / "s.h5"), "--max-seconds", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{SUPPORT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     result = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     table = ScoreTable.read(tmp_path / "s.h5")

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import crash
 import numpy as np
 import pytest
 from PIL import Image
-from test_default_bundle import blur, crop, jpeg, noise
 
-from conftest import encode
+import crash
+from images import blur, crop, encode, jpeg, noise
 from metaqap_fast import Scorer
 from metaqap_fast.engine.openvino import OpenVINOEngine
 from metaqap_fast.model import bundle as bundles

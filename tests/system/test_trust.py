@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import run
 
+from command import run
 from metaqap_fast.scores.table import ScoreTable
 
 AUDIT = """

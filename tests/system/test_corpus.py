@@ -6,10 +6,10 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import corpus
 import numpy as np
 import pytest
 
+import corpus
 from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import ImageError, Status
@@ -17,7 +17,7 @@ from metaqap_fast.formats import read_header
 from metaqap_fast.records import Encoded
 
 S = 64
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 kinds = functools.cache(corpus.kinds)
 
 

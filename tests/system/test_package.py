@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE_SOURCES = [p for d in ("metaqap_fast", "kernels", "train", "bench") for p in sorted((ROOT / d).rglob("*.py"))]
 
 

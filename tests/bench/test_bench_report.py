@@ -20,7 +20,7 @@ from metaqap_fast.bench.runs import read
 from metaqap_fast.bench.sampling import Settings
 from metaqap_fast.errors import MetaqapError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUICK = Settings(repeats=1, seconds=0.0, patience=0.0)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from conftest import encode
+from images import blur, crop, encode, jpeg, noise
 from metaqap_fast import Scorer
 
 
@@ -20,27 +19,6 @@ def scorer() -> Iterator[Scorer]:
     scorer = Scorer(precision="fp32")
     yield scorer
     scorer.close()
-
-
-def crop(image: Image.Image) -> Image.Image:
-    """The middle square, at most 512 pixels."""
-    side = min(*image.size, 512)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.convert("RGB").crop((left, top, left + side, top + side))
-
-
-def blur(image: Image.Image, sigma: float) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(sigma)) if sigma else image
-
-
-def noise(image: Image.Image, sigma: float) -> Image.Image:
-    pixels = np.asarray(image, np.float64)
-    noisy = pixels + np.random.default_rng(0).normal(0, sigma, pixels.shape) if sigma else pixels
-    return Image.fromarray(np.clip(noisy.round(), 0, 255).astype(np.uint8))
-
-
-def jpeg(image: Image.Image, quality: float) -> Image.Image:
-    return Image.open(io.BytesIO(encode(image, "JPEG", quality=int(quality)))).convert("RGB")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +60,7 @@ def test_any_shape_has_a_score_and_an_uncertainty(scorer: Scorer, photos: dict[s
 
 
 def test_readme_shows_what_the_examples_score() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     shown = re.search(r"<!-- output -->(.*?)<!-- end -->", (root / "README.md").read_text(), re.S)
     assert shown is not None
     scorer = Scorer(device="cpu")

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fake_tensorrt
 import numpy as np
 import pytest
 
+import fake_tensorrt
 from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.gpu import plan_cache as cache
 from metaqap_fast.engine.gpu import tensorrt_engine as tensorrt

@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-from native_reference import KINDS, by_openvino, differences, exported, graph, member, need, pooled
 from numpy.typing import NDArray
 
 from metaqap_fast.engine.deviation import TOLERANCE, generated, reference
@@ -29,6 +28,7 @@ from metaqap_fast.engine.native.reader import Network, read
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.meta import combine
 from metaqap_fast.train.ranges import measure_ranges
+from native_reference import KINDS, by_openvino, differences, exported, graph, member, need, pooled
 
 VIEWS = generated(512, 4)
 # Of means, deviations and maxima: what rounding in another order makes of them, deep in a network. The arithmetic's own

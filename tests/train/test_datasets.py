@@ -16,7 +16,7 @@ from metaqap_fast.errors import UsageError
 from metaqap_fast.train.datasets import DataSet, biq2021, load, match_files, split, splits
 from metaqap_fast.train.features import decoded
 
-KONIQ = Path(__file__).parent / "data" / "koniq10k_distributions_sets.csv"  # 14 rows of the authors' table
+KONIQ = Path(__file__).parents[1] / "data" / "koniq10k_distributions_sets.csv"  # 14 rows of the authors' table
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import corpus
-import crash
 import h5py
 import numpy as np
 
-from conftest import write_bundle
+import corpus
+import crash
+from bundles import write_bundle
 from metaqap_fast.errors import ImageError, MetaqapError, Status
 from metaqap_fast.formats import read_header
 from metaqap_fast.model import bundle as bundles

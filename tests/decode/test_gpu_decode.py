@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import encode
+from images import encode
 from metaqap_fast.decode import views
 from metaqap_fast.decode.dali import Decoder, _on_device, define
 from metaqap_fast.decode.lanes import Lanes

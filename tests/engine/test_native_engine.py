@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from native_reference import KINDS, exported, member, need
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle, Member
 from metaqap_fast.model.meta import Meta
 from metaqap_fast.train.ranges import measure_ranges
+from native_reference import KINDS, exported, member, need
 
 VIEWS = generated(512, 6)
 META = Meta((0.5, 0.5), 0.0, ((0.0, 0.01),), 1.0)
@@ -207,8 +207,7 @@ def test_a_cpu_without_the_arithmetic(small: Bundle, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("on_bf16")
 def test_an_installation_without_the_kernel(small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "engine").mkdir()
-    monkeypatch.setattr(kernel, "__file__", str(tmp_path / "engine" / "kernel.py"))
+    monkeypatch.setattr(kernel, "__file__", str(tmp_path / "library.py"))
     for function in (kernel.library, kernel.arithmetic):
         function.cache_clear()
     refused(small, "the package was installed without a C compiler")

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from bench_runs import record, samples
-from conftest import write_bundle
+from bundles import write_bundle
 from metaqap_fast.bench import accuracy, ceilings, flops, gate, report, svg
 from metaqap_fast.bench.job import NotInstalled, prepare
 from metaqap_fast.bench.quality import CHANGES, coverage, ordered_pairs

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_reference import exported, graph, head, member
 from openvino import opset13 as op
 from torch import nn
 
 from metaqap_fast.engine.native.reader import Unsuited, read
 from metaqap_fast.model import bundle as bundles
+from native_reference import exported, graph, head, member
 
 BUNDLE = bundles.load()
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from conftest import tiny_member
+from bundles import tiny_member
 from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
 from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.engine.deviation import TOLERANCE, deviation, generated, graph_predict, reference

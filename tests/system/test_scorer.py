@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import metaqap_fast
-from conftest import encode
+from images import encode
 from metaqap_fast import Scorer, Status, UsageError
 from metaqap_fast.input.files import Listing
 from metaqap_fast.overlap import overlap

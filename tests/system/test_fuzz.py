@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz_targets import FUZZED, TARGETS
 
+from fuzz_targets import FUZZED, TARGETS
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.scores.probe import try_out
 
-HERE = Path(__file__).parent
-FINDINGS = sorted((HERE / "findings").iterdir())
+TESTS = Path(__file__).parents[1]
+FINDINGS = sorted((TESTS / "findings").iterdir())
 
 
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda path: path.name)
@@ -66,7 +66,7 @@ def test_a_minute_of_fuzzing() -> None:
     """
     running = {
         target: subprocess.Popen(
-            [sys.executable, str(HERE / "fuzz.py"), target, "20"],
+            [sys.executable, str(TESTS / "fuzz.py"), target, "20"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import encode
+from images import encode
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import jpeg, read_header
 

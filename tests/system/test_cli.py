@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,20 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from command import COMMAND, many, run
 from metaqap_fast.scores.table import ScoreTable
 
 Cli = Callable[..., Any]
-COMMAND = [sys.executable, "-c", "from metaqap_fast.cli import main; main()"]
-
-
-def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, **options
-    )
 
 
 def test_score_and_everything_after(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -127,15 +118,6 @@ def test_an_empty_folder_is_said_to_be_empty(cli: Cli, bundle: Path, tmp_path: P
 def test_unwritable_output(bundle: Path, folder: Path) -> None:
     result = run("score", folder, "--model", bundle, "-o", "/proc/s.h5")
     assert result.returncode == 1 and "cannot write" in result.stderr and "Traceback" not in result.stderr
-
-
-def many(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    image.save(folder / "0000.png")
-    for i in range(1, count):
-        os.link(folder / "0000.png", folder / f"{i:04d}.png")
-    return folder
 
 
 SIGNALS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

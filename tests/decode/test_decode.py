@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from conftest import encode
+from images import encode
 from metaqap_fast.decode.dali import Decoder
 from metaqap_fast.errors import Status
 from metaqap_fast.records import Decoded, Encoded

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import crash
 import numpy as np
 import pytest
-from test_cli import COMMAND, many
 
+import crash
+from command import COMMAND, many
 from metaqap_fast.cli import main as _cli  # noqa: F401 -- imported once, before anything forks
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.input.files import Listing
@@ -33,7 +33,7 @@ from metaqap_fast.scores.durable import write_scores
 from metaqap_fast.scores.store import Store
 from metaqap_fast.scores.table import ScoreTable
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 SEED = 20260
 
 
@@ -46,7 +46,7 @@ def fast(tmp_path: Path) -> Iterator[Path]:
 
 
 def kill(folder: Path, kills: int, seed: int, mutation: str = "") -> dict[str, Any]:
-    command = [sys.executable, str(HERE / "crash.py"), str(folder), str(kills), str(seed), mutation]
+    command = [sys.executable, str(SUPPORT / "crash.py"), str(folder), str(kills), str(seed), mutation]
     result = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     assert result.stdout, result.stderr
     return dict(json.loads(result.stdout))

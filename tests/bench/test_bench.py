@@ -23,7 +23,7 @@ from metaqap_fast.bench.runs import Recorder, RunError, read
 from metaqap_fast.bench.sampling import Case, Settings, once, sample, schedule
 from metaqap_fast.errors import UsageError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUICK = Settings(repeats=1, seconds=0.0, patience=0.0)
 
 

@@ -14,6 +14,7 @@ from metaqap_fast.decode import views
 from metaqap_fast.decode.dali import Decoder, _on_device, define
 from metaqap_fast.decode.lanes import Lanes
 from metaqap_fast.errors import Status
+from metaqap_fast.options import Views
 from metaqap_fast.records import Encoded
 
 OPTIONS = {"batch_size": 8, "num_threads": 2, "prefetch_queue_depth": 1}
@@ -84,8 +85,8 @@ def test_pixels_are_taken_before_the_buffer_is_used_again(
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 200), (30, 50), (700, 64), (1, 1)])
-@pytest.mark.parametrize("mode", ["fit", "native"])
-def test_views_of_tensors_are_those_of_arrays(shape: tuple[int, int], mode: views.Mode) -> None:
+@pytest.mark.parametrize("mode", ["fit", "unscaled"])
+def test_views_of_tensors_are_those_of_arrays(shape: tuple[int, int], mode: Views) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     cut = views.cut(torch.from_numpy(pixels), 64, mode)  # type: ignore[arg-type]
     assert np.array_equal(np.asarray(cut), views.cut(pixels, 64, mode))

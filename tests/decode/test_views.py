@@ -26,11 +26,11 @@ def test_fit_keeps_the_aspect_ratio_and_bounds_memory(width: int, height: int) -
 def test_what_fits_already_is_not_resized() -> None:
     assert target_size(S, 3 * S, S, "fit") == (S, 3 * S)
     assert target_size(S - 5, S, S, "fit") == (S - 5, S)
-    assert target_size(4000, 3000, S, "native") == (4000, 3000)
+    assert target_size(4000, 3000, S, "unscaled") == (4000, 3000)
 
 
 @settings(deadline=None)
-@given(st.integers(1, MAX_GRID * S), st.integers(1, MAX_GRID * S), st.sampled_from(["fit", "native"]))
+@given(st.integers(1, MAX_GRID * S), st.integers(1, MAX_GRID * S), st.sampled_from(["fit", "unscaled"]))
 @example(1, 2 * S + 1, "fit")
 def test_views_cover_the_image(height: int, width: int, mode: str) -> None:
     w, h = target_size(width, height, S, mode)  # type: ignore[arg-type]
@@ -70,8 +70,8 @@ def test_a_square_view_is_the_image_itself() -> None:
 
 
 def test_native_grid_is_bounded() -> None:
-    assert len(cut(np.zeros((2000, 3000, 3), np.uint8), S, "native")) == MAX_GRID**2
-    assert len(cut(np.zeros((3 * S, 2 * S, 3), np.uint8), S, "native")) == 6
+    assert len(cut(np.zeros((2000, 3000, 3), np.uint8), S, "unscaled")) == MAX_GRID**2
+    assert len(cut(np.zeros((3 * S, 2 * S, 3), np.uint8), S, "unscaled")) == 6
 
 
 def test_short_sides_are_mirrored() -> None:

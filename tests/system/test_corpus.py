@@ -23,7 +23,7 @@ kinds = functools.cache(corpus.kinds)
 
 @pytest.fixture
 def supervisor() -> Iterator[Supervisor]:
-    supervisor = Supervisor(S, "native", batch_size=1, max_seconds=60)
+    supervisor = Supervisor(S, "unscaled", batch_size=1, max_seconds=60)
     yield supervisor
     supervisor.close()
 

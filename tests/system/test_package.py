@@ -105,7 +105,7 @@ def can_compile() -> bool:
 
 def test_without_a_compiler_the_package_installs_without_the_kernel(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel_of(tmp_path, CC="/bin/false")).namelist()
-    assert "metaqap_fast/engine/native.py" in names and not [name for name in names if name.endswith(".so")]
+    assert "metaqap_fast/engine/native/engine.py" in names and not [name for name in names if name.endswith(".so")]
 
 
 def test_what_the_kernel_is_built_from_is_all_named() -> None:
@@ -118,7 +118,7 @@ def test_what_the_kernel_is_built_from_is_all_named() -> None:
 def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     wheel = wheel_of(tmp_path)
     names = zipfile.ZipFile(wheel).namelist()
-    compiled = f"metaqap_fast/_mobilenet{sysconfig.get_config_var('EXT_SUFFIX')}"
+    compiled = f"metaqap_fast/engine/native/_mobilenet{sysconfig.get_config_var('EXT_SUFFIX')}"
     assert (compiled in names) == can_compile()
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"metaqap_fast"}
     for needed in (
@@ -126,7 +126,7 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         "train/run.py",
         "train/configs/resnet50.toml",
         "bench/__init__.py",
-        "models/default/bundle.json",
+        "model/default/bundle.json",
         "py.typed",
     ):
         assert f"metaqap_fast/{needed}" in names

@@ -120,13 +120,13 @@ def test_max_pixels(bundle: Path, photo: Image.Image) -> None:
     assert (table.width[0], table.height[0]) == (512, 512)
 
 
-def test_native_views_see_pixels_that_fit_hides(bundle: Path) -> None:
+def test_unscaled_views_see_pixels_that_fit_hides(bundle: Path) -> None:
     image = np.zeros((640, 640, 3), np.uint8)
     image[::2, ::2] = 255  # one bright pixel in four: a resize leaves gray
     fit = Scorer(str(bundle), views="fit").score_arrays([image])
-    native = Scorer(str(bundle), views="native").score_arrays([image])
-    assert native.members[0, 1] == pytest.approx(0.8, abs=1e-4) and fit.members[0, 1] < 0.4
-    assert native.members[0, 0] == pytest.approx(fit.members[0, 0], abs=0.01)
+    unscaled = Scorer(str(bundle), views="unscaled").score_arrays([image])
+    assert unscaled.members[0, 1] == pytest.approx(0.8, abs=1e-4) and fit.members[0, 1] < 0.4
+    assert unscaled.members[0, 0] == pytest.approx(fit.members[0, 0], abs=0.01)
 
 
 # --- overlap ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluate import read_labels
-from metaqap_fast.input.files import EXTENSIONS
+from metaqap_fast.formats import EXTENSIONS
 from metaqap_fast.train.layouts import LAYOUTS, Layout
 
 NAMES = (*LAYOUTS, "csv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from metaqap_fast.formats.header import Header
+from metaqap_fast.formats.format import Format, Header
 
 
 def parse(view: memoryview) -> Header:
@@ -19,4 +19,7 @@ def parse(view: memoryview) -> Header:
     if packing in (1, 2):  # run lengths: only the file's own word for how long it is
         start, rows = 0, struct.unpack_from("<I", view, 2)[0]
     defect = f"truncated, {len(view)} of {start + rows} bytes" if start + rows > len(view) else ""
-    return Header("bmp", width, abs(height), 1, defect)
+    return Header(width, abs(height), 1, defect)
+
+
+FORMAT = Format("BMP", lambda start: start[:2] == b"BM" and len(start) > 18, parse, (".bmp", ".dib"))

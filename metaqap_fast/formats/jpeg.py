@@ -14,8 +14,8 @@ import struct
 from dataclasses import dataclass, field
 
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.formats.header import Header
-from metaqap_fast.formats.tiff import exif_orientation
+from metaqap_fast.formats import exif
+from metaqap_fast.formats.format import Format, Header, starts
 
 _SOI, _EOI, _SOS, _DHT, _DRI, _APP1 = 0xD8, 0xD9, 0xDA, 0xC4, 0xDD, 0xE1
 _RESTARTS = range(0xD0, 0xD8)
@@ -67,7 +67,7 @@ def parse(view: memoryview) -> Header:
             raise ValueError("image data before a frame header")
         _take(frame, marker, view[at:end])
         at = end
-    return Header("jpeg", frame.width, frame.height, frame.orientation, _defect(frame, view, at))
+    return Header(frame.width, frame.height, frame.orientation, _defect(frame, view, at))
 
 
 def _segment(view: memoryview, at: int) -> tuple[int, int, int]:
@@ -109,7 +109,7 @@ def _take(frame: _Frame, marker: int, payload: memoryview) -> None:
                 frame.first_ac[payload[0] & 15] = payload[17]
             payload = payload[17 + count :]
     elif marker == _APP1 and frame.orientation == 1 and bytes(payload[:6]) == b"Exif\0\0":
-        frame.orientation = exif_orientation(payload[6:])
+        frame.orientation = exif.orientation(payload[6:])
 
 
 def _defect(frame: _Frame, view: memoryview, at: int) -> str:
@@ -162,3 +162,6 @@ def _scan_defect(frame: _Frame, scan: memoryview, tables: list[int]) -> str:
     if not frame.progressive and any(frame.first_ac.get(table, 0) for table in tables):
         return "a run of zeros in the image data" if _ZEROS in bytes(scan) else ""
     return ""
+
+
+FORMAT = Format("JPEG", starts(b"\xff\xd8\xff"), parse, (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"))

@@ -6,7 +6,7 @@ import re
 import struct
 
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.formats.header import Header
+from metaqap_fast.formats.format import Format, Header, starts
 
 _END_OF_CODESTREAM = re.compile(rb"\xff\xd9")  # cannot occur in packed data
 
@@ -24,4 +24,12 @@ def parse(view: memoryview) -> Header:
     if not depths <= {8, 16}:
         raise ImageError(Status.unsupported, f"JPEG 2000 with {max(depths)}-bit samples is not supported")
     defect = "" if _END_OF_CODESTREAM.search(view, at + 40) else "truncated, no end of codestream"
-    return Header("jpeg2000", right - left, bottom - top, 1, defect)
+    return Header(right - left, bottom - top, 1, defect)
+
+
+FORMAT = Format(
+    "JPEG 2000",
+    starts(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    parse,
+    (".jp2", ".j2k", ".jpx", ".j2c"),
+)

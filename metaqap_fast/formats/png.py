@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import zlib
 
-from metaqap_fast.formats.header import Header
-from metaqap_fast.formats.tiff import exif_orientation
+from metaqap_fast.formats import exif
+from metaqap_fast.formats.format import Format, Header, starts
 
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour type
@@ -31,10 +31,13 @@ def parse(view: memoryview) -> Header:
             break
         packed += length if kind == b"IDAT" else 0
         if kind == b"eXIf":
-            orientation = exif_orientation(view[at + 8 : end - 4])
+            orientation = exif.orientation(view[at + 8 : end - 4])
         if kind == b"IEND":
             raw = height * (1 + width * depth * _CHANNELS[colour] // 8)
             defect = "" if packed * _DEFLATE >= raw else f"{packed} bytes of image data cannot hold {raw}"
             break
         at = end
-    return Header("png", width, height, orientation, defect)
+    return Header(width, height, orientation, defect)
+
+
+FORMAT = Format("PNG", starts(b"\x89PNG\r\n\x1a\n"), parse, (".png",))

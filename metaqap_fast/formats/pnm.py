@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.formats.header import Header
+from metaqap_fast.formats.format import Format, Header
 
 _PNM = re.compile(
     rb"P([2356])(?:\s+(?:#[^\n]*\n\s*)*)(\d{1,9})\s+(?:#[^\n]*\n\s*)*(\d{1,9})\s+(?:#[^\n]*\n\s*)*(\d{1,5})\s"
@@ -23,4 +23,7 @@ def parse(view: memoryview) -> Header:
     samples = width * height * (3 if kind in (3, 6) else 1)
     need = 2 * samples - 1 if kind in (2, 3) else samples * (1 if largest < 256 else 2)
     have = len(view) - match.end()
-    return Header("pnm", width, height, 1, f"truncated, {have} of {need} bytes of samples" if have < need else "")
+    return Header(width, height, 1, f"truncated, {have} of {need} bytes of samples" if have < need else "")
+
+
+FORMAT = Format("PNM", lambda start: re.match(rb"P[2356]\s", start) is not None, parse, (".ppm", ".pgm", ".pnm"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.formats.header import Header
-from metaqap_fast.formats.tiff import exif_orientation
+from metaqap_fast.formats import exif
+from metaqap_fast.formats.format import Format, Header
 
 
 def parse(view: memoryview) -> Header:
@@ -15,10 +15,10 @@ def parse(view: memoryview) -> Header:
     defect = f"truncated, {len(view)} of {size + 8} bytes" if size + 8 > len(view) else ""
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", view, 26)
-        return Header("webp", width & 0x3FFF, height & 0x3FFF, 1, defect)
+        return Header(width & 0x3FFF, height & 0x3FFF, 1, defect)
     if kind == b"VP8L":
         (bits,) = struct.unpack_from("<I", view, 21)
-        return Header("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, 1, defect)
+        return Header((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, 1, defect)
     if kind != b"VP8X":
         raise ValueError("unknown first chunk")
     if view[20] & 2:
@@ -31,6 +31,9 @@ def parse(view: memoryview) -> Header:
         kind, length = struct.unpack_from("<4sI", view, at)
         if kind == b"EXIF":
             payload = view[at + 8 : at + 8 + length]
-            orientation = exif_orientation(payload[6:] if bytes(payload[:6]) == b"Exif\0\0" else payload)
+            orientation = exif.orientation(payload[6:] if bytes(payload[:6]) == b"Exif\0\0" else payload)
         at += 8 + length + (length & 1)
-    return Header("webp", width, height, orientation, defect)
+    return Header(width, height, orientation, defect)
+
+
+FORMAT = Format("WebP", lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP", parse, (".webp",))

@@ -17,12 +17,9 @@ from contextlib import nullcontext
 from itertools import islice
 
 from metaqap_fast.errors import UsageError
+from metaqap_fast.formats import EXTENSIONS
 from metaqap_fast.records import Entry, key_order
 
-EXTENSIONS = frozenset(
-    b".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .dib .ppm .pgm .pnm .jp2 .j2k .jpx .j2c"
-    b" .gif .heic .heif .avif .jxl".split()
-)
 RUN = 50_000  # names sorted at once
 BLOCK = 1 << 20  # bytes of a list read at once
 

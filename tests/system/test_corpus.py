@@ -151,7 +151,7 @@ def table() -> str:
 
 
 def test_the_documented_table_is_this_one() -> None:
-    assert table() in (DOCS / "images.md").read_text(), "python tests/test_corpus.py prints the table"
+    assert table() in (DOCS / "images.md").read_text(), "python tests/system/test_corpus.py prints the table"
 
 
 if __name__ == "__main__":

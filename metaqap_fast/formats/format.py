@@ -1,0 +1,61 @@
+"""What a format is: how its files begin, what they say of themselves, and who decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+START = 32  # bytes that a signature is looked for in
+DALI = "dali"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself.
+
+    `width` and `height` are in pixels as stored; `orientation` is the EXIF tag 274 (1 to 8). A viewer shows
+    `display_size`, which is what is scored.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+    defect: str = ""  # why the pixels are known to be incomplete or damaged, although the header can be read
+    decoder: str = ""  # where a file needs another one than its format's usual decoder
+    format: str = ""  # its name; `read_header` fills it in
+
+    @property
+    def display_size(self) -> tuple[int, int]:
+        """(width, height) after the EXIF orientation is applied."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of image file.
+
+    Attributes:
+        name: as messages call it.
+        matches: whether a file that begins with these `START` bytes is one.
+        parse: reads the header and checks the structure of the whole file (bytes [n]), without decoding pixels. It
+            raises `ImageError` for a variant that is not supported, and ValueError, IndexError or struct.error for a
+            damaged header. None: the format is known and refused.
+        extensions: of its files, in lower case; files found in a folder are rows if their name ends in one of these.
+        decoder: which of `metaqap_fast.decode.pixels.DECODERS` reads it.
+    """
+
+    name: str
+    matches: Callable[[bytes], bool]
+    parse: Callable[[memoryview], Header] | None = None
+    extensions: tuple[str, ...] = ()
+    decoder: str = DALI
+
+
+def starts(*signatures: bytes) -> Callable[[bytes], bool]:
+    """A test for files that begin with one of the signatures."""
+    return lambda start: start.startswith(signatures)
+
+
+def brand(*brands: bytes) -> Callable[[bytes], bool]:
+    """A test for ISO media files (HEIF, AVIF) whose major brand is one of these."""
+    return lambda start: start[4:8] == b"ftyp" and start[8:12] in brands

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metaqap_fast.bench import perf, usage
+from metaqap_fast.bench import usage
 from metaqap_fast.bench.idle import tree_seconds
 from metaqap_fast.bench.images import First, generate
 from metaqap_fast.bench.peer_works import eager_loop
@@ -37,14 +37,11 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "whole over slowest stage": (0.5, None),
     "bytes read over bytes of the files": (0.99, 1.05),  # every file once
     "bytes written over bytes handed on": (0.99, 1.05),  # files to the decoder, views back, once each
-    "instructions of eager over ours": (1.5, None),
 }
 
 
-def measure(model: str = "default", images: int = IMAGES, rounds: int = ROUNDS) -> dict[str, float | None]:
-    """The ratios of BOUNDS; None for instructions where they cannot be counted."""
-    with perf.counted() as probe:
-        pass
+def measure(model: str = "default", images: int = IMAGES, rounds: int = ROUNDS) -> dict[str, float]:
+    """The ratios of BOUNDS."""
     with tempfile.TemporaryDirectory() as work:
         scorer = Scorer(model, device="cpu", precision="fp32")
         size = scorer.bundle.view_size
@@ -68,16 +65,14 @@ def measure(model: str = "default", images: int = IMAGES, rounds: int = ROUNDS) 
         wall: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(rounds):
             for name, action in works.items():
-                spent, start = tree_seconds(os.getpid()), time.perf_counter()
+                spent, start = tree_seconds(), time.perf_counter()
                 action()
                 wall[name].append(time.perf_counter() - start)
-                cpu[name].append(tree_seconds(os.getpid()) - spent)
+                cpu[name].append(tree_seconds() - spent)
         moved = _moved(whole)
         entries.entries = entries.entries[:1]
         fixed = _moved(whole)  # what a run reads and writes whatever the number of images: its own score file
         scorer.close()
-        entries = First(entries.sources, images)
-        instructions = _instructions(model, entries, eager) if probe.value is not None else None
     nbytes = sum(len(image.data) for image in encoded[1:])
     handed = nbytes + sum(view.nbytes for view in views[1:])
     cost = {name: statistics.median(values) for name, values in cpu.items()}
@@ -87,7 +82,6 @@ def measure(model: str = "default", images: int = IMAGES, rounds: int = ROUNDS) 
         "whole over slowest stage": max(min(wall[name]) for name in ("decode", "inference")) / min(wall["whole"]),
         "bytes read over bytes of the files": (moved["read_bytes"] - fixed["read_bytes"]) / nbytes,
         "bytes written over bytes handed on": (moved["written_bytes"] - fixed["written_bytes"]) / handed,
-        "instructions of eager over ours": instructions,
     }
 
 
@@ -97,32 +91,12 @@ def _moved(work: Callable[[], object]) -> dict[str, Any]:
     return usage.spent(before, usage.read())
 
 
-def _instructions(model: str, entries: First, eager: Callable[[bytes], float]) -> float | None:
-    """Of the reference over ours for one image; ours with everything it starts, preparation taken off."""
-
-    def ours(count: int) -> int | None:
-        with tempfile.TemporaryDirectory() as folder, perf.counted() as found:
-            scorer = Scorer(model, device="cpu", precision="fp32")
-            for n in range(count):
-                run(scorer, entries, os.path.join(folder, f"{n}.h5"))
-            scorer.close()
-        return found.value
-
-    with perf.counted() as reference:
-        for entry in entries.entries[:EAGER_IMAGES]:
-            eager(entry.path)
-    once, twice = ours(1), ours(2)
-    if once is None or twice is None or reference.value is None or twice <= once:
-        return None
-    return (reference.value / EAGER_IMAGES) / ((twice - once) / len(entries.entries))
-
-
-def broken(ratios: dict[str, float | None]) -> list[str]:
+def broken(ratios: dict[str, float]) -> list[str]:
     """Every ratio that is out of its bounds, in words."""
     found = []
     for name, value in ratios.items():
         low, high = BOUNDS[name]
-        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+        if (low is not None and value < low) or (high is not None and value > high):
             found.append(f"{name}: {value:.2f}, not within [{low or '-'}, {high or '-'}]")
     return found
 
@@ -131,8 +105,8 @@ def main() -> None:
     """Measure, print JSON, exit status 1 if a ratio is out of bounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
-    ratios: dict[str, Any] = measure(parser.parse_args().model)
-    print(json.dumps({name: None if value is None else round(value, 3) for name, value in ratios.items()}, indent=1))
+    ratios = measure(parser.parse_args().model)
+    print(json.dumps({name: round(value, 3) for name, value in ratios.items()}, indent=1))
     if found := broken(ratios):
         sys.exit("\n".join(found))
 

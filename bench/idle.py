@@ -8,67 +8,51 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 LIMIT = 0.05  # share of CPU time
 LOOK = 0.5  # seconds
 PATIENCE = 10.0  # seconds to wait for a machine to calm down before a repetition
-TICKS = os.sysconf("SC_CLK_TCK")
-BUSY = (0, 1, 2, 7)  # columns of /proc/stat: user, nice, system and stolen by the host; interrupts serve anybody
-KERNEL = 2  # the parent of the kernel's threads
+KTHREADD = 2  # the parent of the kernel's threads
+ONLINE = Path("/sys/devices/system/cpu/online")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """CPU seconds since the machine started: busy ones of each CPU; ours, see `read`."""
+    """CPU seconds since the machine started: `busy` ones of each CPU, and our `own`, see `read`."""
 
     when: float
     busy: dict[int, float]
     own: float
 
 
-def parse_stat(text: str) -> dict[int, float]:
-    """Busy seconds of each CPU from /proc/stat, see BUSY."""
-    busy = {}
-    for line in text.splitlines():
-        name, *fields = line.split()
-        if name.startswith("cpu") and name != "cpu":
-            busy[int(name[3:])] = sum(int(fields[column]) for column in BUSY) / TICKS
-    return busy
+def busy() -> dict[int, float]:
+    """Seconds that each CPU was busy or its host took from us; interrupts are left out, for they serve anybody."""
+    spans = [part.split("-") for part in ONLINE.read_text().split(",")]  # 0-3,6: psutil leaves out what is switched off
+    numbers = [number for span in spans for number in range(int(span[0]), int(span[-1]) + 1)]
+    times = psutil.cpu_times(percpu=True)
+    return {number: t.user + t.nice + t.system + t.steal for number, t in zip(numbers, times, strict=False)}
 
 
-def processes() -> dict[int, tuple[int, float, float]]:
-    """Parent, own CPU seconds and those of children that were waited for, of every process that can be seen."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except (OSError, ValueError):  # it ended
-                continue
-            own, waited = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
-            found[int(folder.name)] = int(fields[1]), own / TICKS, waited / TICKS
-    return found
+def tree(pid: int | None = None) -> list[psutil.Process]:
+    """A process, this one by default, and its living descendants; none if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    return []
 
 
-def tree(pid: int, seen: dict[int, tuple[int, float, float]] | None = None) -> list[int]:
-    """A process and its descendants."""
-    seen = processes() if seen is None else seen
-    children: dict[int, list[int]] = {}
-    for child, (parent, *_) in seen.items():
-        children.setdefault(parent, []).append(child)
-    found, waiting = [], [pid]
-    while waiting:
-        found.append(waiting.pop())
-        waiting += children.get(found[-1], [])
-    return [each for each in found if each in seen]
-
-
-def tree_seconds(pid: int, seen: dict[int, tuple[int, float, float]] | None = None) -> float:
-    """CPU seconds of a process and its descendants, those that ended and were waited for among them."""
-    seen = processes() if seen is None else seen
-    return sum(seen[each][1] + seen[each][2] for each in tree(pid, seen))
+def tree_seconds(pid: int | None = None) -> float:
+    """CPU seconds of a process and its descendants, including those that ended and were waited for."""
+    total = 0.0
+    for process in tree(pid):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])  # user and system; then those of children that were waited for
+    return total
 
 
 def read(pid: int | None = None) -> Reading:
@@ -77,12 +61,11 @@ def read(pid: int | None = None) -> Reading:
     The kernel's own threads count as ours: they write to the disk for whoever asked, and others who ask are seen
     themselves.
     """
-    busy = parse_stat(Path("/proc/stat").read_text())
-    seen = processes()
-    named = Path(f"/proc/{KERNEL}/comm")
-    hidden = not named.exists() or named.read_text() != "kthreadd\n"  # in a container another process has this number
-    kernel = 0.0 if hidden else sum(own for pid_, (parent, own, _) in seen.items() if KERNEL in (pid_, parent))
-    return Reading(time.monotonic(), busy, kernel + tree_seconds(pid or os.getpid(), seen))
+    now, own = busy(), tree_seconds(pid)
+    with suppress(psutil.NoSuchProcess):
+        if psutil.Process(KTHREADD).name() == "kthreadd":  # in a container another process has this number
+            own += tree_seconds(KTHREADD)
+    return Reading(time.monotonic(), now, own)
 
 
 def others(before: Reading, after: Reading, cpus: set[int] | None = None) -> float:

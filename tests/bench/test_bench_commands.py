@@ -86,6 +86,15 @@ def test_a_wrong_request_is_one_line(
     assert not list(tmp_path.glob("bench-*"))
 
 
+@pytest.mark.parametrize("package", ["psutil", "simplejpeg"])
+def test_without_the_bench_extra_it_says_what_to_install(package: str) -> None:
+    code = f"import sys; sys.modules['{package}'] = None; from metaqap_fast.cli import main; main()"
+    command = [sys.executable, "-c", code, "bench", "throughput", "--synthetic", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "pip install 'metaqap-fast[bench]'" in done.stderr and package in done.stderr
+
+
 def test_when_nothing_can_be_timed_the_run_says_so(bundle: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("no image")
@@ -114,7 +123,7 @@ def test_an_interrupted_run_keeps_no_child_and_is_not_reported(
     process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
     deadline, jobs = time.monotonic() + 120, list[int]()
     while time.monotonic() < deadline and not jobs:
-        jobs = [pid for pid in idle.tree(process.pid) if b"bench.job" in _command_line(pid)]
+        jobs = [child.pid for child in idle.tree(process.pid) if b"bench.job" in _command_line(child.pid)]
         time.sleep(0.05)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)

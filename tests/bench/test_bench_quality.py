@@ -247,7 +247,7 @@ def test_ratios_hold_on_this_machine() -> None:
 
 def test_the_gate_names_what_is_out_of_bounds() -> None:
     good = {name: (low or 1.0) * 1.01 for name, (low, _) in gate.BOUNDS.items()}
-    assert gate.broken(good) == [] and gate.broken({**good, "instructions of eager over ours": None}) == []
+    assert gate.broken(good) == []
     for name in gate.BOUNDS:
         (said,) = gate.broken({**good, name: 0.1})
         assert said.startswith(f"{name}: 0.10")

@@ -1,19 +1,17 @@
 """Does the GPU path hold, and how fast is it: one command for a bare CUDA machine without a network.
 
-    python3 bench/gpu_acceptance.py -o results/ --wheels wheels/      # or --pieces, see bench/wheels.py
-    python3 -m metaqap_fast.bench.gpu_acceptance -o results/          # where everything is installed
+    python3 -m metaqap_fast.bench.gpu_acceptance -o results/
     python3 -m metaqap_fast.bench.gpu_acceptance -o results/ --dry-run   # the same steps on a CPU, a few seconds each
 
-The machine needs Python, torch and triton; the wheels bring the rest (DALI, OpenVINO, TensorRT or TensorRT-RTX,
-h5py, ...). Every step runs in its own process with a limit; the whole ends within --minutes. Writes
-`gpu-acceptance-<GPU>.json` and a table, which also says what did not run and why. Exit status 1 if a check failed.
+docs/gpu.md has how to bring what it needs to such a machine. Every step runs in its own process with a limit; the
+whole ends within --minutes. Writes `gpu-acceptance-<GPU>.json` and a table, which also says what did not run and why.
+Exit status 1 if a check failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,6 +20,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
+
+from metaqap_fast.engine import cuda
+from metaqap_fast.engine.deviation import generated
+from metaqap_fast.engine.gpu import tensorrt_build
+from metaqap_fast.errors import MetaqapError
 
 FORMAT = 1
 ENGINES = ("tensorrt", "tensorrt_rtx", "torch")
@@ -146,10 +151,6 @@ def table(document: dict[str, Any]) -> str:
 
 def make_images(folder: Path, count: int, size: int = 512) -> None:
     """Generated photographs-like JPEGs, some not square and some larger than a view."""
-    from PIL import Image
-
-    from metaqap_fast.engine.deviation import generated
-
     folder.mkdir(parents=True, exist_ok=True)
     for i, view in enumerate(generated(size, count)):
         image = Image.fromarray(view)
@@ -158,36 +159,11 @@ def make_images(folder: Path, count: int, size: int = 512) -> None:
         image.save(folder / f"{i:04d}.jpg", quality=90)
 
 
-def bootstrap(wheels: Path | None, pieces: Path | None, arguments: list[str]) -> int:
-    """Install the wheels beside the machine's own packages, lay the checkout out as a package, start again there."""
-    root = Path(__file__).resolve().parent.parent
-    with tempfile.TemporaryDirectory(prefix="gpu-acceptance-") as folder:
-        tree, site = Path(folder, "tree"), Path(folder, "site")
-        (tree / "metaqap_fast").mkdir(parents=True)
-        for part in (*(root / "metaqap_fast").iterdir(), root / "kernels", root / "train", root / "bench"):
-            (tree / "metaqap_fast" / part.name).symlink_to(part)
-        sys.path.insert(0, str(root / "bench"))
-        import wheels as tool  # type: ignore[import-not-found]
-
-        if pieces is not None:
-            wheels = Path(folder, "wheels")
-            tool.join(pieces, wheels)
-        if wheels is not None:
-            tool.install(wheels, site)
-        # The machine's torch comes first: a wheel must not replace what fits its driver.
-        path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")]), str(site)])
-        environment = {**os.environ, "PYTHONPATH": path, "METAQAP_FAST_CACHE": str(Path(folder, "cache"))}
-        command = [sys.executable, "-P", "-m", "metaqap_fast.bench.gpu_acceptance", *arguments]
-        return subprocess.run(command, env=environment, check=False).returncode
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("bench/results"))
-    parser.add_argument("--wheels", type=Path, help="folder of wheels to install first")
-    parser.add_argument("--pieces", type=Path, help="the same in pieces, made by bench/wheels.py")
     parser.add_argument("--photos", type=Path, default=Path("examples"), help="real photographs")
     parser.add_argument("--model", default="default")
     parser.add_argument("--engines", default=",".join(ENGINES), help="the first that is there is measured in full")
@@ -198,20 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with the torch engine")
     parser.add_argument("--steps", default="", help="only those whose title begins with one of these")
     options = parser.parse_args(arguments)
-    if __package__ in (None, ""):
-        given = sys.argv[1:] if arguments is None else arguments
-        rest = [word for word in given if not word.startswith(("--wheels=", "--pieces="))]
-        for name in ("--wheels", "--pieces"):
-            if name in rest:
-                del rest[rest.index(name) : rest.index(name) + 2]
-        spent = options.minutes - (time.monotonic() - start) / 60
-        return bootstrap(options.wheels, options.pieces, [*rest, "--minutes", f"{spent:.2f}"])
-    from metaqap_fast.engine import cuda
-    from metaqap_fast.engine.gpu import tensorrt_build
-
     gpu = None if options.dry_run else cuda.pick(options.gpu, cuda.gpus())
     engines = tuple(options.engines.split(",")) if gpu else ("torch",)
-    found = tuple(name for name in engines if name == "torch" or _there(tensorrt_build, name))
+    found = tuple(name for name in engines if name == "torch" or _there(name))
     chosen = [step for step in plan(found or ("torch",)) if step.title.startswith(tuple(options.steps.split(",")))]
     with tempfile.TemporaryDirectory(prefix="gpu-acceptance-work-") as work:
         make_images(Path(work, "generated"), options.images)
@@ -226,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
             results[f"engine {name}"] = {"failed": "not run: not installed"}
     document = {
         "format": FORMAT,
-        "machine": f"{gpu.name}" if gpu else "dry run on a CPU: says nothing about a GPU",
+        "machine": gpu.name if gpu else "dry run on a CPU: says nothing about a GPU",
         "gpu": asdict(gpu) if gpu else None,
         "dry_run": options.dry_run,
         "seconds": round(time.monotonic() - start, 1),
@@ -242,11 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if any(entry["passed"] is False for entry in document["checks"]) and not options.dry_run else 0
 
 
-def _there(build: Any, name: str) -> bool:
-    from metaqap_fast.errors import MetaqapError
-
+def _there(name: str) -> bool:
     try:
-        build.find(name)
+        tensorrt_build.find(name)
     except MetaqapError as error:
         print(f"{name}: {error}", flush=True)
         return False
@@ -254,12 +217,8 @@ def _there(build: Any, name: str) -> bool:
 
 
 if __name__ == "__main__":
-    if __package__ in (None, ""):
-        sys.exit(main())
-    from metaqap_fast.errors import MetaqapError as _Error
-
     try:
         sys.exit(main())
-    except _Error as problem:
+    except MetaqapError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from metaqap_fast.bench import gpu_acceptance, wheels
+from metaqap_fast.bench import gpu_acceptance
 from metaqap_fast.bench.gpu_acceptance import Step, checks, measure, plan, run_step, table
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_dry_run_ends_in_a_table(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,56 +122,52 @@ def make_wheel(folder: Path, name: str, size: int) -> None:
         file.writestr(f"{info}/RECORD", "")
 
 
-def test_wheels_travel_in_pieces_and_install_offline(tmp_path: Path) -> None:
-    make_wheel(tmp_path / "wheels", "metaqap_test_one", 250_000)
-    make_wheel(tmp_path / "wheels", "metaqap_test_two", 100)
-    manifest = wheels.split(tmp_path / "wheels", tmp_path / "pieces", 100_000)
-    assert [len(wheel["pieces"]) for wheel in manifest["wheels"]] == [3, 1]
-    assert max(path.stat().st_size for path in (tmp_path / "pieces").iterdir()) <= 100_000
-    assert wheels.main(["join", str(tmp_path / "pieces"), str(tmp_path / "joined")]) == 0
-    for path in (tmp_path / "wheels").iterdir():
-        assert (tmp_path / "joined" / path.name).read_bytes() == path.read_bytes()
-    wheels.install(tmp_path / "joined", tmp_path / "site")
-    code = "import metaqap_test_one, metaqap_test_two"
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
+def commands(document: str) -> list[str]:
+    """The command lines between <!-- pieces --> and <!-- end -->."""
+    return re.search(r"<!-- pieces -->\n```\n(.*?)```", (ROOT / "docs" / document).read_text(), re.S)[1].splitlines()
 
 
-def test_data_travels_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "data").mkdir()
-    content = os.urandom(120_000)
-    (tmp_path / "data" / "images.tar").write_bytes(content)
-    command = ["split", str(tmp_path / "data"), str(tmp_path / "pieces"), "--size", "0.05", "--pattern"]
-    assert wheels.main([*command, "*.zip"]) == 1 and "holds no *.zip" in capsys.readouterr().err
-    assert wheels.main([*command, "*.tar"]) == 0 and capsys.readouterr().out == "3 pieces of 1 files\n"
-    assert wheels.main(["join", str(tmp_path / "pieces"), str(tmp_path / "there")]) == 0
-    assert (tmp_path / "there" / "images.tar").read_bytes() == content
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    command = ["bash", "-c", line]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_wheels_travel_in_pieces_and_the_checkout_runs_with_them(tmp_path: Path) -> None:
+    """The documented lines as they stand, but for pieces of 50 kB and a dry run of one step."""
+    split, join, install, run = commands("gpu.md")
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    make_wheel(here / "wheels", "metaqap_test_one", 120_000)
+    make_wheel(here / "wheels", "metaqap_test_two", 100)
+    done = shell(split.replace("50M", "50K"), here)
+    assert done.returncode == 0, done.stderr
+    assert len(list((here / "pieces").glob("wheels.tar.*"))) > 2
+    (here / "pieces").rename(there / "pieces")
+    (there / "metaqap_fast").symlink_to(ROOT / "metaqap_fast")
+    for line in (join, install):
+        done = shell(line, there)
+        assert done.returncode == 0, done.stderr
+    for path in (here / "wheels").iterdir():
+        assert (there / "wheels" / path.name).read_bytes() == path.read_bytes()
+    done = shell(f"{run} --dry-run --images 2 --steps environment --minutes 30", there)
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads((there / "bench" / "results" / "gpu-acceptance-dry-run.json").read_text())
+    assert document["steps"]["environment"]["result"]["bundle"]
+    place = run.split("python3")[0]
+    done = shell(f"{place} python3 -P -c 'import metaqap_test_one, metaqap_test_two; print(metaqap_test_one)'", there)
+    assert str(there / "site") in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
-    [
-        (lambda piece: piece.unlink(), "1 pieces are missing"),
-        (lambda piece: piece.write_bytes(b"x"), "is damaged: its sha256 differs"),
-        (lambda piece: (piece.parent / wheels.MANIFEST).unlink(), "cannot be read"),
-    ],
+    "harm", [lambda piece: piece.unlink(), lambda piece: piece.write_bytes(b"x")], ids=["missing", "damaged"]
 )
-def test_pieces_that_do_not_fit_are_refused(
-    tmp_path: Path, harm: Any, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_wheel(tmp_path / "wheels", "metaqap_test_one", 250_000)
-    wheels.split(tmp_path / "wheels", tmp_path / "pieces", 100_000)
-    harm(next(path for path in (tmp_path / "pieces").iterdir() if path.name.endswith(".001")))
-    assert wheels.main(["join", str(tmp_path / "pieces"), str(tmp_path / "joined")]) == 1
-    assert words in capsys.readouterr().err
-
-
-def test_the_checkout_starts_itself_without_an_installation(tmp_path: Path) -> None:
-    """The bootstrap: symbolic links in place of an installation, and the wheels' folder on the path."""
-    make_wheel(tmp_path / "wheels", "metaqap_test_one", 10)
-    script = Path(gpu_acceptance.__file__).resolve()
-    command = [sys.executable, str(script), "--wheels", str(tmp_path / "wheels"), "-o", str(tmp_path / "out"),
-               "--dry-run", "--images", "2", "--steps", "environment", "--minutes", "30"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    document = json.loads((tmp_path / "out" / "gpu-acceptance-dry-run.json").read_text())
-    assert document["steps"]["environment"]["result"]["bundle"]
+def test_pieces_that_do_not_fit_are_refused(harm: Callable[[Path], None], tmp_path: Path) -> None:
+    split, join, *_ = commands("gpu.md")
+    make_wheel(tmp_path / "wheels", "metaqap_test_one", 120_000)
+    assert shell(split.replace("50M", "50K"), tmp_path).returncode == 0
+    (tmp_path / "wheels").rename(tmp_path / "before")
+    harm(max((tmp_path / "pieces").glob("wheels.tar.*")))
+    done = shell(join, tmp_path)
+    assert done.returncode == 1 and "FAILED" in done.stdout + done.stderr and not (tmp_path / "wheels").exists()

@@ -8,11 +8,12 @@ run here).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from metaqap_fast.bench import svg
+from metaqap_fast.bench import plots
 from metaqap_fast.bench.figures import Figures, Section
 from metaqap_fast.bench.quality import F64, LEVELS, coverage, ordered_pairs
 from metaqap_fast.bench.stats import DRAWS, Interval
@@ -116,7 +117,7 @@ def monotonicity(rows: Rows) -> Section:
     if shares:
         table.append(["", "all that are ordered", "", mean(np.concatenate(shares)), *[""] * len(rows[0]["scores"])])
     levels = [f"mean score at {level + 1}" for level in range(len(rows[0]["scores"]))]
-    picture = [svg.bars("Correctly ordered pairs of levels", bars, 1.0)] if bars else []
+    picture = [partial(plots.bars, "Correctly ordered pairs of levels", bars, limit=1.0)] if bars else []
     return Section("Monotonicity", ["", "distortion", "photographs", "ordered pairs", *levels], table, "", picture)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from metaqap_fast.bench.plots import Picture
 from metaqap_fast.bench.runs import Run
 from metaqap_fast.bench.stats import Interval, digits, interval, ratio
 
@@ -16,13 +17,13 @@ class NoFigure(Exception):
 
 @dataclass(slots=True)
 class Section:
-    """A table of a report, with its pictures (SVG)."""
+    """A table of a report, with its pictures."""
 
     title: str
     columns: list[str]
     rows: list[list[Any]]  # texts, numbers, `Interval`s
     note: str = ""
-    pictures: list[str] = field(default_factory=list)
+    pictures: Sequence[Picture] = ()
 
 
 class Figures:

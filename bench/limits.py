@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from metaqap_fast.bench import flops, svg
+from metaqap_fast.bench import flops, plots
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median
 from metaqap_fast.bench.sampling import Case
 from metaqap_fast.bench.stats import ratio
@@ -73,7 +74,7 @@ def sections(figures: Figures) -> list[Section]:
             units = _operations(figures, name, labels)
             rows.append(_row(figures, name, f"gemm {precision}", units, f"matrix product in {precision}"))
     rows.append(["combine", median(figures.rates, "combine"), "none: Python's own time", ""])
-    picture = roofline(figures)
+    series = roofline(figures)
     return [
         Section("Ceilings of this machine", ["", "measured", "unit"], ceilings),
         Section(
@@ -81,18 +82,18 @@ def sections(figures: Figures) -> list[Section]:
             ["stage", "images/s", "limit", "share of the limit"],
             rows,
             "Operations are those of convolutions and matrix products. Reading counts each byte read and written.",
-            [picture] if picture else [],
+            [partial(plots.log_plot, "Roofline", "operations per byte", "Gop/s", series)] if series else [],
         ),
     ]
 
 
-def roofline(figures: Figures) -> str:
+def roofline(figures: Figures) -> list[plots.Series]:
     """Operations per second over operations per byte: the members under the roofs of each precision."""
     series = []
     try:
         bandwidth = float(np.median(figures.rates("copy")))
     except NoFigure:
-        return ""
+        return []
     precisions = dict.fromkeys(label["precision"] for label in figures.labels().values() if "operations" in label)
     for colour, precision in enumerate(precisions):
         try:
@@ -101,7 +102,7 @@ def roofline(figures: Figures) -> str:
             continue
         ridge = peak / bandwidth
         roof = [(x, min(peak, x * bandwidth) / GIGA) for x in (ridge / 100, ridge, max(1000.0, ridge * 2))]
-        series.append(svg.Series(f"roof, {precision}", roof, True, colour))
+        series.append(plots.Series(f"roof, {precision}", roof, True, colour))
         for name, labels in figures.labels().items():
             if labels.get("precision") == precision and labels.get("operations"):
                 try:
@@ -109,8 +110,8 @@ def roofline(figures: Figures) -> str:
                 except NoFigure:
                     continue
                 what = f"{labels['member'] or 'all members'}, {precision}"
-                series.append(svg.Series(what, [(labels["intensity"], rate)], False, colour))
-    return svg.log_plot("Roofline", "operations per byte", "Gop/s", series)
+                series.append(plots.Series(what, [(labels["intensity"], rate)], False, colour))
+    return series
 
 
 def _row(figures: Figures, case: str, ceiling: str, units: Callable[[], float], name: str) -> list[Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from metaqap_fast.bench import svg
+from metaqap_fast.bench import plots
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
 from metaqap_fast.bench.sampling import Case
 from metaqap_fast.bench.stats import Interval
@@ -85,7 +86,7 @@ def sections(figures: Figures) -> list[Section]:
                 [*columns, "CPU s / 1,000", "peak MB", "largest score difference", "versions"],
                 rows,
                 f"Scores are compared with ours in {next(iter(ours), 'no precision')}. BRISQUE is another measure.",
-                [svg.bars(f"Images per second, {size}", bars)] if bars else [],
+                [partial(plots.bars, f"Images per second, {size}", bars)] if bars else [],
             )
         )
     return made

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from metaqap_fast.bench import repeat
+from metaqap_fast.bench import plots, repeat
 from metaqap_fast.bench.figures import Figures, Section, number, show
 from metaqap_fast.bench.runs import Run
 
@@ -19,13 +20,14 @@ MODULES = {
     "accuracy": "metaqap_fast.bench.accuracy",
     "scale": "metaqap_fast.bench.scale",
 }
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
 body { font: 15px/1.5 sans-serif; color: #111; background: #fff; max-width: 78rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-size: 13px; margin: .7rem 0 } .wide { overflow-x: auto }
 th, td { border-bottom: 1px solid #ccc; padding: .25rem .6rem; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } th { background: #f2f2f2 }
 .warning { background: #fff0d8; border-left: 4px solid #cc7700; padding: .4rem .8rem } .note { color: #555 }
-details { margin: .7rem 0 } pre { font-size: 12px; white-space: pre-wrap }
+figure { margin: .7rem 0 } img { max-width: 100% } details { margin: .7rem 0 } pre { font-size: 12px; white-space: pre-wrap }
 """
 
 
@@ -116,7 +118,7 @@ def page(runs: Sequence[Run], even_busy: bool = False) -> str:
     body += "".join(_section(section) for section in repeated(runs, even_busy))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>metaqap-fast benchmarks</title>'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head>'
         f"<body><h1>metaqap-fast benchmarks</h1>{body}</body></html>\n"
     )
@@ -135,6 +137,8 @@ def _section(section: Section) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in section.columns)
     rows = "".join("<tr>" + "".join(f"<td>{escape(show(v))}</td>" for v in row) + "</tr>" for row in section.rows)
     parts = [f'<h3>{escape(section.title)}</h3><div class="wide"><table><tr>{head}</tr>{rows}</table></div>']
-    parts += [f"<figure>{picture}</figure>" for picture in section.pictures]
+    for picture in section.pictures:
+        data = base64.b64encode(plots.svg(picture()).encode()).decode()
+        parts.append(f'<figure><img alt="{escape(section.title)}" src="data:image/svg+xml;base64,{data}"></figure>')
     parts += [f'<p class="note">{escape(section.note)}</p>'] if section.note else []
     return "".join(parts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metaqap_fast.bench import svg
+from metaqap_fast.bench import plots
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
 from metaqap_fast.bench.job import Work
 from metaqap_fast.bench.sampling import Case
@@ -125,9 +126,10 @@ def _exponent(
         raise NoFigure(str(error)) from None
 
 
-def _picture(figures: Figures, cases: Mapping[str, Any]) -> list[str]:
+def _picture(figures: Figures, cases: Mapping[str, Any]) -> list[plots.Picture]:
     try:
         points = [(float(labels["rows"]), y) for name, labels in cases.items() for y in _microseconds(figures, name)]
     except NoFigure:
         return []
-    return [svg.log_plot("Time per row", "rows", "microseconds per row", [svg.Series("samples", points)], 300)]
+    series = [plots.Series("samples", points)]
+    return [partial(plots.log_plot, "Time per row", "rows", "microseconds per row", series)]

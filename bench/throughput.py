@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
-from metaqap_fast.bench import svg
+from metaqap_fast.bench import plots
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
 from metaqap_fast.bench.sampling import Case
 from metaqap_fast.bench.stages import STAGES
@@ -101,7 +102,7 @@ def sections(figures: Figures) -> list[Section]:
             [*MATTERS["whole"], *STAGES, "slowest stage", "whole over slowest stage"],
             rates,
             "Medians with 95 % bootstrap intervals. A stage alone has all CPUs to itself; in a run they are shared.",
-            [svg.bars("Whole run over its slowest stage", bars, limit=1.0)] if bars else [],
+            [partial(plots.bars, "Whole run over its slowest stage", bars, limit=1.0)] if bars else [],
         ),
         Section(
             "Cost of the whole run",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from bench_runs import record, samples
 from bundles import write_bundle
-from metaqap_fast.bench import accuracy, ceilings, flops, gate, report, svg
+from metaqap_fast.bench import accuracy, ceilings, flops, gate, report
 from metaqap_fast.bench.job import NotInstalled, prepare
 from metaqap_fast.bench.quality import CHANGES, coverage, ordered_pairs
 from metaqap_fast.bench.runs import read
@@ -194,8 +194,11 @@ def test_stages_are_shown_in_percent_of_their_limit(tmp_path: Path) -> None:
     stages = {row[0]: row for row in report.sections(run)[1].rows}
     assert stages["inference bf16 m"][3].value == pytest.approx(100 * 2 * 5e9 / 1e12)
     assert stages["decode"][3] == "not run"
-    picture = report.sections(run)[1].pictures[0]
-    assert picture.count("<circle") == picture.count("<polyline") == 1 and "Roofline" in picture
+    (picture,) = report.sections(run)[1].pictures
+    (axes,) = picture().axes
+    roof, point = (line.get_xydata() for line in axes.lines)
+    assert roof == pytest.approx(np.array([(0.1, 10), (10, 1000), (1000, 1000)]))  # of 100 GB/s and 1000 Gop/s
+    assert point.tolist() == [[40, 100 * 2 * 5]] and axes.get_title() == "Roofline"
 
 
 def test_limit_end_to_end(bundle: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
@@ -206,8 +209,9 @@ def test_limit_end_to_end(bundle: Path, tmp_path: Path, cli: Callable[..., Any])
     assert "Stages in percent of their limit" in result.stdout and not report.Figures(read(out)).failures()
 
 
-def test_a_plot_needs_points() -> None:
-    assert svg.log_plot("t", "x", "y", [svg.Series("a", [])]) == ""
+def test_without_a_ceiling_there_is_no_roofline(tmp_path: Path) -> None:
+    run = read(record(tmp_path / "a", "limit", samples("decode", [1.0], [False], stage="decode")))
+    assert not report.sections(run)[1].pictures
 
 
 # --- scale ---
@@ -227,9 +231,11 @@ def test_scale_end_to_end(tmp_path: Path, cli: Callable[..., Any]) -> None:
 def test_growth_is_fitted(tmp_path: Path) -> None:
     found = []
     for number in (1000, 10_000, 100_000):
-        each = samples(f"{number} rows", [1e-5 * number**1.2] * 2, [False] * 2, axis="rows", rows=number)
+        each = samples(f"{number} rows", [2e-5 * number**1.2] * 2, [False] * 2, axis="rows", rows=number)
         found += [{**sample, "units": number} for sample in each]
-    _, growth = report.sections(read(record(tmp_path / "a", "scale", found)))
+    times, growth = report.sections(read(record(tmp_path / "a", "scale", found)))
+    (axes,) = times.pictures[0]().axes
+    assert axes.get_ylim() == (10, 1000) and len(axes.lines[0].get_xydata()) == 6  # 80 to 200 us a row
     assert growth.rows[0][1].value == pytest.approx(1.2) and growth.rows[1][1].value == pytest.approx(0)
 
 

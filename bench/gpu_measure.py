@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,24 @@ def endless(data: list[Encoded]) -> Iterator[Encoded]:
         yield from data
 
 
+def sound(image: Decoded) -> Decoded:
+    """A decoded image; a failed one is no image that was decoded, however fast.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    if image.error is not None:
+        raise RuntimeError(f"{image.key!r} failed: {image.error.reason}")
+    return image
+
+
+def own_stream(settings: Settings) -> AbstractContextManager[Any]:
+    """A stream that is not the default one, for the block."""
+    if settings.gpu is None:
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(settings.gpu))  # type: ignore[no-untyped-call]
+
+
 def rate(settings: Settings, step: Callable[[], object], images: int) -> float:
     """Images per second of a step, after warm-up."""
     for _ in range(3):
@@ -116,7 +135,7 @@ def stream_rate(settings: Settings, items: Iterator[object], warm: int) -> float
 def decode_rate(settings: Settings, data: list[Encoded], **options: Any) -> float:
     """Images per second of decoding alone."""
     decoder = decoder_for(settings, on_gpu=settings.gpu is not None, **options)
-    stream: Iterator[Decoded] = decoder.stream(endless(data))
+    stream = (sound(image) for image in decoder.stream(endless(data)))
     return stream_rate(settings, stream, 4 * decoder.batch_size)
 
 
@@ -141,6 +160,8 @@ def whole_rate(settings: Settings, scorer: Scorer, expected: float) -> float:
     rates = []
     for round_ in range(2):  # the first warms up
         summary = run(scorer, Listing([folder]), Path(settings.work) / f"whole-{time.time_ns()}-{round_}.h5")
+        if summary.failed:
+            raise RuntimeError(f"{summary.failed} of {summary.images} images failed: {dict(summary.statuses)}")
         rates.append(summary.rate)
     return rates[-1]
 

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from metaqap_fast.bench.gpu_measure import (
     Settings,
@@ -29,12 +31,15 @@ from metaqap_fast.bench.gpu_measure import (
     engine_rate,
     make_engine,
     output_of,
+    own_stream,
     rate,
     reference_path,
+    sound,
     used_memory,
     whole_rate,
 )
-from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
+from metaqap_fast.bench.tiny import SIZE, write_tiny
+from metaqap_fast.engine.deviation import generated
 from metaqap_fast.infer import scored
 from metaqap_fast.input.files import Listing
 from metaqap_fast.input.reading import read_all
@@ -44,6 +49,8 @@ from metaqap_fast.scorer import Scorer
 
 BATCHES = (16, 32, 64, 128, 256)
 LOADS = (0.0, 0.35, 0.65, 0.8, 1.0)
+KEPT = 5  # reasons of failed images in a result
+WARM, SAMPLES = 3, 5  # samples of the memory in use that are warm-up, and that are needed after it
 
 
 def environment(settings: Settings) -> dict[str, Any]:
@@ -75,30 +82,85 @@ def cpu_scores(settings: Settings) -> dict[str, Any]:
         table = scorer.score(folder)
         np.savez(reference_path(settings, folder), score=table.score, ok=table.ok)
         counts[folder] = int(table.ok.sum())
+        if not counts[folder]:
+            raise RuntimeError(f"{folder} holds no image that the CPU can score: there is nothing to compare with")
     return {"scored": counts}
 
 
+def first(settings: Settings, engine: str) -> dict[str, Any]:
+    """Whether an engine runs here at all: a tiny network, built and run, against what its pixels say."""
+    with tempfile.TemporaryDirectory(dir=settings.work) as folder:
+        bundle = bundles.load(str(write_tiny(Path(folder, "tiny"))))
+        made = make_engine(settings, engine, "fp32", bundle=bundle)
+    views = np.random.default_rng(0).integers(0, 256, (2 * made.batch + 1, SIZE, SIZE, 3), np.uint8)
+    rows = np.concatenate([rows for _, rows in made.predict((i, view[None]) for i, view in enumerate(views))])
+    difference = np.abs(rows[:, 0] - views.reshape(len(views), -1).mean(1) / 255)
+    made.close()
+    return {"engine": made.reason or made.name, "device": made.device, "max": float(difference.max())}
+
+
+def first_decoder(settings: Settings) -> dict[str, Any]:
+    """Whether the decoder runs here at all: the first views of generated images against the CPU's, in mean levels."""
+    data, views = encoded(settings)[:8], list[list[Any]]()
+    for on_gpu in (False, settings.gpu is not None):
+        images = decoder_for(settings, on_gpu=on_gpu).stream(iter(data))
+        views.append([torch.as_tensor(sound(image).views[0]).cpu().numpy().astype(float) for image in images])
+    difference = [np.abs(ours - cpus).mean() for cpus, ours in zip(*views, strict=True)]
+    return {"images": len(difference), "max": float(np.max(difference))}
+
+
 def parity(settings: Settings, engine: str, precision: str, layout: str = "merged") -> dict[str, Any]:
-    """The largest difference of a score from the CPU's, with each decoder; and the batch that memory allowed."""
+    """The largest difference of a score from the CPU's, with each decoder; and the batch that memory allowed.
+
+    `differ` counts the images that failed here alone or on the CPU alone; `max` is then no number.
+    """
     made = make_engine(settings, engine, precision, layout)
     out: dict[str, Any] = {"engine": made.reason or made.name, "precision": precision, "layout": layout}
-    bundle = bundles.load(settings.model)
+    bundle, parts = bundles.load(settings.model), list[dict[str, Any]]()
     for folder in (settings.generated, settings.photos):
         wanted = np.load(reference_path(settings, folder))
         for kind in ("cpu decoder", "gpu decoder") if settings.gpu is not None else ("cpu decoder",):
             decoder = decoder_for(settings, on_gpu=kind == "gpu decoder")
             images = decoder.stream(read_all(Listing([folder])))
-            found = [r for _, r in scored(made, ((i, i.views) for i in images), bundle.meta)]
-            score = np.array([result.score for result in found], np.float32)
-            same = np.array_equal(np.isfinite(score), wanted["ok"])
-            difference = np.abs(score - wanted["score"])[wanted["ok"]]
-            out[f"{Path(folder).name}, {kind}"] = {
-                "max": float(difference.max()), "mean": float(difference.mean()), "same_failures": bool(same)
-            }  # fmt: skip
-    out["max"] = max(value["max"] for value in out.values() if isinstance(value, dict))
+            found = list(scored(made, ((image, image.views) for image in images), bundle.meta))
+            part = compare(np.array([result.score for _, result in found]), wanted["score"], wanted["ok"])
+            part["failures"] = [f"{i.key!r}: {i.error.reason}" for i, _ in found if i.error is not None][:KEPT]
+            out[f"{Path(folder).name}, {kind}"] = part
+            parts.append(part)
+            out["max"] = float(np.max([part["max"] for part in parts]))  # not max(): NaN must stay
+            out["differ"] = sum(part["differ"] for part in parts)
+            report(out)
     out["batch"] = made.batch
     made.close()
     return out
+
+
+def compare(found: NDArray[Any], wanted: NDArray[Any], ok: NDArray[Any]) -> dict[str, Any]:
+    """Largest and mean difference over the images that the CPU scored, and how many failed on one side alone."""
+    if len(found) != len(wanted):
+        raise RuntimeError(f"{len(found)} images came out of {len(wanted)}")
+    difference = np.abs(found - wanted)[ok]
+    largest, mean = (float(difference.max()), float(difference.mean())) if len(difference) else (np.nan, np.nan)
+    return {"max": largest, "mean": mean, "differ": int((np.isfinite(found) != ok).sum())}
+
+
+def places(settings: Settings, engine: str, precision: str) -> dict[str, Any]:
+    """Predictions of one view at every place of a batch, among others and alone, by an engine made twice: their number.
+
+    One, where a score does not depend on company, place or build.
+    """
+    rows = []
+    for _ in range(2):
+        made = make_engine(settings, engine, precision)
+        size = int(made.runner.image.shape[1])
+        others = np.random.default_rng(0).integers(0, 256, (made.batch, size, size, 3), np.uint8)
+        view = generated(size, 1)[0]
+        for place in (*range(made.batch), None):
+            batch = [view if i == place else other for i, other in enumerate(others)] if place is not None else [view]
+            found = [out for _, out in made.predict((i, one[None]) for i, one in enumerate(batch))]
+            rows.append(found[place or 0].tobytes())
+        made.close()
+    return {"predictions": len(rows), "distinct": len(set(rows))}
 
 
 def speed(settings: Settings, engine: str, precision: str) -> dict[str, Any]:
@@ -106,10 +168,12 @@ def speed(settings: Settings, engine: str, precision: str) -> dict[str, Any]:
     bundle, out = bundles.load(settings.model), dict[str, Any]()
     data = encoded(settings)
     out["decode"] = decode_rate(settings, data)
+    report(out)
     layouts = ("merged",) if engine == "torch" else ("merged", "members")
     for layout in layouts:
         made = make_engine(settings, engine, precision, layout)
         out[f"engine {layout}"] = engine_rate(settings, made)
+        report(out)
         made.close()
     made = make_engine(settings, engine, precision)
     members = torch.rand(settings.batch, len(bundle.members), device=made.runner.image.device)
@@ -134,6 +198,7 @@ def sweep_batch(settings: Settings, engine: str, precision: str) -> dict[str, An
     for batch in BATCHES if settings.gpu is not None else (1, 2):
         made = make_engine(settings, engine, precision, batch=batch)
         out[str(batch)] = engine_rate(settings, made)
+        report(out)
         made.close()
     return out
 
@@ -143,7 +208,11 @@ def sweep_decoder(settings: Settings) -> dict[str, Any]:
     data = encoded(settings)
     if settings.gpu is None:
         return {"cpu": decode_rate(settings, data)}
-    return {str(load): decode_rate(settings, data, hw_decoder_load=load) for load in LOADS}
+    out = {}
+    for load in LOADS:
+        out[str(load)] = decode_rate(settings, data, hw_decoder_load=load)
+        report(out)
+    return out
 
 
 def eager(settings: Settings) -> dict[str, Any]:
@@ -168,54 +237,76 @@ def eager(settings: Settings) -> dict[str, Any]:
         return {"images_per_second": rate(settings, one, 1)}
 
 
-def paper(settings: Settings, engine: str, names: Iterable[str] = tuple(SIZES)) -> dict[str, Any]:
+def paper(settings: Settings, engine: str, names: Iterable[str] = ()) -> dict[str, Any]:
     """Images/s of the paper's five CNNs together, fp16, random weights, as one bundle: resize and all.
 
     By torch they run in CUDA graphs as they are: compiling them would take longer than all other steps.
     """
+    from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
     from metaqap_fast.engine.gpu import lowering as graph
     from metaqap_fast.engine.gpu.onnx_torch import module
     from metaqap_fast.engine.gpu.torch_engine import TorchRunner
 
-    bundle = paper_bundle(Path(settings.work), names)
+    bundle = paper_bundle(Path(settings.work), names or SIZES)
     if engine != "torch":
         return {"together": engine_rate(settings, make_engine(settings, engine, "fp16", bundle=bundle))}
     batch, device = (1, "cpu") if settings.gpu is None else (settings.batch, f"cuda:{settings.gpu}")
     network = module(graph.merged(bundle, "fp32" if settings.gpu is None else "fp16")).to(device)
-    with torch.inference_mode():
+    with torch.inference_mode(), own_stream(settings):  # a graph cannot be captured on the default stream
         runner = TorchRunner(network, bundle.view_size, len(bundle.members), batch, device, exact=False)
-        return {"together": rate(settings, lambda: runner.run(batch), batch)}
+        together = rate(settings, lambda: runner.run(batch), batch)
+        return {"together": together, "in_cuda_graphs": runner.captured}
 
 
 def memory(settings: Settings, engine: str, precision: str, images: int = 50_000) -> dict[str, Any]:
-    """Device memory in use after warm-up and after many images, decoded and scored; MB."""
+    """Device memory in use after warm-up and after many images, decoded and scored; MB.
+
+    Raises:
+        RuntimeError: too few samples to say anything.
+    """
     made = make_engine(settings, engine, precision)
     decoder, data = decoder_for(settings, on_gpu=settings.gpu is not None), encoded(settings)
     bundle, used, done = bundles.load(settings.model), list[float](), 0
-    limit = time.monotonic() + (40 * settings.seconds if settings.gpu is not None else settings.seconds)
+    every, seconds = (1000, 40 * settings.seconds) if settings.gpu is not None else (4, 600.0)
+    limit = time.monotonic() + seconds
     stream = decoder.stream(endless(data))
-    for _ in scored(made, ((image, image.views) for image in stream), bundle.meta):
+    for image, _ in scored(made, ((image, image.views) for image in stream), bundle.meta):
+        sound(image)
         done += 1
-        if done % 1000 == 0 or time.monotonic() > limit:
+        if done % every == 0:
             used.append(used_memory(settings.gpu))
-        if done >= images or time.monotonic() > limit:
+        if done >= (images if settings.gpu is not None else every * (WARM + SAMPLES)) or time.monotonic() > limit:
             break
-    warm = used[min(2, len(used) - 1)]
-    return {"images": done, "after_warm_up_mb": warm, "at_end_mb": used[-1], "growth_mb": used[-1] - warm}
+    return {"images": done, **growth(used)}
+
+
+def growth(used: list[float]) -> dict[str, float]:
+    """From samples of used memory in equal steps, the first WARM of which are warm-up."""
+    if len(used) < WARM + SAMPLES:
+        raise RuntimeError(f"{len(used)} samples in the time there was: {WARM + SAMPLES} are needed to see a growth")
+    warm = used[WARM - 1]
+    return {"after_warm_up_mb": warm, "at_end_mb": used[-1], "growth_mb": max(used[WARM:]) - warm}
 
 
 STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     step.__name__: step
-    for step in (environment, cpu_scores, parity, speed, sweep_batch, sweep_decoder, eager, paper, memory)
-}
+    for step in (
+        environment, first, first_decoder, cpu_scores, parity, places, speed, sweep_batch, sweep_decoder, eager,
+        paper, memory,
+    )
+}  # fmt: skip
+
+
+def report(found: dict[str, Any]) -> None:
+    """What a step has found so far, as a line of its own: it is kept if the step does not come to its end."""
+    print("\n" + json.dumps(found), flush=True)
 
 
 def main() -> None:
     """One step: settings, its name and arguments as JSON on standard input; its result on the last line of stdout."""
     order = json.loads(sys.stdin.read())
     result = STEPS[order["step"]](Settings(**order["settings"]), *order["arguments"])
-    sys.stdout.flush()
-    print("\n" + json.dumps(result), flush=True)
+    report(result)
     os._exit(0)  # a library that hangs at exit must not cost the result
 
 

@@ -190,6 +190,11 @@ class Graphs:
         else:
             self._graphs[shape].replay()
 
+    @property
+    def captured(self) -> bool:
+        """Whether what ran last runs as a graph."""
+        return any(graph is not None for graph in self._graphs.values())
+
     def clear(self) -> None:
         """Forget the graphs and their memory."""
         self._graphs.clear()

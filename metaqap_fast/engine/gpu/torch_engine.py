@@ -49,6 +49,11 @@ class TorchRunner:
         self._graphs(shape_for(count, len(self.image), self._exact))
         return self._out[:count]
 
+    @property
+    def captured(self) -> bool:
+        """Whether it runs as a CUDA graph."""
+        return self._graphs.captured
+
     def _step(self, shape: int) -> None:
         self._out[:shape] = self._network(self.image[:shape])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from metaqap_fast import signals
 from metaqap_fast.bench import report
 from metaqap_fast.bench.images import describe, generate, parse_size
 from metaqap_fast.bench.runs import Recorder, default_path, read
@@ -65,17 +65,13 @@ def time_cases(
 @contextmanager
 def recording(kind: str, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Recorder]:
     """A run's folder: finished and shown at the end of the block, left without its marker if that is interrupted."""
-
-    def terminate(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
     record = Recorder(options["output"] or default_path(kind), kind, settings)
-    signal.signal(signal.SIGTERM, terminate)
     try:
-        yield record
-    except (KeyboardInterrupt, SystemExit) as stop:
+        with signals.as_exceptions():
+            yield record
+    except signals.INTERRUPTIONS as stop:
         click.echo(f"interrupted: {record.path} is no finished run, its samples are not reported", err=True)
-        raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
+        raise SystemExit(signals.exit_status(stop)) from None
     run = read(record.finish())
     click.echo(report.text(run, options["even_busy"]))
     click.echo(f"\nthe run is in {record.path}; a page: metaqap-fast bench report {record.path} -o page.html", err=True)

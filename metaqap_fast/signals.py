@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: first what is scored is saved, at once, then the run ends.
+"""SIGINT, SIGTERM and SIGHUP: first what is scored is saved, at once, then the run ends.
 
 Python's own way, an exception in the main thread, is too slow in two places. It unwinds the stages before anyone
 can save, and each waits for what its library has in hand; and while a library compiles the model, the main thread
@@ -11,17 +11,58 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTIONS = (KeyboardInterrupt, SystemExit)  # what they become
 
 
 def exception(number: int) -> BaseException:
     """What a signal becomes."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def exit_status(stop: BaseException) -> int:
+    """The exit status of a process that an interruption ends: 130, 143 or 129."""
+    return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else 128 + signal.SIGINT
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once.
+
+    What is to be kept is on disk; to close libraries, threads and processes takes seconds, and some never come back.
+    """
+    os._exit(status)
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While entered, signals call `handler`; in another thread than the main one this does nothing.
+
+    A SIGHUP that is ignored stays ignored: that is what nohup is for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in ours}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    raise exception(number)
+
+
+def as_exceptions() -> AbstractContextManager[None]:
+    """While entered, signals are raised in the main thread, as Python does it for SIGINT."""
+    return handled(_raise)
 
 
 class Interrupts:
@@ -34,18 +75,16 @@ class Interrupts:
     def __init__(self, save: Callable[[BaseException], None]) -> None:
         self.raised: BaseException | None = None
         self._save, self._number, self._safe = save, 0, False
-        self._before: dict[int, Any] = {}
+        self._handled = handled(self._came)
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._came) for number in SIGNALS}
+        self._handled.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(None, None, None)
         if error is None:
             self._leave()
 
@@ -76,10 +115,10 @@ class Interrupts:
 
 
 @contextmanager
-def at_once(leave: Callable[[BaseException], None]) -> Iterator[None]:
-    """While entered, a signal calls `leave` in a thread: the main one may be in a library for seconds.
+def at_once(stop: Callable[[BaseException], None]) -> Iterator[None]:
+    """While entered, a signal calls `stop` in a thread: the main one may be in a library for seconds.
 
-    For a time when there is nothing to save. `leave` is expected to end the process.
+    For a time when there is nothing to save. `stop` is expected to end the process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -89,18 +128,17 @@ def at_once(leave: Callable[[BaseException], None]) -> Iterator[None]:
 
     def watch() -> None:
         with open(read, "rb", buffering=0) as pipe:
-            if number := pipe.read(1):
-                leave(exception(number[0]))
+            while number := pipe.read(1):
+                if number[0] in SIGNALS:
+                    stop(exception(number[0]))
 
     thread = threading.Thread(target=watch, daemon=True, name="interrupts")
     thread.start()
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     old = signal.set_wakeup_fd(write)  # written to by the signal itself, whatever Python is waiting for
     try:
-        yield
+        with handled(lambda *_: None):
+            yield
     finally:
         signal.set_wakeup_fd(old)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         os.close(write)
         thread.join()

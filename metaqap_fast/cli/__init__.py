@@ -1,18 +1,21 @@
 """The command line: options in, exit status out; the work is elsewhere.
 
 Exit status: 0 done (failed images are rows), 3 with --strict when any image failed, 2 usage, 1 could not
-complete, 130 or 143 interrupted with everything scored so far committed.
+complete, 130, 143 or 129 interrupted (SIGINT, SIGTERM, SIGHUP) with everything scored so far committed.
+
+What cannot be written to standard error is dropped and stops nothing. Results that cannot be written to standard
+output are status 1, with a line on standard error; files that were made stay.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from metaqap_fast import __version__
+from metaqap_fast import __version__, signals, streams
 from metaqap_fast.cli.bench import bench
 from metaqap_fast.cli.compile import compile_command
 from metaqap_fast.cli.evaluate import evaluate
@@ -24,17 +27,34 @@ from metaqap_fast.errors import MetaqapError
 
 
 class _Group(click.Group):
-    """Turns the program's own errors into one line and their exit status."""
+    """Ends in an exit status, and what goes wrong is one line."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run the command line and exit."""
+        streams.guard()
         try:
-            return super().invoke(ctx)
+            try:
+                status = super().main(*args, **{**extra, "standalone_mode": False})
+            finally:
+                sys.stdout.flush()
+        except click.ClickException as error:
+            message = io.StringIO()
+            error.show(message)
+            click.echo(streams.shown(message.getvalue(), keep="\n\t"), nl=False, err=True)
+            status = error.exit_code
+        except click.Abort:  # Ctrl-C
+            status = signals.exit_status(KeyboardInterrupt())
         except MetaqapError as error:
-            click.echo(f"metaqap-fast: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head`: not an error
-            ctx.exit(0)
+            _say(str(error))
+            status = error.exit_code
+        except OSError as error:
+            _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            status = 1
+        sys.exit(status)
+
+
+def _say(text: str) -> None:
+    click.echo(f"metaqap-fast: {streams.shown(text)}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

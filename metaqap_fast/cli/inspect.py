@@ -13,9 +13,11 @@ def inspect(what: str) -> None:
     """Show what a score file or a model bundle is and how it was made."""
     from metaqap_fast.review.describe import describe_bundle, describe_scores
     from metaqap_fast.scores.probe import try_out
+    from metaqap_fast.streams import shown
 
     if Path(what).is_file():
         try_out(what)
-        describe_scores(what)
+        lines = describe_scores(what)
     else:
-        describe_bundle(what)
+        lines = describe_bundle(what)
+    click.echo("\n".join(map(shown, lines)))

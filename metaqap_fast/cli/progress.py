@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.streams import counted, shown
 
 if TYPE_CHECKING:
     from metaqap_fast.input.files import Listing
@@ -29,17 +30,15 @@ class Report:
 
     def __init__(self, listing: Listing, quiet: bool = False, as_json: bool = False) -> None:
         self._quiet, self._json = quiet, as_json
-        # A second descriptor: what cannot be encoded is escaped, whatever the locale.
-        self._stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
-        self.console = Console(file=self._stderr, highlight=False, soft_wrap=True)
-        self._terminal = self._stderr.isatty() and not quiet and not as_json
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._terminal = sys.stderr.isatty() and not quiet and not as_json
         self._listing = listing
         self._total: int | None = None
         self._last = time.monotonic()
         self._bar: Any = None
 
     def __enter__(self) -> Report:
-        logging.basicConfig(stream=self._stderr, format="metaqap-fast: %(message)s", level=logging.WARNING)
+        logging.basicConfig(format="metaqap-fast: %(message)s", level=logging.WARNING)
         if not self._quiet:
             threading.Thread(target=self._count, daemon=True).start()
         return self
@@ -61,7 +60,8 @@ class Report:
             f"engine [bold]{engine.name}[/] ({_escape(engine.reason)}), precision [bold]{engine.precision}[/], "
             f"device [bold]{_escape(engine.device)}[/]"
         )
-        self._say(f"model {model.name}: {len(model.members)} members, {scorer.views} views of {model.view_size} px")
+        members = counted(len(model.members), "member")
+        self._say(f"model {_escape(model.name)}: {members}, {scorer.views} views of {model.view_size} px")
         if self._terminal:
             from rich import progress
 
@@ -99,7 +99,7 @@ class Report:
         """After Ctrl-C or SIGTERM."""
         if self._bar is not None:
             self._bar.stop()  # gives the terminal its cursor back
-        self._say(f"interrupted; everything scored so far is safe, go on with: --resume -o {output}")
+        self._say(f"interrupted; everything scored so far is safe, go on with: --resume -o {_escape(output)}")
 
     def finished(self, summary: Summary) -> None:
         """The summary."""
@@ -112,9 +112,9 @@ class Report:
             f"{summary.seconds:.1f} s, {summary.rate:.1f} images/s"
         )
         if summary.done:
-            self._say(f"{summary.done} rows were there already")
+            self._say(f"{counted(summary.done, 'row')} there already")
         if summary.skipped:
-            self._say(f"{summary.skipped} files skipped: no image extension")
+            self._say(f"{counted(summary.skipped, 'file')} skipped: no image extension")
         extremes = summary.as_dict()
         for name in ("worst", "best"):
             if extremes[name]:
@@ -122,10 +122,6 @@ class Report:
             for entry in extremes[name]:
                 self._say(f"  {entry['score']:.3f}  {_escape(entry['path'])}")
         self._say(f"written to [bold]{_escape(summary.output)}[/]")
-
-    def flush(self) -> None:
-        """Before the process ends at once."""
-        self._stderr.flush()
 
     def _say(self, text: str) -> None:
         if not self._quiet and not self._json:
@@ -135,4 +131,4 @@ class Report:
 def _escape(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(shown(text))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from types import FrameType
 from typing import Any
 
 import click
 
-from metaqap_fast import options
+from metaqap_fast import options, signals
 from metaqap_fast.cli import shared
 from metaqap_fast.options import OutputMode
 
@@ -68,7 +65,6 @@ def score(
     from metaqap_fast.scale.shards import run_shards
     from metaqap_fast.scorer import Scorer
     from metaqap_fast.scores.store import check_output
-    from metaqap_fast.signals import at_once
     from metaqap_fast.trace import Trace
 
     mode: OutputMode = "resume" if resume else "overwrite" if overwrite else "new"
@@ -80,31 +76,27 @@ def score(
         raise click.UsageError("--profile is for one device")
     trace = Trace(profile) if profile else None
     saving: dict[str, Any] = {"rows_per_part": rows_per_part, "retry_failed": retry_failed}
-    signal.signal(signal.SIGTERM, _terminate)
     report = Report(listing, quiet=quiet, as_json=as_json)
 
-    def leave(stop: BaseException) -> None:
-        """End at once, with everything committed: closing engine and decoder would take seconds."""
-        if isinstance(stop, (KeyboardInterrupt, SystemExit)):
+    def stopped(error: BaseException) -> None:
+        """End an interrupted run at once: everything is committed, and to close engine and decoder takes seconds."""
+        if isinstance(error, signals.INTERRUPTIONS):
             report.interrupted(output)
-            report.flush()
-            os._exit(stop.code if isinstance(stop, SystemExit) else 130)  # type: ignore[arg-type]
+            signals.leave(signals.exit_status(error))
 
-    try:
-        with report:
-            if len(devices) > 1:
-                summary = run_shards(devices, listing.sources, output, mode, settings, report.progress, saving)
-            else:
-                with at_once(leave):
-                    scorer = Scorer(device=devices[0], **settings)
-                report.started(scorer)
-                summary = run(scorer, listing, output, mode, report.progress, trace, **saving, stopped=leave)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        leave(stop)
+    with signals.as_exceptions():
+        try:
+            with report:
+                if len(devices) > 1:
+                    summary = run_shards(devices, listing.sources, output, mode, settings, report.progress, saving)
+                else:
+                    with signals.at_once(stopped):
+                        scorer = Scorer(device=devices[0], **settings)
+                    report.started(scorer)
+                    summary = run(scorer, listing, output, mode, report.progress, trace, **saving, stopped=stopped)
+        except signals.INTERRUPTIONS as error:
+            stopped(error)
+            raise
     report.finished(summary)
     if strict and summary.failed:
         sys.exit(3)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

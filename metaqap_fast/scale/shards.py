@@ -19,9 +19,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from metaqap_fast import signals
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.input.files import Listing
 from metaqap_fast.options import OutputMode
@@ -213,7 +213,6 @@ def main() -> None:
     order = json.loads(sys.stdin.read())
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints is no progress
-    signal.signal(signal.SIGTERM, _terminate)
     last = 0.0
 
     def say(summary: Summary, now: bool = False) -> None:
@@ -232,21 +231,18 @@ def main() -> None:
             done = frozenset(key for key, ok in zip(table.keys, table.ok, strict=True) if ok or not again)
         share = Share(order["sources"], order["index"], order["count"], done)
         scorer = Scorer(**order["options"])
-        say(run(scorer, share, order["output"], order["mode"], say, **order["saving"], stopped=_leave), now=True)
+        say(run(scorer, share, order["output"], order["mode"], say, **order["saving"], stopped=_stopped), now=True)
     except MetaqapError as error:
         out.write(json.dumps({"error": str(error), "exit_code": error.exit_code}) + "\n")
         sys.exit(error.exit_code)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def _leave(stop: BaseException) -> None:
+def _stopped(error: BaseException) -> None:
     """End at once, with everything committed: closing engine and decoder would take seconds."""
-    if isinstance(stop, (KeyboardInterrupt, SystemExit)):
-        os._exit(stop.code if isinstance(stop, SystemExit) else 130)  # type: ignore[arg-type]
+    if isinstance(error, signals.INTERRUPTIONS):
+        signals.leave(signals.exit_status(error))
 
 
 if __name__ == "__main__":
-    main()
+    with signals.as_exceptions():
+        main()

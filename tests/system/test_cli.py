@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ def test_score_and_everything_after(bundle: Path, folder: Path, tmp_path: Path) 
         "precision",
         "10 scored, 3 failed (2 corrupt, 1 unsupported)",
         "worst:",
-        "1 files skipped",
+        "1 file skipped",
     ):
         assert words in result.stderr
     assert "libjpeg" not in result.stderr and "libpng" not in result.stderr
@@ -120,7 +121,9 @@ def test_unwritable_output(bundle: Path, folder: Path) -> None:
     assert result.returncode == 1 and "cannot write" in result.stderr and "Traceback" not in result.stderr
 
 
-SIGNALS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+SIGNALS = pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 SECONDS_TO_LEAVE = 2.0
 TRIES = 3
 
@@ -222,3 +225,32 @@ def test_interrupt_waits_for_no_library(
     assert code == status and "interrupted" in errors and "Traceback" not in errors
     parts = sorted(tmp_path.glob("s.h5.parts/part-*.h5"))
     assert sum(len(ScoreTable.read(part)) for part in parts) == rows
+
+
+def test_a_run_under_nohup_outlives_its_terminal(bundle: Path, tmp_path: Path) -> None:
+    folder, out = many(tmp_path / "photos", 3000), tmp_path / "s.h5"
+    arguments = ["score", str(folder), "--model", str(bundle), "-o", str(out), "--rows-per-part", "100", "--quiet"]
+    process = subprocess.Popen(["nohup", *COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("s.h5.parts/part-*.h5")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0 and len(ScoreTable.read(out)) == 3000
+
+
+def test_ctrl_c_ends_other_commands_with_its_status() -> None:
+    code = (
+        "import os, signal\nfrom metaqap_fast.cli import main\nfrom metaqap_fast.review import describe\n"
+        "describe.describe_bundle = lambda model: os.kill(os.getpid(), signal.SIGINT)\nmain()"
+    )
+    result = subprocess.run([sys.executable, "-c", code, "inspect", "default"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr.strip()) == (130, "", "")
+
+
+def test_signals_have_one_home() -> None:
+    """Beside the processes that live for one job: the decoder, and those that benchmarks start."""
+    root = Path(__file__).parents[2]
+    homes = {"metaqap_fast/signals.py", "metaqap_fast/decode/worker.py", "bench/job.py", "bench/gpu_steps.py"}
+    sources = [path for name in ("metaqap_fast", "bench", "train") for path in (root / name).rglob("*.py")]
+    found = {path for path in sources if re.search(r"\bos\._exit\(|\bsignal\.signal\(", path.read_text())}
+    assert {str(path.relative_to(root)) for path in found} <= homes

@@ -48,7 +48,7 @@ def test_two_processes_give_the_file_of_one(cli: Any, bundle: Path, folder: Path
          *map(str, options[:-1])], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 3 and "10 scored, 3 failed (2 corrupt, 1 unsupported)" in result.stderr, result.stderr
-    assert "1 files skipped" in result.stderr and "worst:" in result.stderr
+    assert "1 file skipped" in result.stderr and "worst:" in result.stderr
     same(tmp_path / "one.h5", tmp_path / "two.h5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.h5", "photos", "two.h5"]
     (folder / "new.png").write_bytes((folder / "0.png").read_bytes())

@@ -30,7 +30,7 @@ def test_a_whole_run_unpickles_nothing(bundle: Path, folder: Path, tmp_path: Pat
         f"import sys; sys.stderr = open({str(log)!r}, 'w')\n{AUDIT}\nfrom metaqap_fast.decode.worker import main\n"
     )
     code = (
-        f"{AUDIT}\nsys.path.append({str(tmp_path)!r})\nfrom metaqap_fast import supervisor\n"
+        f"{AUDIT}\nsys.path.append({str(tmp_path)!r})\nfrom metaqap_fast.decode import supervisor\n"
         "supervisor.MODULE = 'audited_worker'\nfrom metaqap_fast.cli import main; main()"
     )
     command = [sys.executable, "-c", code, "score", str(folder), "--model", str(bundle), "-o", str(out)]

@@ -1,0 +1,216 @@
+"""Streams that cannot be written: progress never stops the work, and results that are lost are no success."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from command import COMMAND, run
+from metaqap_fast.scores.table import ScoreTable
+from metaqap_fast.streams import counted, shown
+
+WAYS = ["full", "closed", "broken pipe"]
+REASONS = {"full": "No space left on device", "closed": "Bad file descriptor", "broken pipe": "Broken pipe"}
+
+
+@contextmanager
+def broken(way: str) -> Iterator[int | None]:
+    """A descriptor that cannot be written; None for one that is to be closed."""
+    if way == "closed":
+        yield None
+        return
+    if way == "full":
+        fd = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, fd = os.pipe()
+        os.close(read)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def with_broken(
+    arguments: list[object], way: str, stdout: bool = False, stderr: bool = False
+) -> subprocess.CompletedProcess[bytes]:
+    """The command with standard output, standard error or both of them broken."""
+    closing = f"{'>&- ' if stdout and way == 'closed' else ''}{'2>&-' if stderr and way == 'closed' else ''}"
+    command = ["sh", "-c", f'exec "$@" {closing}', "sh", *COMMAND, *map(str, arguments)]
+    with broken(way) as fd:
+        return subprocess.run(
+            command,
+            stdout=fd if stdout and fd is not None else subprocess.PIPE,
+            stderr=fd if stderr and fd is not None else subprocess.PIPE,
+            timeout=120,
+        )
+
+
+@pytest.fixture(scope="module")
+def scores(bundle: Path, photo: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A score file, and beside it labels for it."""
+    tmp = tmp_path_factory.mktemp("scores")
+    (tmp / "photos").mkdir()
+    for i in range(6):
+        photo.crop((60 * i, 0, 60 * i + 64, 64)).save(tmp / "photos" / f"{i}.png")
+    assert run("score", tmp / "photos", "--model", bundle, "-o", tmp / "s.h5", "--quiet").returncode == 0
+    (tmp / "labels.csv").write_text("name,mos\n" + "".join(f"{i}.png,{i / 9}\n" for i in range(6)))
+    return tmp / "s.h5"
+
+
+RESULTS = {
+    "help": ["--help"],
+    "help of a command": ["score", "--help"],
+    "version": ["--version"],
+    "inspect scores": ["inspect", "{scores}"],
+    "inspect bundle": ["inspect", "{bundle}"],
+    "score --json": ["score", "{folder}", "--model", "{bundle}", "-o", "{tmp}/new.h5", "--json"],
+    "score --json --strict": ["score", "{folder}", "--model", "{bundle}", "-o", "{tmp}/new.h5", "--json", "--strict"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_that_are_lost_are_an_error(
+    name: str, way: str, scores: Path, bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    places = {"scores": scores, "labels": scores.with_name("labels.csv"), "bundle": bundle, "folder": folder}
+    arguments = [text.format(**places, tmp=tmp_path) for text in RESULTS[name]]
+    result = with_broken([*arguments], way, stdout=True)
+    assert result.returncode == 1
+    assert result.stderr.decode() == f"metaqap-fast: cannot write to standard output: {REASONS[way]}\n"
+    makes = name.startswith("score")
+    if makes:  # the work is done
+        assert len(ScoreTable.read(tmp_path / "new.h5")) == 13
+    silent = with_broken([*arguments, *["--overwrite"] * makes], way, stdout=True, stderr=True)
+    assert silent.returncode == 1
+
+
+def test_an_evaluation_that_is_lost_is_an_error(scores: Path) -> None:
+    arguments = ["evaluate", scores, "--labels", scores.with_name("labels.csv"), "--draws", 100]
+    result = with_broken([*arguments], "full", stdout=True)
+    assert result.returncode == 1 and result.stderr.decode().startswith("metaqap-fast: cannot write to standard output")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("options", [[], ["--quiet"], ["--json"], ["--device", "cpu,cpu"]], ids=" ".join)
+def test_progress_that_is_lost_stops_no_run(
+    way: str, options: list[str], bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", *options]
+    result = with_broken(arguments, way, stderr=True)
+    assert result.returncode == 0 and len(ScoreTable.read(tmp_path / "s.h5")) == 13
+    assert result.stdout.startswith(b"{") == ("--json" in options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "s.h5"]
+    missing = with_broken(["score", tmp_path / "missing"], way, stderr=True)
+    assert (missing.returncode, missing.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_commands_need_no_standard_error(way: str, scores: Path, tmp_path: Path) -> None:
+    for arguments, status in (
+        (["export", scores, tmp_path / "s.csv"], 0),
+        (["export", scores, tmp_path / "s.csv"], 2),  # it exists
+        (["inspect", scores], 0),
+        (["export", scores.with_name("labels.csv"), tmp_path / "t.csv"], 1),
+        (["nonsense"], 2),
+    ):
+        assert with_broken(arguments, way, stderr=True).returncode == status, arguments
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 7
+
+
+def test_a_reader_that_leaves_stops_no_run(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    """As in `metaqap-fast score ... 2>&1 | head -1`."""
+    arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5"]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("engine ")
+    process.stdout.close()
+    assert process.wait(120) == 0 and len(ScoreTable.read(tmp_path / "s.h5")) == 13
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    """What a library prints would end in it."""
+    code = (
+        "import os\nfrom metaqap_fast.cli import main\nfrom metaqap_fast.scores import store\n"
+        "real = store.write_scores\n"
+        "def write(*arguments):\n"
+        "    assert [os.readlink(f'/proc/self/fd/{n}') for n in range(3)] == ['/dev/null'] * 3\n    real(*arguments)\n"
+        "store.write_scores = write\nmain()"
+    )
+    arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", "--engine", "openvino"]
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", COMMAND[0], "-c", code, *map(str, arguments)]
+    assert subprocess.run(command, timeout=120).returncode == 0
+    assert len(ScoreTable.read(tmp_path / "s.h5")) == 13
+
+
+def test_a_stream_made_non_blocking_is_waited_for(scores: Path) -> None:
+    """Whoever shares the terminal or the pipe may have done that; a result is all there, or an error."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(write, b"x" * 4096)
+    process = subprocess.Popen([*COMMAND, "inspect", str(scores)], stdout=write)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        text = pipe.read().lstrip(b"x").decode()
+    assert process.wait(60) == 0 and "6 rows, 6 scored" in text and "bundle_digest" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain ä 漢字 😀.jpg", "plain ä 漢字 😀.jpg"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("two\nlines\r\t\x7f", "two\\nlines\\r\\t\\x7f"),
+        ("\x9b0m\u2028\u202etxt.exe", "\\x9b0m\\u2028\\u202etxt.exe"),
+        (os.fsdecode(b"\xff\x80.png"), "\\xff\\x80.png"),
+        ("\ud83d", "\\ud83d"),
+    ],
+)
+def test_shown(text: str, expected: str) -> None:
+    assert shown(text) == expected
+
+
+def test_counted() -> None:
+    assert [counted(n, "file") for n in (0, 1, 2, 12345)] == ["0 files", "1 file", "2 files", "12,345 files"]
+
+
+def test_names_do_not_act_on_a_terminal(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    """In what is printed they are escaped, in files they stay."""
+    name, bad = "\x1b]0;owned\x07 [red]\n.png", os.fsdecode(b"b\x1b[2J\xff.png")
+    (folder / "0.png").rename(folder / name)
+    (folder / "1.png").rename(folder / bad)
+    out = tmp_path / "\x1b[31ms.h5"
+    scored = run("score", folder, "--model", bundle, "-o", out)
+    assert scored.returncode == 0 and "\\x1b]0;owned\\x07 [red]\\n.png" in scored.stderr
+    assert "\\x1b[31ms.h5" in scored.stderr
+    assert {os.fsencode(name), os.fsencode(bad)} < set(ScoreTable.read(out).keys)
+    inspected, exported = run("inspect", out), run("export", out, tmp_path / "\x1b.csv")
+    assert inspected.returncode == exported.returncode == 0
+    texts = [scored.stderr, inspected.stdout, exported.stderr]
+    for arguments in (
+        ["score", tmp_path / name],
+        ["score", folder, "--model", name],
+        ["score", folder, "-o", out],
+        ["inspect", name],
+        ["inspect", tmp_path / name],
+        ["evaluate", out, "--labels", name],
+        ["export", out, f"{tmp_path}/{name}"],
+        [name],
+        ["score", folder, "--device", name],
+        ["bench", "quote", name],
+    ):
+        result = run(*arguments)
+        assert result.returncode in (1, 2), arguments
+        texts.append(result.stderr)
+    for text in texts:
+        assert text and not set(text) & {"\x1b", "\x07", "\x9b"}, text

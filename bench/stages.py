@@ -121,7 +121,7 @@ def write(options: Options) -> Work:
     """Rows in memory to a merged score file, synced to the disk."""
     bundle = bundles.load(options["model"])
     members = np.zeros(len(bundle.members), np.float32)
-    rows = [Row(b"folder/%08d.jpg" % i, Status.ok, "", 0.5, 0.1, members, 512, 512, 1) for i in range(ROWS)]
+    rows = [Row(b"folder/%08d.jpg" % i, 0.5, 0.1, members, Status.ok, "", 512, 512, 1) for i in range(ROWS)]
     attributes = {"bundle": bundle.name, "members": [member.name for member in bundle.members]}
     facts: dict[str, Any] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,18 +52,29 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One image's result."""
+class Stored:
+    """How a field of `Row` is stored: numpy's dtype of its numbers, its name in files and exports if it is another
+    than the field's, and what is written beside the column in a file."""
 
-    key: bytes
-    status: Status
-    error: str
-    score: float  # 0 worst to 1 best, NaN where failed
-    uncertainty: float
-    members: NDArray[np.float32]  # [M]
-    width: int
-    height: int
-    nbytes: int
+    dtype: str = ""
+    name: str = ""
+    range: str = ""
+    meaning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image's result. Each field is a column of every table, file and export: see scores/schema.py."""
+
+    key: Annotated[bytes, Stored(name="path")]
+    score: Annotated[float, Stored("f4", range="0 worst to 1 best, NaN where status is not ok")]
+    uncertainty: Annotated[float, Stored("f4", meaning="one standard deviation, in the units of the score")]
+    members: Annotated[NDArray[np.float32], Stored("f4")]  # [M]
+    status: Annotated[Status, Stored("u1")]
+    error: Annotated[str, Stored()]
+    width: Annotated[int, Stored("u4")]  # as displayed, in pixels
+    height: Annotated[int, Stored("u4")]
+    nbytes: Annotated[int, Stored("u8", name="bytes")]
 
 
 def key_order(key: bytes) -> bytes:

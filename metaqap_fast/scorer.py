@@ -145,15 +145,15 @@ class Scorer:
         if error is None and not np.isfinite(result.members).all():
             error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
         return Row(
-            image.key,
-            error.status if error else Status.ok,
-            error.reason if error else "",
-            np.nan if error else result.score,
-            np.nan if error else result.uncertainty,
-            result.members,
-            image.width,
-            image.height,
-            image.nbytes,
+            key=image.key,
+            score=np.nan if error else result.score,
+            uncertainty=np.nan if error else result.uncertainty,
+            members=result.members,
+            status=error.status if error else Status.ok,
+            error=error.reason if error else "",
+            width=image.width,
+            height=image.height,
+            nbytes=image.nbytes,
         )
 
     def describe(self) -> dict[str, object]:

@@ -16,14 +16,12 @@ def export(scores: str, out: str, overwrite: bool) -> None:
     from metaqap_fast.errors import UsageError
     from metaqap_fast.scores.export import export as write
     from metaqap_fast.scores.probe import try_out
-    from metaqap_fast.scores.table import ScoreTable
     from metaqap_fast.signals import as_exceptions
     from metaqap_fast.streams import counted, shown
 
     if Path(out).exists() and not overwrite:
         raise UsageError(f"{out} exists; give --overwrite or another name")
     try_out(scores)
-    table = ScoreTable.read(scores)
     with as_exceptions():  # nothing half-written is left
-        write(table, out)
-    click.echo(f"{counted(len(table), 'row')} written to {shown(out)}", err=True)
+        count = write(scores, out)
+    click.echo(f"{counted(count, 'row')} written to {shown(out)}", err=True)

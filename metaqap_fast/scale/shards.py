@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from metaqap_fast import signals
-from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.input.files import Listing
 from metaqap_fast.options import OutputMode
-from metaqap_fast.records import Entry, Row
+from metaqap_fast.records import Entry
 from metaqap_fast.run import Summary, run
 from metaqap_fast.scores.probe import try_out
 from metaqap_fast.scores.store import Store, check_output
@@ -182,7 +182,7 @@ def _merge(paths: Sequence[Path], output: str, mode: OutputMode, saving: Mapping
     summary = Summary(os.fspath(output), done=len(store.done))
     try:
         for path in paths:
-            for row in rows(ScoreTable.read(path)):
+            for row in ScoreTable.read(path):
                 if row.key not in store.done:
                     store.add(row)
                     summary.take(row)
@@ -190,22 +190,6 @@ def _merge(paths: Sequence[Path], output: str, mode: OutputMode, saving: Mapping
     finally:
         store.close()
     return summary
-
-
-def rows(table: ScoreTable) -> Iterator[Row]:
-    """A table's rows, one by one."""
-    for i in range(len(table)):
-        yield Row(
-            table.keys[i],
-            Status(int(table.status[i])),
-            table.error[i],
-            float(table.score[i]),
-            float(table.uncertainty[i]),
-            table.members[i],
-            int(table.width[i]),
-            int(table.height[i]),
-            int(table.nbytes[i]),
-        )
 
 
 def main() -> None:

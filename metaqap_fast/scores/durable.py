@@ -7,15 +7,21 @@ instead of passing it on; it is raised when HDF5 is out of the way.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from metaqap_fast.errors import MetaqapError
 from metaqap_fast.scores.hdf5 import append_rows, create_scores
 from metaqap_fast.scores.table import ScoreTable
+
+# Of a file system that cannot sync folders (some of FUSE and CIFS), or a folder that may be written but not read.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
 
 
 class Remembering(io.FileIO):
@@ -63,13 +69,35 @@ def write_scores(path: Path, attributes: Mapping[str, Any], tables: Iterable[Sco
         os.fsync(raw.fileno())
 
 
-def sync_folder(path: Path) -> None:
-    """Make renames in a folder durable."""
-    fd = os.open(path, os.O_RDONLY)
+def save_scores(path: Path, attributes: Mapping[str, Any], tables: Iterable[ScoreTable]) -> None:
+    """A whole score file in place of any that is there, which stays until the new one is on the disk.
+
+    Raises:
+        MetaqapError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        os.fsync(fd)
+        write_scores(partial, attributes, tables)
+        partial.replace(path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError, ValueError) as error:  # h5py raises each of these for a full disk
+        raise MetaqapError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     finally:
-        os.close(fd)
+        with suppress(OSError):  # a file system that cannot be written to says so here, too
+            partial.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder durable, as far as the file system can."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
 
 
 def digest(path: Path) -> str:

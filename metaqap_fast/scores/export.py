@@ -1,81 +1,191 @@
-"""Score tables as csv, jsonl and parquet."""
+"""Scores for other programs: csv, jsonl and parquet files, in bounded memory; pyarrow tables and pandas data frames.
+
+They all have the same columns: those of schema.py under their names in files, and for a column of several numbers one
+column each (`member_NAME`), at the end. Where an image failed its numbers are null. Keys and texts that are not UTF-8
+are escaped as \\xNN.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from metaqap_fast.errors import MetaqapError, Status, UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.scores.hdf5 import open_scores, read_rows
+from metaqap_fast.scores.schema import COLUMNS, Column, Values, escaped
 from metaqap_fast.scores.table import ScoreTable
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
-def records(table: ScoreTable) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries of plain values; NaN is None, bytes that are not UTF-8 are escaped as \\xNN."""
-    names = table.attributes["members"]
-    for i, key in enumerate(table.keys):
-        ok = table.status[i] == Status.ok
-        yield {
-            "path": key.decode(errors="backslashreplace"),
-            "score": float(table.score[i]) if ok else None,
-            "uncertainty": float(table.uncertainty[i]) if ok else None,
-            "status": Status(table.status[i]).name,
-            "error": table.error[i],
-            "width": int(table.width[i]),
-            "height": int(table.height[i]),
-            "bytes": int(table.nbytes[i]),
-            **{f"member_{n}": float(v) if ok else None for n, v in zip(names, table.members[i], strict=True)},
-        }
+ROWS = 1 << 16  # in memory at once, and in a row group of parquet
 
 
-def export(table: ScoreTable, path: str | os.PathLike[str]) -> None:
-    """Write a table as .csv, .jsonl or .parquet (needs pyarrow), by the name's ending; atomically.
+def export(scores: ScoreTable | str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
+    """Write a table or a score file as .csv, .jsonl or .parquet (needs pyarrow), by the name's ending; atomically.
+
+    Returns the number of rows. Numbers in csv and jsonl have as many digits as tell them apart from their neighbours
+    in the precision that they are stored in.
 
     Raises:
-        UsageError: another ending.
-        MetaqapError: pyarrow is missing, or the file cannot be written.
+        UsageError: another ending, or no such score file.
+        MetaqapError: pyarrow is missing, the score file is damaged, or the file cannot be written.
     """
     path = Path(path)
-    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    writer = writers.get(path.suffix.lower())
+    writer = WRITERS.get(path.suffix.lower())
     if writer is None:
-        raise UsageError(f"cannot export to {path.name}: the name must end in {', '.join(writers)}")
+        raise UsageError(f"cannot export to {path.name}: the name must end in {', '.join(WRITERS)}")
+    count = 0
+
+    def counted() -> Iterator[ScoreTable]:
+        nonlocal count
+        for table in _in_pieces(scores):
+            count += len(table)
+            yield table
+
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(partial, "wb") as file:
-            writer(table, file)
+            writer(file, counted())
         partial.replace(path)
     except OSError as error:
         raise MetaqapError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system that cannot be written to says so here, too
+            partial.unlink(missing_ok=True)
+    return count
 
 
-def _write_csv(table: ScoreTable, file: IO[bytes]) -> None:
+def records(table: ScoreTable) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries of plain values that JSON can hold."""
+    columns = {name: _plain(column, values) for name, column, values in exported(table)}
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def exported(table: ScoreTable) -> Iterator[tuple[str, Column, Values]]:
+    """The columns of an export: name, what it is, and its values, NaN where there are none."""
+    for column in COLUMNS:
+        if not column.is_wide:
+            yield column.name, column, _known(table, table.columns[column.field])
+    for column in COLUMNS:
+        if column.is_wide:
+            one = column.name.removesuffix("s")
+            values: Any = table.columns[column.field]
+            for i, label in enumerate(column.labels(table.attributes)):
+                yield f"{one}_{label}", column, _known(table, values[:, i])
+
+
+def to_arrow(table: ScoreTable) -> pa.Table:
+    """See `ScoreTable.to_arrow`."""
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise MetaqapError("pyarrow is missing: pip install 'metaqap-fast[parquet]'") from None
+    arrays = {}
+    for name, column, values in exported(table):
+        if _is_number(column):
+            arrays[name] = pa.array(values, from_pandas=True)  # NaN is null
+        else:
+            arrays[name] = pa.array(_plain(column, values), pa.string())
+    metadata = {name: json.dumps(value, default=str) for name, value in table.attributes.items()}
+    return pa.table(arrays).replace_schema_metadata(metadata)
+
+
+def to_pandas(table: ScoreTable) -> pd.DataFrame:
+    """See `ScoreTable.to_pandas`."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise MetaqapError("pandas is missing: pip install 'metaqap-fast[pandas]'") from None
+    return pd.DataFrame(
+        {name: values if _is_number(column) else _plain(column, values) for name, column, values in exported(table)}
+    )
+
+
+def _in_pieces(scores: ScoreTable | str | os.PathLike[str]) -> Iterator[ScoreTable]:
+    """At least one table, of at most ROWS rows."""
+    if isinstance(scores, ScoreTable):
+        for start in range(0, max(len(scores), 1), ROWS):
+            yield scores[start : start + ROWS]
+        return
+    with open_scores(scores) as file:
+        for start in itertools.count(0, ROWS):
+            table = read_rows(file, slice(start, start + ROWS))
+            if len(table) or not start:
+                yield table
+            if len(table) < ROWS:
+                return
+
+
+def _known(table: ScoreTable, values: Values) -> Values:
+    """NaN for the numbers of images that failed after some of them were there."""
+    if isinstance(values, list) or values.dtype.kind != "f":
+        return values
+    return np.where(table.ok & np.isfinite(values), values, np.array(np.nan, values.dtype))
+
+
+def _is_number(column: Column) -> bool:
+    return not column.is_text and column.enum is None
+
+
+def _plain(column: Column, values: Values) -> list[Any]:
+    """Python's own values: texts, integers, floats of few digits; None for NaN."""
+    if column.is_text:
+        return [escaped(text) for text in values]
+    array = np.asarray(values)
+    if column.enum is not None:
+        names = {value.value: value.name for value in column.enum}
+        return [names[value] for value in array.tolist()]
+    return _shortest(array) if array.dtype.kind == "f" else array.tolist()
+
+
+def _shortest(values: NDArray[Any]) -> list[float | None]:
+    """Floats that Python writes with the digits of the array's precision: .1 and not .10000000149011612."""
+    return [None if text == "nan" else float(text) for text in values.astype(str).tolist()]
+
+
+def _write_csv(file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    rows = list(records(table))
-    columns = list(rows[0]) if rows else ["path", "score", "uncertainty", "status", "error"]
-    out = csv.DictWriter(text, columns)
-    out.writeheader()
-    out.writerows(rows)
+    out = csv.writer(text)
+    for number, table in enumerate(tables):
+        columns = {name: _plain(column, values) for name, column, values in exported(table)}
+        if not number:
+            out.writerow(columns)
+        out.writerows(zip(*columns.values(), strict=True))
     text.detach()
 
 
-def _write_jsonl(table: ScoreTable, file: IO[bytes]) -> None:
-    for record in records(table):
-        file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+def _write_jsonl(file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
+    for table in tables:
+        for record in records(table):
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
-def _write_parquet(table: ScoreTable, file: IO[bytes]) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise MetaqapError("parquet needs pyarrow: pip install 'metaqap-fast[parquet]'") from None
-    rows = list(records(table))
-    metadata = {name: json.dumps(value) for name, value in table.attributes.items()}
-    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), file)
+def _write_parquet(file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
+    first = to_arrow(next(tables))
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(file, first.schema) as out:
+        out.write_table(first)
+        for table in tables:
+            out.write_table(to_arrow(table))
+
+
+# Each writes the tables that it is given; the first may have no rows.
+WRITERS: dict[str, Callable[[IO[bytes], Iterator[ScoreTable]], None]] = {
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+    ".parquet": _write_parquet,
+}

@@ -1,34 +1,35 @@
-"""Score tables as HDF5: format "metaqap-scores", version 1."""
+"""Score tables as HDF5: format "metaqap-scores", version 1.
+
+`/scores` holds a dataset for each column of schema.py, the root attributes how the scores were made. A reader
+accepts version 2 as well, and a newer minor version of either (the attribute `format_minor`, 0 where there is none):
+columns that it does not know are passed over, columns that a file lacks hold their default. What would mislead such
+a reader (another meaning of a column, another value of an enum) is a new major version.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from metaqap_fast.errors import MetaqapError, Status, UsageError
-from metaqap_fast.scores.table import COLUMNS, ScoreTable
+from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.scores.schema import COLUMNS, Column, Values, escaped
+from metaqap_fast.scores.table import ScoreTable
 
 if TYPE_CHECKING:
     import h5py
 
 FORMAT = "metaqap-scores"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # written
+FORMAT_VERSIONS = (1, 2)  # read
+ABOUT_FILE = ("format", "format_version", "format_minor")  # root attributes about the file, not the scores
 CHUNK = 4096  # rows of a dataset's chunk
-NUMBERS = {
-    "score": "f4",
-    "uncertainty": "f4",
-    "members": "f4",
-    "status": "u1",
-    "width": "u4",
-    "height": "u4",
-    "bytes": "u8",
-}
 # What h5py raises for a file that is not as it should be.
 DAMAGE = (LookupError, OSError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError)
 
@@ -41,7 +42,8 @@ def open_scores(path: str | os.PathLike[str]) -> h5py.File:
     if not path.exists():
         raise UsageError(f"no such file: {path}")
     try:
-        file = h5py.File(path, "r")
+        # Without a lock, which some file systems don't have: a score file is never changed, only replaced.
+        file = h5py.File(path, "r", locking=False)
     except DAMAGE as error:
         raise MetaqapError(f"{path} is not a readable HDF5 file: {_line(error)}") from None
     try:
@@ -50,49 +52,87 @@ def open_scores(path: str | os.PathLike[str]) -> h5py.File:
     except DAMAGE as error:
         file.close()
         raise MetaqapError(f"{path} is damaged: {_line(error)}") from None
-    if ours and _plain(version) == FORMAT_VERSION:
+    if ours and _plain(version) in FORMAT_VERSIONS:
         return file
     file.close()
     if not ours:
         raise MetaqapError(f"{path} is an HDF5 file, but not a score file of this program")
-    raise MetaqapError(f"{path} has score format {version}; this program reads {FORMAT_VERSION}")
+    known = " and ".join(map(str, FORMAT_VERSIONS))
+    raise MetaqapError(f"{path} has score format {version}; this program reads {known}")
+
+
+@contextmanager
+def _naming(file: h5py.File) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise MetaqapError(f"{file.filename} is damaged: {_line(error)}") from None
 
 
 def read_rows(file: h5py.File, rows: slice = slice(None)) -> ScoreTable:
     """Rows of an open score file."""
-    import h5py
-
-    try:
+    attributes = read_attributes(file)
+    with _naming(file):
         g = file["scores"]
         count = len(g["status"])
-        # Before room is made for rows that a damaged file claims to have.
-        for name in (*NUMBERS, "path", "error"):
-            stored, dtype = g[name], NUMBERS.get(name)
-            right = h5py.check_string_dtype(stored.dtype) if dtype is None else stored.dtype == dtype
-            wide = name == "members"
-            short = dtype is not None and stored.id.get_storage_size() < stored.size * stored.dtype.itemsize
-            if not right or short or stored.ndim != 1 + wide or len(stored) != count:
-                raise ValueError(f"{name} is not what it should be")
-        table = ScoreTable(
-            [bytes(key) for key in g["path"][rows]],
-            g["score"][rows],
-            g["uncertainty"][rows],
-            g["members"][rows],
-            g["status"][rows],
-            [text.decode(errors="replace") for text in g["error"][rows]],
-            g["width"][rows],
-            g["height"][rows],
-            g["bytes"][rows],
-            {name: _plain(value) for name, value in file.attrs.items()},
-        )
-        names = table.attributes["members"]
-        if {len(getattr(table, name)) for name in COLUMNS} != {len(table)} or table.members.shape[1:] != (len(names),):
-            raise ValueError("columns of different lengths")
-        if any(not isinstance(name, str) for name in names) or (table.status > max(Status)).any():
-            raise ValueError("a value out of range")
-        return table
-    except DAMAGE as error:
-        raise MetaqapError(f"{file.filename} is damaged: {_line(error)}") from None
+        there = [column for column in COLUMNS if column.name in g or not column.is_optional]
+        for column in there:  # before room is made for rows that a damaged file claims to have
+            _check(column, g[column.name], count, attributes)
+        columns = {column.field: _read(column, g, rows) for column in there}
+        for column in COLUMNS:
+            if column not in there:
+                columns[column.field] = column.absent(len(range(count)[rows]), attributes)
+        for column in there:
+            if column.enum and not np.isin(columns[column.field], list(column.enum)).all():
+                raise ValueError(f"{column.name} has a value out of range")
+        return ScoreTable(columns, attributes)
+
+
+def read_attributes(file: h5py.File) -> dict[str, Any]:
+    """Root attributes of an open score file as plain values that `create_scores` and JSON take."""
+    import h5py
+
+    with _naming(file):
+        return {name: [] if isinstance(value, h5py.Empty) else _plain(value) for name, value in file.attrs.items()}
+
+
+def unknown_columns(file: h5py.File) -> list[str]:
+    """Columns of an open score file that this version would lose if it wrote the rows again."""
+    with _naming(file):
+        return sorted(set(file["scores"]) - {name for column in COLUMNS for name in (column.name, _raw(column))})
+
+
+def _check(column: Column, stored: h5py.Dataset, count: int, attributes: Mapping[str, Any]) -> None:
+    import h5py
+
+    if column.is_text:
+        sound = h5py.check_string_dtype(stored.dtype) is not None
+    else:
+        size = stored.size * stored.dtype.itemsize
+        sound = stored.dtype == column.stored.dtype and stored.id.get_storage_size() >= size
+    if column.is_wide and any(not isinstance(label, str) for label in column.labels(attributes)):
+        raise ValueError(f"the attribute {column.name} is not a list of names")
+    if not sound or stored.shape != column.shape(count, attributes):
+        raise ValueError(f"{column.name} is not what it should be")
+
+
+def _read(column: Column, g: h5py.Group, rows: slice) -> Values:
+    values = g[column.name][rows]
+    if column.type is str:
+        return [text.decode(errors="replace") for text in values]
+    if column.type is bytes:
+        return _bytes(column, g, rows, values)
+    return np.asarray(values)
+
+
+def _bytes(column: Column, g: h5py.Group, rows: slice, values: Any) -> list[bytes]:
+    """What a zero byte had to be escaped in is read from where the bytes themselves are."""
+    places = range(len(g[column.name]))[rows]
+    found = [bytes(value) for value in values]
+    for i, value in enumerate(found):
+        if b"\\x00" in value and len(raw := g[_raw(column)][places[i]]):
+            found[i] = bytes(raw)
+    return found
 
 
 def _line(error: BaseException) -> str:
@@ -103,67 +143,67 @@ def create_scores(path: Path | IO[bytes] | io.FileIO, attributes: Mapping[str, A
     """An empty score file to `append_rows` to."""
     import h5py
 
-    file = h5py.File(path, "w")
-    for name, value in {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}.items():
-        file.attrs[name] = value
+    # Attributes of more than 64 kB (thousands of sources) need the format of HDF5 1.8; any later library reads it.
+    file = h5py.File(path, "w", libver=("v108", "v108"))
+    about = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    for name, value in {**about, **{k: v for k, v in attributes.items() if k not in ABOUT_FILE}}.items():
+        file.attrs[name] = _storable(value)
     g = file.create_group("scores")
-    text = h5py.string_dtype("utf-8")
-    columns: dict[str, Any] = {
-        "path": text,
-        # Only where `path` is not valid UTF-8: the same bytes, for readers that refuse to show them.
-        "path_raw": h5py.vlen_dtype(np.uint8),
-        "score": "f4",
-        "uncertainty": "f4",
-        "members": "f4",
-        "status": h5py.enum_dtype({s.name: s.value for s in Status}, basetype="u1"),
-        "error": text,
-        "width": "u4",
-        "height": "u4",
-        "bytes": "u8",
-    }
-    m = len(attributes["members"])
-    for name, dtype in columns.items():
-        wide = name == "members"
-        shape, limit, chunk = ((0, m), (None, m), (CHUNK, m)) if wide else ((0,), (None,), (CHUNK,))
-        g.create_dataset(name, shape, dtype, maxshape=limit, chunks=chunk)
-    g["status"].attrs["values"] = json.dumps({s.name: s.value for s in Status})
-    g["score"].attrs["range"] = "0 worst to 1 best, NaN where status is not ok"
-    g["uncertainty"].attrs["meaning"] = "one standard deviation, in the units of the score"
+    for column in COLUMNS:
+        shape, rest = column.shape(0, attributes), column.shape(0, attributes)[1:]
+        column_of = g.create_dataset(column.name, shape, _dtype(column), maxshape=(None, *rest), chunks=(CHUNK, *rest))
+        if column.type is bytes:
+            g.create_dataset(_raw(column), (0,), h5py.vlen_dtype(np.uint8), maxshape=(None,), chunks=(CHUNK,))
+        if column.enum:
+            column_of.attrs["values"] = json.dumps({value.name: value.value for value in column.enum})
+        for name in ("range", "meaning"):
+            if text := getattr(column.stored, name):
+                column_of.attrs[name] = text
     return file
+
+
+def _dtype(column: Column) -> Any:
+    import h5py
+
+    if column.is_text:
+        return h5py.string_dtype("utf-8")
+    if column.enum:
+        return h5py.enum_dtype({value.name: value.value for value in column.enum}, basetype=column.stored.dtype)
+    return column.stored.dtype
+
+
+def _raw(column: Column) -> str:
+    """The dataset beside a column of bytes: the same bytes, where they are not valid UTF-8 or hold a zero."""
+    return f"{column.name}_raw" if column.type is bytes else column.name
 
 
 def append_rows(file: h5py.File, table: ScoreTable) -> None:
     """Append rows to a file made by `create_scores`."""
     g = file["scores"]
-    start, stop = len(g["path"]), len(g["path"]) + len(table)
+    start, stop = len(g["status"]), len(g["status"]) + len(table)
     for dataset in g.values():
         dataset.resize(stop, axis=0)
     if not len(table):
         return
-    g["path"][start:] = np.array(table.keys, object)
-    for i, key in enumerate(table.keys):
-        if not _is_utf8(key):
-            g["path_raw"][start + i] = np.frombuffer(key, np.uint8)
-    g["error"][start:] = np.array(table.error, object)
-    numbers = {
-        "score": table.score,
-        "uncertainty": table.uncertainty,
-        "members": table.members,
-        "status": table.status,
-        "width": table.width,
-        "height": table.height,
-        "bytes": table.nbytes,
-    }
-    for name, values in numbers.items():
-        g[name][start:] = values
+    for column in COLUMNS:
+        values, dataset = table.columns[column.field], g[column.name]
+        if column.is_text:
+            dataset[start:] = np.array([_storable(value) for value in values], object)
+        else:
+            dataset[start:] = column.fitted(values, dataset.shape[1:])
+        if column.type is bytes:
+            for i, value in enumerate(values):
+                if escaped(value).encode() != value:
+                    g[_raw(column)][start + i] = np.frombuffer(value, np.uint8)
 
 
-def _is_utf8(key: bytes) -> bool:
-    try:
-        key.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _storable(value: Any) -> Any:
+    """Texts that HDF5 can hold: UTF-8 (or any bytes in place of it) that do not end before they are over."""
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    if isinstance(value, bytes) and b"\0" in value:
+        return escaped(value).encode()
+    return escaped(value) if isinstance(value, str) else value
 
 
 def _text(value: Any) -> str:
@@ -173,5 +213,9 @@ def _text(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """HDF5 attribute as a plain Python value."""
     if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
+        return [_plain(item) for item in value.tolist()]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        return escaped(value)
+    return value if isinstance(value, str | int | float | list) else str(value)

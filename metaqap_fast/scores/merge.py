@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from metaqap_fast.errors import Status
+from metaqap_fast.errors import Status, UsageError
 from metaqap_fast.records import key_order
-from metaqap_fast.scores.hdf5 import open_scores, read_rows
+from metaqap_fast.scores.hdf5 import open_scores, read_rows, unknown_columns
 from metaqap_fast.scores.table import ScoreTable
 
 ROWS = 1000  # read and written at once
@@ -58,12 +58,31 @@ def chunks(path: str | os.PathLike[str]) -> Iterator[ScoreTable]:
         start += ROWS
 
 
+def check_columns(paths: Iterable[Path]) -> None:
+    """Whether all that stands in score files is kept when their rows are written again.
+
+    Raises:
+        UsageError: one has columns that this version does not know.
+    """
+    for path in paths:
+        with open_scores(path) as file:
+            if unknown := unknown_columns(file):
+                raise UsageError(
+                    f"{path} has columns that this version does not know and would lose ({', '.join(unknown)}): "
+                    "use the version that wrote it"
+                )
+
+
 def merged(paths: Sequence[Path]) -> Iterator[ScoreTable]:
     """All rows of score files, each of them sorted, in the order of their keys.
 
     Of a key that stands in several files the last file's row is taken. A file is read when the rows that come
     before its first are done, so files that don't overlap are in memory one after the other.
+
+    Raises:
+        UsageError: see `check_columns`.
     """
+    check_columns(paths)
     starts = []
     for p, path in enumerate(paths):
         with open_scores(path) as file:

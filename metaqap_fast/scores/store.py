@@ -13,6 +13,7 @@ goes. A finished output that is resumed counts as one more part.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -30,13 +31,14 @@ from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.options import ROWS_PER_PART, SECONDS_PER_PART, OutputMode
 from metaqap_fast.records import Row, key_order
 from metaqap_fast.scores.durable import digest, sync_folder, write_scores
-from metaqap_fast.scores.hdf5 import open_scores, read_rows
-from metaqap_fast.scores.merge import KeySet, keys_in, merged
+from metaqap_fast.scores.hdf5 import open_scores, read_attributes
+from metaqap_fast.scores.identity import agreed
+from metaqap_fast.scores.merge import KeySet, check_columns, keys_in, merged
 from metaqap_fast.scores.probe import try_out
 from metaqap_fast.scores.table import ScoreTable
 
-# What a resumed run must share with the rows that are there already.
-IDENTITY = ("bundle_digest", "precision", "engine", "preprocessing", "program_version")
+# Of a file system without locks: Lustre without -o flock, some of NFS and FUSE.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 _PART = re.compile(r"part-(\d+)-[0-9a-f]+\.(?:h5|damaged)$")
 
@@ -71,6 +73,7 @@ class Store:
         retry_failed: bool = False,
     ) -> None:
         self.output, self.parts = Path(output), _parts(output)
+        self._partial = self.parts / "part.tmp"
         self.rows_per_part, self.seconds_per_part = rows_per_part, seconds_per_part
         self.done = KeySet()
         self._waiting: list[Row] = []
@@ -90,11 +93,18 @@ class Store:
                     part.unlink()
                 (self.parts / "run.json").unlink(missing_ok=True)
             self.attributes = self._agree({"created": _now(), **attributes}, mode)
+            write_scores(self._partial, self.attributes, [])  # what cannot be written is found before any scoring
+            sync_folder(self.parts)
+            if mode == "resume":
+                self._recover()
+                check_columns(self._files)
+                self.done = KeySet(keys_in(self._files, failed=not retry_failed))
         except OSError as error:
+            self.close()
             raise MetaqapError(f"cannot write {self.parts}: {error.strerror or error}") from None
-        if mode == "resume":
-            self._recover()
-            self.done = KeySet(keys_in(self._files, failed=not retry_failed))
+        except MetaqapError:
+            self.close()
+            raise
 
     def add(self, row: Row) -> None:
         """Take a row; it is safe once its part is committed."""
@@ -113,11 +123,10 @@ class Store:
         if not self._waiting:
             return
         table = ScoreTable.from_rows(sorted(self._waiting, key=lambda row: key_order(row.key)), self.attributes)
-        partial = self.parts / "part.tmp"
         try:
-            write_scores(partial, self.attributes, [table])
-            path = self.parts / f"part-{self._next:06d}-{digest(partial)}.h5"
-            partial.rename(path)
+            write_scores(self._partial, self.attributes, [table])
+            path = self.parts / f"part-{self._next:06d}-{digest(self._partial)}.h5"
+            self._partial.rename(path)
             sync_folder(self.parts)
         except (OSError, RuntimeError, ValueError) as error:  # h5py raises each of these for a full disk
             raise self._cannot_write(self.parts, error) from None
@@ -132,7 +141,7 @@ class Store:
             MetaqapError: it cannot be written; the parts stay.
         """
         self.commit()
-        partial = self.output.with_name(f".{self.output.name}.merging")
+        partial = _merging(self.output)
         try:
             for path in self._files:
                 if path != self.output and not _intact(path):
@@ -175,6 +184,10 @@ class Store:
                 self._lock.close()
                 self._lock = None
                 raise UsageError(f"another run (process {owner}) is writing {self.output}") from None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                log.warning("%s is on a file system without locks: let no other run write it", self.output)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name)):
                     break
@@ -192,16 +205,9 @@ class Store:
             found = _read_json(path)
         elif mode == "resume" and self.output.exists():
             with open_scores(self.output) as file:
-                found = read_rows(file, slice(0)).attributes
+                found = read_attributes(file)
         if found is not None:
-            for name in IDENTITY:
-                if found.get(name) != attributes.get(name):
-                    self.close()
-                    raise UsageError(
-                        f"cannot resume {self.output}: its rows were made with {name} {found.get(name)!r}, "
-                        f"this run has {attributes.get(name)!r}. Use the same, or --overwrite"
-                    )
-            attributes = {k: v for k, v in found.items() if k not in ("format", "format_version")}
+            attributes = agreed(self.output, found, attributes)
         partial = self.parts / "run.json.tmp"
         with open(partial, "w") as file:
             json.dump(attributes, file)
@@ -231,21 +237,31 @@ def check_output(output: str | os.PathLike[str], mode: OutputMode) -> None:
         UsageError: a folder, a folder that is missing, or in mode `new` rows that would be lost.
     """
     path = Path(output)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; the output is a file")
-    if not path.parent.is_dir():
-        raise UsageError(f"the output's folder does not exist: {path.parent}")
-    if mode == "new" and path.exists():
-        raise UsageError(f"{path} exists; give --resume, --overwrite or another -o")
-    if mode == "new" and any(_parts(path).glob("part-*.h5")):
-        raise UsageError(f"{_parts(path)} holds rows of an interrupted run; give --resume or --overwrite")
-    if not os.access(path.parent, os.W_OK):
-        raise MetaqapError(f"cannot write to {path.parent}: permission denied")
+    try:
+        for name in (_parts(path), _merging(path)):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                name.lstat()
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; the output is a file")
+        if not path.parent.is_dir():
+            raise UsageError(f"the output's folder does not exist: {path.parent}")
+        if mode == "new" and path.exists():
+            raise UsageError(f"{path} exists; give --resume, --overwrite or another -o")
+        if mode == "new" and any(_parts(path).glob("part-*.h5")):
+            raise UsageError(f"{_parts(path)} holds rows of an interrupted run; give --resume or --overwrite")
+        if not os.access(path.parent, os.W_OK):
+            raise MetaqapError(f"cannot write to {path.parent}: permission denied")
+    except OSError as error:  # such as a name that is too long
+        raise MetaqapError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _parts(output: str | os.PathLike[str]) -> Path:
     path = Path(output)
     return path.with_name(path.name + ".parts")
+
+
+def _merging(output: Path) -> Path:
+    return output.with_name(f".{output.name}.merging")
 
 
 def _now() -> str:
@@ -259,7 +275,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             return found
     except ValueError:
         pass
-    raise MetaqapError(f"{path} is damaged: nobody knows how the rows beside it were made; give --overwrite")
+    raise MetaqapError(f"{path} is damaged, so it cannot be told how the rows beside it were made; give --overwrite")
 
 
 def _intact(path: Path) -> bool:

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from metaqap_fast.errors import Status
+from metaqap_fast.errors import Status, UsageError
 from metaqap_fast.records import Row
+from metaqap_fast.scores.schema import COLUMNS, Values, of_rows, select
 
-COLUMNS = ("keys", "score", "uncertainty", "members", "status", "error", "width", "height", "nbytes")
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 
-@dataclass(frozen=True, slots=True)
 class ScoreTable:
-    """Rows as columns of equal length.
+    """Rows as columns of equal length; compares by identity.
 
-    keys: paths as bytes. score, uncertainty: [N] float32, 0 worst to 1 best, NaN where failed. members:
-    [N, M] float32. status: [N] uint8, see `Status`. error: N texts. width, height: [N] uint32, pixels as
-    displayed. nbytes: [N] uint64. attributes: how the scores were made.
+    `table[i]` is a `Row`; `table[slice]`, `table[mask]` and `table[row numbers]` are tables, by numpy's rules for
+    negative numbers and errors; iteration gives rows. Each field of `Row` is an attribute: `score` and `uncertainty`
+    [N] float32, 0 worst to 1 best, NaN where failed; `members` [N, M] float32; `status` [N] uint8, see `Status`;
+    `error` N texts; `width` and `height` [N] uint32, pixels as displayed; `nbytes` [N] uint64.
+
+    Args:
+        columns: the columns by field, all of them and of equal length; bytes and texts as lists.
+        attributes: how the scores were made, as in the root attributes of a score file.
     """
 
-    keys: list[bytes]
+    # For editors and mypy alone; a column of scores/schema.py that is not named here is an attribute all the same.
     score: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
     members: NDArray[np.float32]
@@ -35,22 +41,56 @@ class ScoreTable:
     width: NDArray[np.uint32]
     height: NDArray[np.uint32]
     nbytes: NDArray[np.uint64]
-    attributes: dict[str, Any]
+
+    __slots__ = ("attributes", "columns")
+
+    def __init__(self, columns: Mapping[str, Values], attributes: Mapping[str, Any]) -> None:
+        self.columns = {column.field: columns[column.field] for column in COLUMNS}
+        self.attributes = dict(attributes)
+        if len(set(map(len, self.columns.values()))) > 1:
+            raise ValueError("columns of different lengths")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "columns":  # before __init__, as when a table is copied
+            raise AttributeError(name)
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise AttributeError(f"a score table has no column {name!r}; it has {', '.join(self.columns)}") from None
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.columns]
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, rows: slice) -> ScoreTable:
-        return ScoreTable(**{name: getattr(self, name)[rows] for name in COLUMNS}, attributes=self.attributes)
+    def __iter__(self) -> Iterator[Row]:
+        return (self._row(i) for i in range(len(self)))
 
-    @classmethod
-    def concatenate(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
-        """The rows of one or more tables, with the first one's attributes."""
-        columns: dict[str, Any] = {}
-        for name in COLUMNS:
-            parts = [getattr(table, name) for table in tables]
-            columns[name] = list(chain(*parts)) if isinstance(parts[0], list) else np.concatenate(parts)
-        return cls(**columns, attributes=tables[0].attributes)
+    @overload
+    def __getitem__(self, rows: SupportsIndex) -> Row: ...
+    @overload
+    def __getitem__(self, rows: slice | ArrayLike) -> ScoreTable: ...
+    def __getitem__(self, rows: Any) -> Row | ScoreTable:
+        if not isinstance(rows, slice):
+            rows = np.arange(len(self))[rows]
+            if rows.ndim == 0:
+                return self._row(int(rows))
+            if rows.ndim > 1:
+                raise IndexError("rows are chosen by a number, a slice, or a one-dimensional mask or list of numbers")
+        return ScoreTable({name: select(values, rows) for name, values in self.columns.items()}, self.attributes)
+
+    def _row(self, i: int) -> Row:
+        return Row(**{column.field: column.value(self.columns[column.field], i) for column in COLUMNS})
+
+    def __repr__(self) -> str:
+        model = f", model {self.attributes['bundle']}" if "bundle" in self.attributes else ""
+        return f"<ScoreTable: {len(self)} rows, {int(self.ok.sum())} scored{model}>"
+
+    @property
+    def keys(self) -> list[bytes]:
+        """N paths as bytes."""
+        return self.columns["key"]  # type: ignore[return-value]
 
     @property
     def paths(self) -> list[str]:
@@ -63,21 +103,15 @@ class ScoreTable:
         return np.asarray(self.status == Status.ok)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Row], attributes: Mapping[str, Any]) -> ScoreTable:
-        """Columns of a list of rows; `attributes["members"]` gives the width of an empty table."""
-        m = len(attributes["members"])
-        return cls(
-            [row.key for row in rows],
-            np.array([row.score for row in rows], np.float32),
-            np.array([row.uncertainty for row in rows], np.float32),
-            np.array([row.members for row in rows], np.float32).reshape(len(rows), m),
-            np.array([row.status for row in rows], np.uint8),
-            [row.error for row in rows],
-            np.array([row.width for row in rows], np.uint32),
-            np.array([row.height for row in rows], np.uint32),
-            np.array([row.nbytes for row in rows], np.uint64),
-            dict(attributes),
-        )
+    def concatenate(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
+        """The rows of one or more tables; of an attribute that differs, the first one's."""
+        attributes = {name: value for table in reversed(tables) for name, value in table.attributes.items()}
+        return cls({c.field: c.concatenate([t.columns[c.field] for t in tables]) for c in COLUMNS}, attributes)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Row], attributes: Mapping[str, Any]) -> ScoreTable:
+        """Columns of rows; `attributes["members"]` gives the width of an empty table."""
+        return cls(of_rows(rows, attributes), attributes)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ScoreTable:
@@ -91,3 +125,41 @@ class ScoreTable:
 
         with open_scores(path) as file:
             return read_rows(file)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a score file (.h5, .hdf5), or a .csv, .jsonl or .parquet file, in place of any that is there.
+
+        Raises:
+            UsageError: another ending.
+            MetaqapError: it cannot be written, or pyarrow is missing; what was there before is kept.
+        """
+        from metaqap_fast.scores.durable import save_scores
+        from metaqap_fast.scores.export import WRITERS, export
+
+        path = Path(path)
+        if path.suffix.lower() in (".h5", ".hdf5"):
+            save_scores(path, self.attributes, [self])
+        elif path.suffix.lower() in WRITERS:
+            export(self, path)
+        else:
+            raise UsageError(f"cannot save as {path.name}: the name must end in .h5, {', '.join(WRITERS)}")
+
+    def to_arrow(self) -> pa.Table:
+        """As a pyarrow table, with the columns of an export to parquet.
+
+        Raises:
+            MetaqapError: pyarrow is missing.
+        """
+        from metaqap_fast.scores.export import to_arrow
+
+        return to_arrow(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """As a pandas data frame, with the columns of an export to csv; NaN where failed.
+
+        Raises:
+            MetaqapError: pandas is missing.
+        """
+        from metaqap_fast.scores.export import to_pandas
+
+        return to_pandas(self)

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from metaqap_fast.errors import MetaqapError, Status, UsageError
-from metaqap_fast.scores.merge import KeySet
+from metaqap_fast.records import Row
+from metaqap_fast.scores.merge import KeySet, merged
 from metaqap_fast.scores.store import Store
 from metaqap_fast.scores.table import ScoreTable
+from rows import a_row
 
 ATTRIBUTES = {"members": ["a", "b"], "bundle_digest": "d1", "engine": "e", "precision": "fp32", "program_version": "1"}
 
 
-@dataclass
-class FakeRow:
-    key: bytes
-    score: float = 0.5
-    uncertainty: float = 0.1
-    status: Status = Status.ok
-    error: str = ""
-    width: int = 3
-    height: int = 2
-    nbytes: int = 9
-
-    @property
-    def members(self) -> NDArray[np.float32]:
-        return np.array([self.score, self.score], np.float32)
+def rows(*numbers: int) -> list[Row]:
+    return [a_row(b"%03d.jpg" % n, n / 1000) for n in numbers]
 
 
-def rows(*numbers: int) -> list[FakeRow]:
-    return [FakeRow(b"%03d.jpg" % n, score=n / 1000) for n in numbers]
-
-
-def write(output: Path, items: list[FakeRow], mode: str = "new", per_part: int = 3, finish: bool = True) -> Store:
+def write(output: Path, items: list[Row], mode: str = "new", per_part: int = 3, finish: bool = True) -> Store:
     store = Store(output, ATTRIBUTES, mode, rows_per_part=per_part)  # type: ignore[arg-type]
     for row in items:
         if row.key not in store.done:
@@ -55,7 +41,7 @@ def write(output: Path, items: list[FakeRow], mode: str = "new", per_part: int =
 
 def test_round_trip(tmp_path: Path) -> None:
     out = tmp_path / "s.h5"
-    bad = FakeRow(b"caf\xe9 \xff.jpg", float("nan"), float("nan"), Status.corrupt, "because \u00fc", 0, 0, 5)
+    bad = a_row(b"caf\xe9 \xff.jpg", status=Status.corrupt, error="because \u00fc")
     write(out, [*rows(*range(7)), bad])
     table = ScoreTable.read(out)
     assert table.keys == [*(row.key for row in rows(*range(7))), bad.key]
@@ -108,16 +94,6 @@ def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
         write(tmp_path / "t.h5", rows(1))
     write(tmp_path / "t.h5", rows(7), mode="overwrite")
     assert ScoreTable.read(tmp_path / "t.h5").keys == [b"007.jpg"]
-
-
-def test_another_model_cannot_continue_a_run(tmp_path: Path) -> None:
-    out = tmp_path / "s.h5"
-    write(out, rows(1, 2, 3), finish=False)
-    with pytest.raises(UsageError, match="bundle_digest 'd1', this run has 'd2'"):
-        Store(out, {**ATTRIBUTES, "bundle_digest": "d2"}, "resume")
-    store = write(out, rows(1, 2, 3, 4), mode="resume")
-    assert len(store.done) == 3  # the refusal left everything as it was
-    assert len(ScoreTable.read(out)) == 4
 
 
 def test_a_damaged_part_is_found_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -174,7 +150,7 @@ def test_a_failed_write_keeps_earlier_parts(tmp_path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr("metaqap_fast.scores.durable.append_rows", full_disk)
-        store.add(FakeRow(b"003.jpg"))
+        store.add(a_row(b"003.jpg"))
         with pytest.raises(MetaqapError, match="No space left"):
             store.commit()
     store.close()
@@ -207,14 +183,14 @@ def test_a_key_set_knows_exactly_its_keys() -> None:
 
 def test_failed_rows_are_scored_again_when_asked(tmp_path: Path) -> None:
     out = tmp_path / "s.h5"
-    bad = FakeRow(b"001.jpg", float("nan"), float("nan"), Status.unreadable, "gone")
+    bad = a_row(b"001.jpg", status=Status.unreadable, error="gone")
     write(out, [*rows(0), bad, *rows(2)])
     kept = Store(out, ATTRIBUTES, "resume")
     assert b"001.jpg" in kept.done
     kept.close()
     store = Store(out, ATTRIBUTES, "resume", retry_failed=True)
     assert [key in store.done for key in (b"000.jpg", b"001.jpg", b"002.jpg")] == [True, False, True]
-    store.add(FakeRow(b"001.jpg", score=0.9))
+    store.add(a_row(b"001.jpg", score=0.9))
     store.finish()
     table = ScoreTable.read(out)
     assert table.keys == [b"000.jpg", b"001.jpg", b"002.jpg"] and table.ok.all() and table.score[1] == np.float32(0.9)
@@ -237,6 +213,107 @@ def test_a_single_part_becomes_the_output(tmp_path: Path, monkeypatch: pytest.Mo
     store.finish()
     assert not store.parts.exists()
     assert contents(out) == contents(tmp_path / "merged.h5")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def no_flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_flock)
+    write(tmp_path / "s.h5", rows(1))
+    assert "s.h5 is on a file system without locks" in caplog.text and len(caplog.records) == 1
+    assert ScoreTable.read(tmp_path / "s.h5").keys == [b"001.jpg"]
+
+
+def test_a_lock_that_fails_otherwise_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", full_disk)
+    with pytest.raises(MetaqapError, match=r"cannot write .*s\.h5\.parts: No space left on device$"):
+        Store(tmp_path / "s.h5", ATTRIBUTES)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.ENOSYS, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_sync_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fails: bool
+) -> None:
+    original = os.fsync
+
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        original(fd)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    if fails:
+        with pytest.raises(MetaqapError, match="Input/output error"):
+            Store(tmp_path / "s.h5", ATTRIBUTES)
+    else:
+        write(tmp_path / "s.h5", rows(1))
+        assert len(ScoreTable.read(tmp_path / "s.h5")) == 1
+
+
+def test_what_cannot_be_written_is_found_before_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first file that is written holds no rows; if that fails, nothing is left of it."""
+    monkeypatch.setattr("metaqap_fast.scores.durable.create_scores", full_disk)
+    with pytest.raises(MetaqapError, match=r"cannot write .*s\.h5\.parts: No space left on device$"):
+        Store(tmp_path / "s.h5", ATTRIBUTES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sources_by_the_thousand_and_of_any_bytes(tmp_path: Path) -> None:
+    """As the shell makes of *.jpg: a run and its continuation."""
+    out, source = tmp_path / "s.h5", [f"photos/{i:07d}.jpg" for i in range(20_000)]
+    attributes = {**ATTRIBUTES, "source": [*source, "photos\udcff"]}
+    for mode, key in (("new", b"a"), ("resume", b"b"), ("resume", b"c")):
+        store = Store(out, attributes, mode, rows_per_part=1)  # type: ignore[arg-type]
+        store.add(a_row(key))
+        store.finish() if key == b"a" else store.close()
+    write(out, rows(), mode="resume")
+    table = ScoreTable.read(out)
+    assert table.keys == [b"a", b"b", b"c"] and table.attributes["source"] == [*source, r"photos\xff"]
+
+
+@pytest.mark.parametrize("length", [253, 252, 244, 243])
+def test_a_name_that_is_too_long_is_refused_before_work(tmp_path: Path, length: int) -> None:
+    """Also one that only the files beside the output would be too long for; the longest that works does."""
+    out = tmp_path / ("s" * length + ".h5")
+    if length > 243:
+        with pytest.raises(MetaqapError, match=r"cannot write .*: File name too long$"):
+            Store(out, ATTRIBUTES)
+        assert not list(tmp_path.iterdir())
+    else:
+        write(out, rows(*range(8)))
+        assert len(ScoreTable.read(out)) == 8
+
+
+def test_columns_of_a_newer_version_are_not_lost(tmp_path: Path) -> None:
+    """They can be read, exported and so on; but not rewritten without them."""
+    out = tmp_path / "s.h5"
+    write(out, rows(1))
+    with h5py.File(out, "a") as file:
+        file["scores/later"], file["scores/more"] = [1], [2]
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"s\.h5 has columns that this version .* would lose \(later, more\)"):
+            Store(out, ATTRIBUTES, "resume")
+    with pytest.raises(UsageError, match="would lose"):
+        list(merged([out]))
+    assert [path.name for path in tmp_path.iterdir()] == ["s.h5"] and len(ScoreTable.read(out)) == 1
+
+
+ODD = [(b"bytes", "bytes"), (h5py.Empty("f4"), []), (np.bool_(True), True), (np.array([b"a"]), ["a"]), (2j, "2j")]
+
+
+@pytest.mark.parametrize(("value", "expected"), ODD)
+def test_a_file_with_odd_attributes_can_be_resumed(tmp_path: Path, value: object, expected: object) -> None:
+    out = tmp_path / "s.h5"
+    write(out, rows(1))
+    with h5py.File(out, "a") as file:
+        file.attrs["odd"] = value
+    write(out, rows(2), mode="resume")
+    assert ScoreTable.read(out).attributes["odd"] == expected
 
 
 def contents(path: Path) -> dict[str, object]:

@@ -56,8 +56,9 @@ def row(key: bytes) -> Row:
     value = zlib.crc32(key) / 2**32
     if zlib.crc32(key) % 11 == 0:
         none = np.full(2, np.nan, np.float32)
-        return Row(key, Status.corrupt, f"damaged: {value}", float("nan"), float("nan"), none, 0, 0, len(key))
-    return Row(key, Status.ok, "", value, value / 9, np.array([value, 1 - value], np.float32), 640, 480, len(key))
+        nan = float("nan")
+        return Row(key, nan, nan, none, Status.corrupt, f"damaged: {value}", 0, 0, len(key))
+    return Row(key, value, value / 9, np.array([value, 1 - value], np.float32), Status.ok, "", 640, 480, len(key))
 
 
 def images(folder: Path, count: int = IMAGES) -> Path:

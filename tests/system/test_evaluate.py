@@ -13,16 +13,13 @@ from scipy import stats
 from metaqap_fast import evaluate as ev
 from metaqap_fast.errors import Status, UsageError
 from metaqap_fast.scores.table import ScoreTable
+from rows import a_row
 
 
 def table(keys: list[bytes], scores: list[float], statuses: list[int] | None = None) -> ScoreTable:
-    n = len(keys)
-    zeros = np.zeros(n)
-    return ScoreTable(
-        keys, np.array(scores, np.float32), zeros.astype(np.float32), np.zeros((n, 1), np.float32),
-        np.array(statuses or [0] * n, np.uint8), [""] * n, zeros.astype(np.uint32), zeros.astype(np.uint32),
-        zeros.astype(np.uint64), {"members": ["m"]},
-    )  # fmt: skip
+    found = zip(keys, scores, statuses or [0] * len(keys), strict=True)
+    rows = [a_row(key, score, members=(0.0,), status=Status(status)) for key, score, status in found]
+    return ScoreTable.from_rows(rows, {"members": ["m"]})
 
 
 @settings(max_examples=50)

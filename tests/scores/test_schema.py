@@ -1,0 +1,134 @@
+"""A column is one entry: a line in `Row`, and everything that is done with rows follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from metaqap_fast.scores.schema import COLUMNS, escaped
+from metaqap_fast.scores.table import ScoreTable
+from rows import a_row
+
+ROOT = Path(__file__).parents[2]
+LAST = '    nbytes: Annotated[int, Stored("u8", name="bytes")]\n'
+
+# The columns that version 2 will have, and one of each other kind. "Kind" stands for an enum that is there already.
+ENTRIES = {
+    "blur": 'blur: Annotated[float, Stored("f4", meaning="0 sharp to 1 blurred")] = float("nan")',
+    "hash": 'hash: Annotated[int, Stored("u8")] = 0',
+    "reason": 'reason: Annotated[Status, Stored("u1")] = Status.ok',
+    "reasons": 'reasons: Annotated[NDArray[np.float32], Stored("f4")] = '
+    'dataclasses.field(default_factory=lambda: np.array(np.nan, np.float32))',
+    "note": 'note: Annotated[str, Stored(name="notes")] = "none"',
+}  # fmt: skip
+
+# What a row holds, what the column's default is, and how the two are exported.
+VALUES = {
+    "blur": ("0.125", {"blur": [0.125, None]}),
+    "hash": ("2**63 + 1", {"hash": [2**63 + 1, 0]}),
+    "reason": ("Status.corrupt", {"reason": ["corrupt", "ok"]}),
+    "reasons": (
+        "np.array([.125, .25, .5], np.float32)",
+        {"reason_x": [0.125, None], "reason_y": [0.25, None], "reason_z": [0.5, None]},
+    ),
+    "note": ("'blurred'", {"notes": ["blurred", "none"]}),
+}
+
+# A row that has the column, resumed into a file that lacks it, and merged, read and exported.
+CODE = """
+import sys
+import numpy as np
+from pathlib import Path
+from metaqap_fast.errors import Status
+from metaqap_fast.records import Row
+from metaqap_fast.scores.store import Store
+from metaqap_fast.scores.table import ScoreTable
+name, value, folder = sys.argv[1], eval(sys.argv[2]), Path(sys.argv[3])
+old = ScoreTable.read(folder / "old.h5")
+assert len(old) == 1 and len(getattr(old, name)) == 1
+attributes = {"members": ["m", "n"], "reasons": ["x", "y", "z"]}
+def row(key, **more):
+    return Row(key, .5, .1, np.array([.5, .5], np.float32), Status.ok, "", 3, 2, 9, **more)
+store = Store(folder / "old.h5", attributes, "resume", rows_per_part=1)
+store.add(row(b"a", **{name: value}))
+store.finish()
+table = ScoreTable.read(folder / "old.h5")
+assert table.keys == [b"a", b"b"], table.keys
+np.testing.assert_array_equal(getattr(table[0], name), value)
+assert type(getattr(table[0], name)) is type(value)
+again = ScoreTable.from_rows(table, table.attributes)
+assert repr(list(again)) == repr(list(table)) == repr(list(table[[0, 1]]))
+both = ScoreTable.concatenate([old, table])
+assert repr(list(both[1:])) == repr(list(table)) and repr(both[0]) == repr(table[1])
+for form in ("csv", "jsonl", "parquet", "h5"):
+    table.save(folder / f"new.{form}")
+print(table.to_pandas().dtypes)
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the part of the package that deals with rows, to be changed."""
+    package = tmp_path / "tree" / "metaqap_fast"
+    (package / "scores").mkdir(parents=True)
+    for path in [*(ROOT / "metaqap_fast").glob("*.py"), *(ROOT / "metaqap_fast" / "scores").glob("*.py")]:
+        shutil.copy(path, package / path.relative_to(ROOT / "metaqap_fast"))
+    return package
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_column_is_one_entry(tree: Path, tmp_path: Path, name: str) -> None:
+    """One line in records.py; it is in rows, tables, files, merges and exports, and old files have its default."""
+    records = tree / "records.py"
+    assert records.read_text().count(LAST) == 1
+    text = records.read_text().replace(LAST, f"{LAST}    {ENTRIES[name]}\n")
+    records.write_text(text.replace("from dataclasses", "import dataclasses\nfrom dataclasses", 1))
+    ScoreTable.from_rows([a_row(b"b")], {"members": ["m", "n"]}).save(tmp_path / "old.h5")
+    value, expected = VALUES[name]
+    command = [sys.executable, "-c", CODE, name, value, str(tmp_path)]
+    changed = {**os.environ, "PYTHONPATH": str(tree.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=changed, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+    assert {column: [row[column] for row in rows] for column in expected} == expected
+    table = pq.read_table(tmp_path / "new.parquet")
+    assert {column: table.column(column).to_pylist() for column in expected} == expected
+    assert set(table.column_names) == set(rows[0])
+    header, *lines = (tmp_path / "new.csv").read_text().splitlines()
+    values = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    assert {c: [row[c] for row in values] for c in expected} == {
+        c: ["" if v is None else str(v) for v in column] for c, column in expected.items()
+    }
+    back = ScoreTable.read(tmp_path / "new.h5")  # without the entry: the column is one that this version does not know
+    assert back.keys == [b"a", b"b"] and not hasattr(back, name)
+
+
+def test_columns_are_the_fields_of_a_row() -> None:
+    assert [(c.field, c.name, c.type.__name__, c.stored.dtype) for c in COLUMNS] == [
+        ("key", "path", "bytes", ""),
+        ("score", "score", "float", "f4"),
+        ("uncertainty", "uncertainty", "float", "f4"),
+        ("members", "members", "ndarray", "f4"),
+        ("status", "status", "Status", "u1"),
+        ("error", "error", "str", ""),
+        ("width", "width", "int", "u4"),
+        ("height", "height", "int", "u4"),
+        ("nbytes", "bytes", "int", "u8"),
+    ]
+    assert not any(column.is_optional for column in COLUMNS)  # version 1's are in every file
+    row = a_row(b"k")
+    assert [getattr(row, column.field) is not None for column in COLUMNS] == [True] * 9
+
+
+@pytest.mark.parametrize("text", [("\udcff", r"\xff"), ("\ud800", r"\ud800"), ("a\0ü", r"a\x00ü"), ("", "")])
+def test_escaped(text: tuple[str, str]) -> None:
+    assert escaped(text[0]) == text[1]
+    if text[1] != r"\ud800":
+        assert escaped(os.fsencode(text[0])) == text[1]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaqap_fast.decode.dali import Decoder
-from metaqap_fast.decode.lanes import Lanes
+from metaqap_fast.decode import DecodeOptions, Decoder
+from metaqap_fast.decode import create as create_decoder
 from metaqap_fast.engine import cuda
 from metaqap_fast.engine.gpu.engine import DeviceEngine
 from metaqap_fast.input.files import Listing
@@ -70,12 +70,12 @@ def make_engine(
     return tensorrt.create(bundle, precision, gpu, batch, layout, tensorrt_build.find(engine))
 
 
-def decoder_for(settings: Settings, on_gpu: bool, **options: Any) -> Any:
+def decoder_for(settings: Settings, on_gpu: bool, **options: Any) -> Decoder:
     """A decoder for the device, or for the CPU."""
     size = bundles.load(settings.model).view_size
     if not on_gpu:
-        return Decoder(size, batch_size=16)
-    return Lanes(size, batch_size=settings.batch, device_id=settings.gpu, **options)
+        return create_decoder(DecodeOptions(size))
+    return create_decoder(DecodeOptions(size, batch_size=settings.batch, **options), gpu=settings.gpu)
 
 
 def encoded(settings: Settings) -> list[Encoded]:
@@ -136,7 +136,7 @@ def decode_rate(settings: Settings, data: list[Encoded], **options: Any) -> floa
     """Images per second of decoding alone."""
     decoder = decoder_for(settings, on_gpu=settings.gpu is not None, **options)
     stream = (sound(image) for image in decoder.stream(endless(data)))
-    return stream_rate(settings, stream, 4 * decoder.batch_size)
+    return stream_rate(settings, stream, 4 * decoder.options.batch_size)
 
 
 def engine_rate(settings: Settings, made: DeviceEngine) -> float:

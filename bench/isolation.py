@@ -20,7 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode import Decoder
+from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.input.files import Listing
 from metaqap_fast.options import MODEL
@@ -43,13 +44,10 @@ def measure(
     scorer = Scorer(model, precision=precision)
     isolated = scorer.decoder
     assert isinstance(isolated, Supervisor), "on a GPU nothing is decoded in a process"
-    decoders: dict[str, Supervisor | Decoder] = {
-        "isolated": isolated,
-        "here": Decoder(scorer.bundle.view_size, scorer.views, scorer.batch_size),
-    }
+    decoders: dict[str, Decoder] = {"isolated": isolated, "here": LocalDecoder(isolated.options)}
     entries = list(islice(Listing(sources), images))
-    assert isolated._process is not None
-    worker = isolated._process.pid
+    worker = isolated.pid
+    assert worker is not None
 
     def timed(name: str, some: Sequence[Entry]) -> dict[str, float]:
         scorer.decoder = decoders[name]

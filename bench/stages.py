@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from metaqap_fast import engine as engines
 from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import Work
-from metaqap_fast.decode.lanes import Lanes
-from metaqap_fast.decode.supervisor import Supervisor
+from metaqap_fast.decode import DecodeOptions, Decoder, Limits
+from metaqap_fast.decode import create as create_decoder
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.infer import scored
 from metaqap_fast.input.files import Listing
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.options import BATCH_SIZE, GPU_BATCH_SIZE, MAX_PIXELS
+from metaqap_fast.options import BATCH_SIZE, GPU_BATCH_SIZE
 from metaqap_fast.records import Decoded, Encoded, Entry, Row
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
@@ -194,12 +194,10 @@ def _entries(options: Options) -> list[Entry]:
     return First(options["sources"], options["count"]).entries
 
 
-def _decoder(bundle: Bundle, options: Options) -> Supervisor | Lanes:
+def _decoder(bundle: Bundle, options: Options) -> Decoder:
     gpu = engines.gpu_for(options["engine"], options["device"])
     batch = options.get("batch_size") or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
-    if gpu is not None:
-        return Lanes(bundle.view_size, "fit", batch, MAX_PIXELS, device_id=gpu)
-    return Supervisor(bundle.view_size, batch_size=batch)
+    return create_decoder(DecodeOptions(bundle.view_size, batch_size=batch), gpu=gpu, limits=Limits())
 
 
 def _views(bundle: Bundle, options: Options) -> list[Any]:

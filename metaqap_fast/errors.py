@@ -17,12 +17,16 @@ class Status(IntEnum):
 
 
 class ImageError(Exception):
-    """One image failed. Becomes that image's row; never ends a run."""
+    """One image failed. Becomes that image's row; never ends a run.
 
-    def __init__(self, status: Status, reason: str) -> None:
+    `out_of_memory`: for want of memory, so that the process it happened in may not be sound any more.
+    """
+
+    def __init__(self, status: Status, reason: str, *, out_of_memory: bool = False) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.out_of_memory = out_of_memory
 
 
 class MetaqapError(Exception):

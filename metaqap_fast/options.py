@@ -33,6 +33,7 @@ MAX_PIXELS = 200_000_000
 MAX_BYTES = 1 << 29  # of the file
 MAX_SECONDS = 60.0  # to decode it
 MAX_MEMORY = 1 << 32  # bytes, to decode it; the largest JPEG 2000 of 200 million pixels takes 3 GB
+PIXEL_BYTES = 16  # of them that a pixel can take: JPEG 2000 takes the most
 
 # Rows are committed to disk at whichever comes first.
 ROWS_PER_PART = 1000

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from metaqap_fast.errors import ImageError, Status
 
 Pixels = NDArray[np.uint8]
+_NO_VIEWS: Pixels = np.empty((0, 0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,23 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image as views [N, S, S, 3] uint8 (N = 0 where `error` says why)."""
+    """One image as views, or why there are none."""
 
     key: bytes
-    nbytes: int
-    views: Pixels
+    nbytes: int  # of the file
+    result: Pixels | ImageError  # views [N, S, S, 3] uint8, N >= 1
     width: int = 0  # as displayed, in pixels
     height: int = 0
-    error: ImageError | None = None
+
+    @property
+    def views(self) -> Pixels:
+        """[N, S, S, 3] uint8; N is 0 exactly where `error` says why."""
+        return _NO_VIEWS if isinstance(self.result, ImageError) else self.result
+
+    @property
+    def error(self) -> ImageError | None:
+        """Why there are no views."""
+        return self.result if isinstance(self.result, ImageError) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,9 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
+from metaqap_fast import decode
 from metaqap_fast import engine as engines
-from metaqap_fast.decode.dali import Decoder
-from metaqap_fast.decode.lanes import Lanes
-from metaqap_fast.decode.supervisor import Supervisor
+from metaqap_fast.decode import DecodeOptions, Limits
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.infer import scored
 from metaqap_fast.input.files import Listing
@@ -90,12 +89,9 @@ class Scorer:
         self.trace: Trace | None = None
         gpu = engines.gpu_for(engine, device)
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
-        self.decoder: Decoder | Supervisor | Lanes
-        how = self.bundle.view_size, self.views, self.batch_size, max_pixels
-        if gpu is not None:
-            self.decoder = Lanes(*how, device_id=gpu)
-        else:  # the supervised process starts while the engine compiles
-            self.decoder = Supervisor(*how, max_seconds, max_memory) if isolate else Decoder(*how)
+        options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels)
+        limits = Limits(max_seconds, max_memory) if isolate else None
+        self.decoder = decode.create(options, gpu=gpu, limits=limits)  # starts while the engine compiles
         self.engine = engines.create(self.bundle, engine, device, precision)
 
     def stream(self, entries: Iterable[Entry]) -> Generator[Row]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode import DecodeOptions, create
 from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.input.reading import read_all
@@ -177,7 +177,7 @@ def decoded(files: Sequence[Path]) -> Iterator[Decoded]:
         MetaqapError: an image that cannot be decoded; leaving it out would part images from their labels.
     """
     entries = [Entry(bytes(path), bytes(path)) for path in files]
-    for path, image in zip(files, Decoder(VIEW_SIZE).stream(read_all(entries)), strict=True):
+    for path, image in zip(files, create(DecodeOptions(VIEW_SIZE)).stream(read_all(entries)), strict=True):
         if image.error is not None:
             raise MetaqapError(f"{path}: {image.error}")
         yield image

@@ -18,7 +18,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode import DecodeOptions, create
 from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.evaluate import measure
 from metaqap_fast.train.datasets import biq2021
@@ -75,7 +75,8 @@ def _resized(views: Views, size: int) -> Views:
     """Views at another size, by the decoder's own antialiased resize."""
     if views[0].shape[0] == size:
         return views
-    return [image.views[0] for image in Decoder(size).stream_arrays((b"", view) for view in views)]
+    decoder = create(DecodeOptions(size))
+    return [image.views[0] for image in decoder.stream_arrays((b"", view) for view in views)]
 
 
 def _features(path: Path, views: Iterable[NDArray[np.uint8]], size: int) -> NDArray[np.float32]:

@@ -1,1 +1,84 @@
-"""Bytes to views: the decoders, and the process that isolates them."""
+"""Bytes to views: the decoders, and the process that isolates them. `create` picks one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from metaqap_fast.options import BATCH_SIZE, MAX_MEMORY, MAX_PIXELS, MAX_SECONDS, Views
+from metaqap_fast.records import Decoded, Encoded, Pixels
+
+HW_DECODER_LOAD = 0.65  # DALI's own default; the sweep of bench.gpu_acceptance measures others
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How images are decoded.
+
+    Attributes:
+        size: side of the members' input in pixels.
+        views: how views are cut, see `metaqap_fast.decode.views`.
+        batch_size: images decoded together; never changes a pixel.
+        max_pixels: an image with more is a row with status `too_large`; it is never decoded.
+        hw_decoder_load: share of the JPEGs that go to a GPU's hardware decoder, where it has one.
+    """
+
+    size: int
+    views: Views = "fit"
+    batch_size: int = BATCH_SIZE
+    max_pixels: int = MAX_PIXELS
+    hw_decoder_load: float = HW_DECODER_LOAD
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one image may take in the supervised process; beyond it, its row has the status `too_large`.
+
+    Attributes:
+        max_seconds: the time to decode it, alone.
+        max_memory: bytes, beyond those that the process starts with.
+    """
+
+    max_seconds: float = MAX_SECONDS
+    max_memory: int = MAX_MEMORY
+
+
+class Decoder(Protocol):
+    """Images to views, in order: one result for each, failures included. One stream at a time."""
+
+    @property
+    def options(self) -> DecodeOptions:
+        """What it was made with."""
+
+    def stream(self, images: Iterable[Encoded]) -> Iterator[Decoded]:
+        """Decode files, resize them and cut views."""
+
+    def stream_arrays(self, images: Iterable[tuple[bytes, Pixels]]) -> Iterator[Decoded]:
+        """The same for (key, pixels [H, W, 3] uint8 RGB), resized by the same operator."""
+
+    def close(self) -> None:
+        """Release threads, memory and processes."""
+
+
+def create(options: DecodeOptions, *, gpu: int | None = None, limits: Limits | None = None) -> Decoder:
+    """The decoder for a device.
+
+    Args:
+        options: see `DecodeOptions`.
+        gpu: CUDA device to decode on; views are then torch tensors on it. None: the CPU.
+        limits: decode in a supervised process that keeps them, and whose crashes cost one image each. None: in this
+            process. On a GPU nothing is isolated, and limits are not kept.
+    """
+    # Imported when picked: the supervised process loads this module too, and must not load its supervisor.
+    if gpu is not None:
+        from metaqap_fast.decode.lanes import Lanes
+
+        return Lanes(options, device_id=gpu)
+    if limits is not None:
+        from metaqap_fast.decode.supervisor import Supervisor
+
+        return Supervisor(options, limits)
+    from metaqap_fast.decode.local import LocalDecoder
+
+    return LocalDecoder(options)

@@ -6,32 +6,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any
 
-from metaqap_fast.decode.dali import Decoder
-from metaqap_fast.options import MAX_PIXELS, Views
+from metaqap_fast.decode import DecodeOptions
+from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
 LANES = 2
 
 
 class Lanes:
-    """Like `Decoder`, with a decoder and a thread for each lane; batches keep their order.
+    """A `Decoder` with a `LocalDecoder` and a thread for each lane; batches keep their order.
 
-    A bad image costs its own batch a second pass, as in `Decoder`; the other lane does not notice.
+    A bad image costs its own batch a second pass; the other lane does not notice.
     """
 
-    def __init__(
-        self,
-        size: int,
-        mode: Views = "fit",
-        batch_size: int = 64,
-        max_pixels: int = MAX_PIXELS,
-        lanes: int = LANES,
-        **options: Any,
-    ) -> None:
-        self.batch_size = batch_size
-        self._decoders = [Decoder(size, mode, batch_size, max_pixels, **options) for _ in range(lanes)]
+    def __init__(self, options: DecodeOptions, *, device_id: int | None, lanes: int = LANES) -> None:
+        self.options = options
+        self._decoders = [LocalDecoder(options, device_id=device_id) for _ in range(lanes)]
         # A thread for each decoder: a DALI pipeline is used by one thread at a time.
         self._threads = [ThreadPoolExecutor(1, f"lane-{i}") for i in range(lanes)]
 
@@ -41,7 +32,7 @@ class Lanes:
         flying: deque[Future[list[Decoded]]] = deque()
         turn = 0
         try:
-            while batch := list(islice(source, self.batch_size)):
+            while batch := list(islice(source, self.options.batch_size)):
                 lane = turn % len(self._decoders)
                 flying.append(self._threads[lane].submit(_run, self._decoders[lane], batch))
                 turn += 1
@@ -58,10 +49,12 @@ class Lanes:
         return self._decoders[0].stream_arrays(images)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, release the memory."""
         for thread in self._threads:
             thread.shutdown(wait=True, cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
 
 
-def _run(decoder: Decoder, batch: list[Encoded]) -> list[Decoded]:
+def _run(decoder: LocalDecoder, batch: list[Encoded]) -> list[Decoded]:
     return list(decoder.stream(batch))

@@ -9,8 +9,6 @@ image did to the heap. It becomes a failed row, and everything else is decoded a
 from __future__ import annotations
 
 import json
-import math
-import mmap
 import os
 import signal
 import socket
@@ -19,18 +17,21 @@ import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
-from metaqap_fast.decode.worker import ARRAYS, FILES, LINE, write
+from metaqap_fast.decode import DecodeOptions, Limits, wire
+from metaqap_fast.decode.wire import Death
 from metaqap_fast.errors import ImageError, MetaqapError, Status
-from metaqap_fast.options import MAX_MEMORY, MAX_PIXELS, MAX_SECONDS, Views
+from metaqap_fast.formats import read_header
+from metaqap_fast.options import PIXEL_BYTES
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
 START_SECONDS = 120.0  # importing DALI from a cold network disk
+END_SECONDS = 10.0  # for a killed process to be gone; it may be waiting for a disk or a device
 STARTS = 3  # tries
 BATCH_BYTES = 64 << 20  # encoded bytes of one batch
 AHEAD = 2  # batches with the worker
@@ -38,7 +39,7 @@ TICK = 0.25  # time counts in ticks: a run that was stopped (Ctrl-Z) does not bl
 MODULE = "metaqap_fast.decode.worker"  # whose `main` the process runs
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Task:
     """One image on its way to the worker: encoded bytes, or an array [H, W, 3] that only needs resizing."""
 
@@ -51,8 +52,17 @@ class _Task:
         return self.data.nbytes if isinstance(self.data, np.ndarray) else len(self.data)
 
     @property
-    def shape(self) -> list[int]:
-        return list(self.data.shape) if isinstance(self.data, np.ndarray) else []
+    def pixels(self) -> int:
+        """How many it has, as far as that can be told without decoding."""
+        if isinstance(self.data, np.ndarray):
+            return self.data.size // 3
+        with suppress(ImageError):
+            header = read_header(self.data)
+            return header.width * header.height
+        return 0
+
+    def failed(self, error: ImageError) -> Decoded:
+        return Decoded(self.key, self.nbytes, error)
 
 
 @dataclass(slots=True)
@@ -66,40 +76,72 @@ class _Batch:
         return sum(task.nbytes for task in self.tasks)
 
 
-class _Died(Exception):
-    """The worker is no more; `status` and the text are what to say of an image that it had alone."""
+@dataclass(slots=True)
+class _Worker:
+    """A process, from its start to its end. What is held here closes with the last reference to it."""
 
-    def __init__(self, status: Status, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    lifeline: IO[bytes]  # the process ends when this closes
+    ready: bool = False
+    answered: int = 0  # images
+    received: deque[Decoded] = field(default_factory=deque)
+
+    def receive(self, seconds: float) -> list[Decoded]:
+        """The next message's answers.
+
+        Raises:
+            Death: it is gone, or said nothing for so long.
+        """
+        tick, left = min(TICK, seconds), seconds
+        self.connection.settimeout(tick)
+        while True:
+            try:
+                answers = wire.receive(self.connection)
+                break
+            except TimeoutError:
+                left -= tick
+                if left <= 0:
+                    raise Death(Status.too_large, f"not decoded within {seconds:g} seconds") from None
+        if answers is None:
+            raise self._death()
+        return answers
+
+    def _death(self) -> Death:
+        """What it died of, after it has hung up."""
+        try:
+            code = self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return Death(Status.corrupt, "the decoder crashed (and does not end)")
+        if code == -signal.SIGKILL:
+            return Death(Status.too_large, "the decoder was killed (out of memory?)")
+        name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return Death(Status.corrupt, f"the decoder crashed ({name})")
+
+    def end(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        self.connection.close()
+        self.lifeline.close()
+        with suppress(subprocess.TimeoutExpired):  # the kernel ends it when the device that it waits for comes back
+            self.process.wait(END_SECONDS)
 
 
 class Supervisor:
-    """A `Decoder` in a supervised process; same streams, same results.
-
-    Args:
-        size, mode, batch_size, max_pixels: see `Decoder`.
-        max_seconds: an image that takes longer alone is a row with status `too_large`.
-        max_memory: the same for the bytes that the process may take beyond those it starts with.
+    """A `Decoder` in a supervised process; same streams, same results as `LocalDecoder`.
 
     The process starts at once, so that it is ready when the model is compiled.
     """
 
-    def __init__(
-        self,
-        size: int,
-        mode: Views = "fit",
-        batch_size: int = 16,
-        max_pixels: int = MAX_PIXELS,
-        max_seconds: float = MAX_SECONDS,
-        max_memory: int = MAX_MEMORY,
-    ) -> None:
-        self.size, self.batch_size, self.max_seconds = size, batch_size, max_seconds
+    def __init__(self, options: DecodeOptions, limits: Limits) -> None:
+        self.options, self.limits = options, limits
         self.restarts = self._failed_starts = 0
-        self._options = {"size": size, "mode": mode, "batch_size": batch_size, "max_pixels": max_pixels}
-        self._max_memory = max_memory
-        self._process: subprocess.Popen[bytes] | None = None
-        self._start()
+        self._worker: _Worker | None = self._started()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return self._worker.process.pid if self._worker else None
 
     def stream(self, images: Iterable[Encoded]) -> Generator[Decoded]:
         """See `Decoder.stream`."""
@@ -111,21 +153,14 @@ class Supervisor:
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            self._socket.close()
-            os.close(self._lifeline)
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # never started
-            self.close()
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
 
     def _stream(self, tasks: Iterable[_Task]) -> Generator[Decoded]:
         flying: deque[_Batch] = deque()
         try:
-            for batch in _batches(tasks, self.batch_size):
+            for batch in _batches(tasks, self.options.batch_size):
                 flying.append(batch)
                 while flying and (len(flying) >= AHEAD or sum(each.nbytes for each in flying) > AHEAD * BATCH_BYTES):
                     yield from self._finish(flying)
@@ -140,17 +175,17 @@ class Supervisor:
         first = flying[0]
         while first.tasks:
             task = first.tasks[0]
+            worker = self._worker = self._worker or self._started()
             try:
                 for batch in list(flying)[:AHEAD]:
-                    self._send(batch)
-                decoded = self._receive(task) if task.error is None else self._failed(task, task.error)
-            except _Died as death:
-                started, fresh = self._ready, not self._answers
+                    _send(worker, batch)
+                decoded = self._answer(worker, task) if task.error is None else task.failed(task.error)
+            except Death as death:
                 self.close()
                 self.restarts += 1
                 for batch in flying:
                     batch.sent = False
-                if not started:  # nobody's fault
+                if not worker.ready:  # nobody's fault
                     self._failed_starts += 1
                     if self._failed_starts == STARTS:
                         raise MetaqapError(f"the decoding process does not start: {death}") from None
@@ -159,97 +194,41 @@ class Supervisor:
                     flying.popleft()
                     flying.extendleft(_Batch([each], suspect=True) for each in reversed(first.tasks))
                     return
-                if not fresh:
+                if worker.answered:
                     continue
-                decoded = self._failed(task, ImageError(death.status, str(death)))
-            self._answers += 1
+                decoded = task.failed(self._blame(task, death))
             first.tasks.pop(0)
             yield decoded
         flying.popleft()
 
-    def _failed(self, task: _Task, error: ImageError) -> Decoded:
-        return Decoded(task.key, task.nbytes, np.empty((0, self.size, self.size, 3), np.uint8), error=error)
+    def _answer(self, worker: _Worker, task: _Task) -> Decoded:
+        if not worker.ready:
+            worker.receive(START_SECONDS)
+            worker.ready, self._failed_starts = True, 0
+        if not worker.received:
+            worker.received.extend(worker.receive(self.limits.max_seconds))
+        worker.answered += 1
+        return replace(worker.received.popleft(), key=task.key, nbytes=task.nbytes)
 
-    # --- the two ends of the wire: `_send` and `_receive` here, `worker.serve` there ---
+    def _blame(self, task: _Task, death: Death) -> ImageError:
+        """What to say of an image that ended a process which had seen nothing else.
 
-    def _send(self, batch: _Batch) -> None:
-        if batch.sent:
-            return
-        if self._process is None:
-            self._start()
-        tasks = [task for task in batch.tasks if task.error is None]
-        head = json.dumps([[task.nbytes, task.shape] for task in tasks]).encode()
-        fd = os.memfd_create("images", os.MFD_CLOEXEC)
-        try:
-            write(fd, len(head).to_bytes(8, "little"), head, *(task.data for task in tasks))
-            with suppress(OSError):  # a worker that is gone: `_receive` will see it
-                socket.send_fds(self._socket, [ARRAYS if tasks and tasks[0].shape else FILES], [fd])
-        finally:
-            os.close(fd)
-        batch.sent = True
+        A C library that gets no memory often crashes. What the image's pixels can need decides.
+        """
+        most = self.limits.max_memory
+        if death.status == Status.corrupt and task.pixels * PIXEL_BYTES > most:
+            return ImageError(Status.too_large, f"{death}; it can need more than --max-memory ({most} bytes)")
+        return ImageError(death.status, str(death))
 
-    def _receive(self, task: _Task) -> Decoded:
-        if not self._ready:
-            self._wait_until_ready()
-        if not self._received:
-            self._unpack(*self._message(self.max_seconds))
-        answer, pixels = self._received.popleft()
-        status = Status(answer["status"])
-        error = ImageError(status, answer["reason"]) if status else None
-        return Decoded(task.key, task.nbytes, pixels, answer["width"], answer["height"], error)
-
-    def _unpack(self, message: Any, fd: int | None) -> None:
-        """Take in the answers of a message; all its pixels are one memory, which lives as long as one of them."""
-        if "died" in message:
-            status = Status(message.get("status", Status.engine_error))
-            raise _Died(status, f"the decoder failed: {message['died']}")
-        shape = sum(answer["views"] for answer in message), self.size, self.size, 3
-        pixels = np.empty(shape, np.uint8) if fd is None else _mapped(fd, shape)
-        at = 0
-        for answer in message:
-            self._received.append((answer, pixels[at : at + answer["views"]]))
-            at += answer["views"]
-
-    def _message(self, seconds: float) -> tuple[Any, int | None]:
-        """The worker's next message and the file that came with it."""
-        left = seconds
-        while True:
-            try:
-                line, fds, _, _ = socket.recv_fds(self._socket, LINE, 1)
-                break
-            except TimeoutError:
-                left -= TICK
-                if left <= 0:
-                    reason = f"not decoded within {seconds:g} seconds"
-                    raise _Died(Status.too_large, reason) from None
-            except OSError:
-                line, fds = b"", []
-                break
-        if line:
-            return json.loads(line), fds[0] if fds else None
-        assert self._process is not None
-        code = self._process.wait()
-        if code == -signal.SIGKILL:
-            raise _Died(Status.too_large, "the decoder was killed (out of memory?)")
-        name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        raise _Died(Status.corrupt, f"the decoder crashed ({name})")
-
-    def _start(self) -> None:
+    def _started(self) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        alive, self._lifeline = os.pipe()
+        alive, lifeline = os.pipe()
         # -I: neither the current folder nor the environment can put another module in front of ours.
         code = f"import sys; sys.path[:] = sys.argv[3].split(chr(0x1f)); from {MODULE} import main; main()"
+        numbers = f"{theirs.fileno()},{alive},{self.limits.max_memory}"
         path = "\x1f".join(str(Path(entry).absolute()) for entry in sys.path)
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-c",
-                code,
-                f"{theirs.fileno()},{alive},{self._max_memory}",
-                json.dumps(self._options),
-                path,
-            ],
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", code, numbers, json.dumps(asdict(self.options)), path],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # what C libraries say about bad images: the rows say it
@@ -260,22 +239,13 @@ class Supervisor:
         theirs.close()
         os.close(alive)
         ours.settimeout(TICK)
-        self._socket, self._ready, self._answers = ours, False, 0
-        self._received: deque[tuple[dict[str, Any], Pixels]] = deque()
-
-    def _wait_until_ready(self) -> None:
-        answer, _ = self._message(START_SECONDS)
-        if "died" in answer:
-            self.close()
-            raise MetaqapError(answer["died"])
-        self._ready, self._failed_starts = True, 0
+        return _Worker(process, ours, os.fdopen(lifeline, "wb", buffering=0))
 
 
-def _mapped(fd: int, shape: tuple[int, ...]) -> Pixels:
-    """A file as an array; it lives as long as the array."""
-    memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-    os.close(fd)
-    return np.frombuffer(memory, np.uint8, math.prod(shape)).reshape(shape)
+def _send(worker: _Worker, batch: _Batch) -> None:
+    if not batch.sent:
+        wire.send_batch(worker.connection, [task.data for task in batch.tasks if task.error is None])
+        batch.sent = True
 
 
 def _batches(tasks: Iterable[_Task], size: int) -> Iterator[_Batch]:

@@ -81,13 +81,13 @@ def photographs(sources: Path, size: int, count: int = COUNT) -> NDArray[np.uint
     Raises:
         MetaqapError: none can be read.
     """
-    from metaqap_fast.decode.dali import Decoder
+    from metaqap_fast.decode import DecodeOptions, create
     from metaqap_fast.input.files import Listing
     from metaqap_fast.input.reading import read_all
 
     entries = list(Listing([sources]))
     chosen = entries[:: max(1, len(entries) // count)][:count]
-    views = [image.views[0] for image in Decoder(size).stream(read_all(chosen)) if image.error is None]
+    views = [image.views[0] for image in create(DecodeOptions(size)).stream(read_all(chosen)) if image.error is None]
     if not views:
         raise MetaqapError(f"{sources} holds no photograph that can be read")
     return np.stack(views)

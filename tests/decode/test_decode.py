@@ -9,7 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from images import encode
-from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode import DecodeOptions, create
+from metaqap_fast.decode.dali import Dali
+from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.errors import Status
 from metaqap_fast.records import Decoded, Encoded
 
@@ -17,7 +19,7 @@ S = 64
 
 
 def decode(*images: bytes, **options: object) -> list[Decoded]:
-    decoder = Decoder(S, **options)  # type: ignore[arg-type]
+    decoder = create(DecodeOptions(S, **options))  # type: ignore[arg-type]
     return list(decoder.stream(Encoded(b"%d" % i, data) for i, data in enumerate(images)))
 
 
@@ -104,7 +106,9 @@ def test_views_are_their_own_unless_they_are_borrowed(square: Image.Image) -> No
     shown = [square if i % 2 else ImageOps.invert(square) for i in range(8)]
     images = [Encoded(b"%d" % i, encode(image, "PNG")) for i, image in enumerate(shown)]
     for borrow in (False, True):
-        for one, image in zip(Decoder(S, batch_size=1, borrow=borrow).stream(images), shown, strict=True):
+        for one, image in zip(
+            LocalDecoder(DecodeOptions(S, batch_size=1), borrow=borrow).stream(images), shown, strict=True
+        ):
             assert (one.views.base is None) == (not borrow)
             assert (one.views[0] == np.asarray(image)).all()
 
@@ -122,16 +126,16 @@ def test_limits_come_before_decoding(square: Image.Image) -> None:
 
 
 def test_large_images_share_no_batch(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metaqap_fast.decode.dali.BATCH_PIXELS", 512 * 512 * 2)
+    monkeypatch.setattr("metaqap_fast.decode.local.BATCH_PIXELS", 512 * 512 * 2)
     seen: list[int] = []
-    real = Decoder._pipe
-    monkeypatch.setattr(Decoder, "_pipe", lambda self, jobs: seen.append(len(jobs)) or real(self, jobs))
+    real = Dali.run
+    monkeypatch.setattr(Dali, "run", lambda self, jobs, sizes: seen.append(len(jobs)) or real(self, jobs, sizes))
     assert len(decode(*[encode(photo, "JPEG")] * 5, batch_size=16)) == 5
     assert seen == [2, 2, 1]
 
 
 def test_arrays_are_resized_as_files_are(photo: Image.Image) -> None:
-    decoder = Decoder(S)
+    decoder = create(DecodeOptions(S))
     (array,) = decoder.stream_arrays([(b"0", np.asarray(photo))])
     (file,) = decoder.stream([Encoded(b"0", encode(photo, "PNG"))])
     assert np.array_equal(array.views, file.views)

@@ -10,19 +10,20 @@ import torch
 from PIL import Image
 
 from images import encode
-from metaqap_fast.decode import views
-from metaqap_fast.decode.dali import Decoder, _on_device, define
+from metaqap_fast.decode import DecodeOptions, views
+from metaqap_fast.decode.dali import _on_device, define
 from metaqap_fast.decode.lanes import Lanes
+from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.errors import Status
 from metaqap_fast.options import Views
 from metaqap_fast.records import Encoded
 
-OPTIONS = {"batch_size": 8, "num_threads": 2, "prefetch_queue_depth": 1}
+OPTIONS = DecodeOptions(64, batch_size=8, hw_decoder_load=0.4321)
 
 
 def serialised(encoded: bool, gpu: bool) -> bytes:
     """The whole graph, checked by DALI against its operators' schemas."""
-    pipeline = define(encoded, {**OPTIONS, "device_id": 0 if gpu else None}, hw_decoder_load=0.4321)
+    pipeline = define(encoded, OPTIONS, 0 if gpu else None)
     pipeline._device_id = None  # else DALI asks for the driver even before the graph
     return bytes(pipeline.serialize())
 
@@ -49,7 +50,7 @@ def test_a_gpu_pipeline_names_what_is_missing() -> None:
     except cuda.NoGpu:
         pass
     with pytest.raises(RuntimeError, match=r"(?i)cuda|driver|nvml"):
-        define(True, {**OPTIONS, "device_id": 0}).build()  # (DALI's words; a user is stopped by `engine.choice`)
+        define(True, OPTIONS, 0).build()  # (DALI's words; a user is stopped by `engine.choice`)
 
 
 class _Batch:
@@ -97,9 +98,10 @@ def test_lanes_give_what_one_decoder_gives(photo: Image.Image, batch_size: int) 
     good = [encode(photo.crop((i, i, i + 64, i + 64)), "PNG") for i in range(9)]
     files = [*good[:4], encode(photo, "JPEG")[:3000], b"text", *good[4:], b""]
     images = [Encoded(b"%d" % i, data) for i, data in enumerate(files)]
-    lanes = Lanes(64, batch_size=batch_size)
+    options = DecodeOptions(64, batch_size=batch_size)
+    lanes = Lanes(options, device_id=None)
     for _ in range(2):
-        found, one = list(lanes.stream(iter(images))), list(Decoder(64, batch_size=batch_size).stream(images))
+        found, one = list(lanes.stream(iter(images))), list(LocalDecoder(options).stream(images))
         assert [image.key for image in found] == [image.key for image in images]
         for a, b in zip(found, one, strict=True):
             assert (a.error and a.error.status) == (b.error and b.error.status)

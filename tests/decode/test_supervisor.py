@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from images import encode
-from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode import DecodeOptions, Limits, wire
+from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import ImageError, MetaqapError, Status
 from metaqap_fast.records import Decoded, Encoded
@@ -36,10 +39,14 @@ CULPRITS = {
 }
 
 
+def supervised(max_seconds: float = 60, max_memory: int = 1 << 32, **options: int) -> Supervisor:
+    return Supervisor(DecodeOptions(S, **options), Limits(max_seconds, max_memory))
+
+
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     monkeypatch.setattr("metaqap_fast.decode.supervisor.MODULE", "hostile_worker")
-    supervisor = Supervisor(S, batch_size=4, max_seconds=2, max_memory=1 << 28)
+    supervisor = supervised(batch_size=4, max_seconds=2, max_memory=1 << 28)
     yield supervisor
     supervisor.close()
 
@@ -47,6 +54,10 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
 @pytest.fixture(scope="module")
 def good(photo: Image.Image) -> bytes:
     return encode(photo.crop((0, 0, S, S)), "PNG")
+
+
+def views_of(data: bytes) -> NDArray[np.uint8]:
+    return next(LocalDecoder(DecodeOptions(S)).stream([Encoded(b"", data)])).views
 
 
 def statuses(results: list[Decoded]) -> list[Status]:
@@ -66,7 +77,7 @@ def test_the_culprit_is_named_and_the_rest_is_decoded(
     assert statuses(results) == [status if i == place else Status.ok for i in range(10)]
     error = results[place].error
     assert error is not None and word in error.reason
-    expected = next(iter(Decoder(S).stream([Encoded(b"", good)]))).views
+    expected = views_of(good)
     assert all(np.array_equal(result.views, expected) for i, result in enumerate(results) if i != place)
     assert 2 <= supervisor.restarts <= 3  # with its batch, alone, and as the first of a new worker
 
@@ -79,7 +90,7 @@ def test_an_image_that_needs_more_memory_than_it_may(
     big = encode(photo.resize((2000, 2000)), form)
     data = [good, big, good, good, big[: len(big) // 2], good]
     for memory, expected in ((megabytes << 20, Status.too_large), (1 << 30, Status.ok)):
-        supervisor = Supervisor(S, batch_size=4, max_memory=memory)
+        supervisor = supervised(batch_size=4, max_memory=memory)
         results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
         assert statuses(results) == [Status.ok, expected, Status.ok, Status.ok, Status.corrupt, Status.ok]
         assert expected == Status.ok or "--max-memory" in str(results[1].error)
@@ -96,7 +107,7 @@ def test_few_large_files_are_held(monkeypatch: pytest.MonkeyPatch, good: bytes) 
             taken.append(i)
             yield Encoded(b"%d" % i, good)
 
-    supervisor = Supervisor(S)
+    supervisor = supervised()
     for i, _ in enumerate(supervisor.stream(images())):
         assert len(taken) <= i + 2
     supervisor.close()
@@ -133,14 +144,12 @@ def test_an_image_is_not_blamed_for_a_death_that_it_did_not_cause(supervisor: Su
     def images() -> Iterator[Encoded]:
         for i in range(12):
             if i == 8:
-                assert supervisor._process is not None
-                os.kill(supervisor._process.pid, signal.SIGKILL)
+                os.kill(supervisor.pid or 0, signal.SIGKILL)
             yield Encoded(b"%d" % i, good)
 
     assert statuses(list(supervisor.stream(images()))) == [Status.ok] * 12
     assert supervisor.restarts == 1
-    assert supervisor._process is not None
-    os.kill(supervisor._process.pid, signal.SIGKILL)  # while it has nothing to do
+    os.kill(supervisor.pid or 0, signal.SIGKILL)  # while it has nothing to do
     assert statuses(list(supervisor.stream([Encoded(b"", good)]))) == [Status.ok]
 
 
@@ -157,8 +166,8 @@ def test_same_results_as_in_this_process(good: bytes, photo: Image.Image) -> Non
     data = [good, b"", b"text", encode(photo, "JPEG"), encode(photo, "JPEG")[:2000], encode(photo, "WEBP")]
     with_error = Encoded(b"e", b"", ImageError(Status.unreadable, "gone"))
     images = [with_error, *(Encoded(b"%d" % i, each) for i, each in enumerate(data))]
-    supervisor = Supervisor(S, batch_size=2)
-    for ours, theirs in zip(supervisor.stream(images), Decoder(S).stream(images), strict=True):
+    supervisor, local = supervised(batch_size=2), LocalDecoder(DecodeOptions(S))
+    for ours, theirs in zip(supervisor.stream(images), local.stream(images), strict=True):
         assert (ours.key, ours.nbytes, ours.width, ours.height) == (
             theirs.key,
             theirs.nbytes,
@@ -167,26 +176,27 @@ def test_same_results_as_in_this_process(good: bytes, photo: Image.Image) -> Non
         )
         assert str(ours.error) == str(theirs.error) and np.array_equal(ours.views, theirs.views)
     arrays = [(b"a", np.asarray(photo)), (b"b", np.asarray(photo)[::-1, ::2])]
-    for ours, theirs in zip(supervisor.stream_arrays(arrays), Decoder(S).stream_arrays(arrays), strict=True):
+    for ours, theirs in zip(supervisor.stream_arrays(arrays), local.stream_arrays(arrays), strict=True):
         assert np.array_equal(ours.views, theirs.views) and (ours.width, ours.nbytes) == (theirs.width, theirs.nbytes)
 
 
 def test_answers_come_together(good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """One message for a batch, or for what fills one; a failure is told at once."""
     messages: list[list[int]] = []
-    real = Supervisor._unpack
+    real = wire.receive
 
-    def unpack(self: Supervisor, message: list[dict[str, int]], fd: int | None) -> None:
-        messages.append([answer["views"] for answer in message])
-        real(self, message, fd)
+    def receive(connection: socket.socket) -> list[Decoded] | None:
+        answers = real(connection)
+        messages.append([len(answer.views) for answer in answers or []])
+        return answers
 
-    monkeypatch.setattr(Supervisor, "_unpack", unpack)
-    supervisor = Supervisor(S, batch_size=70)
+    monkeypatch.setattr(wire, "receive", receive)
+    supervisor = supervised(batch_size=70)
     data = [good] * 66 + [b"no image"] + [good] * 13
     results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))
     assert statuses(results) == [Status.ok] * 66 + [Status.unsupported] + [Status.ok] * 13
-    assert messages == [[1] * 64, [1, 1, 0], [1] * 3, [1] * 10]
-    expected = next(iter(Decoder(S).stream([Encoded(b"", good)]))).views
+    assert messages == [[], [1] * 64, [1, 1, 0], [1] * 3, [1] * 10]
+    expected = views_of(good)
     assert all(np.array_equal(result.views, expected) for result in results if not result.error)
     supervisor.close()
 
@@ -194,7 +204,7 @@ def test_answers_come_together(good: bytes, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_process_that_cannot_start_ends_the_run_with_a_reason(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:
     monkeypatch.setattr("metaqap_fast.decode.supervisor.MODULE", "no_such_module")
     with pytest.raises(MetaqapError, match="does not start"):
-        list(Supervisor(S).stream([Encoded(b"", good)]))
+        list(supervised().stream([Encoded(b"", good)]))
 
 
 def test_nothing_is_left_open(good: bytes) -> None:
@@ -203,7 +213,7 @@ def test_nothing_is_left_open(good: bytes) -> None:
 
     before = handles()
     for _ in range(3):
-        supervisor = Supervisor(S)
+        supervisor = supervised()
         results = list(supervisor.stream(Encoded(b"", good) for _ in range(20)))
         supervisor.close()
         del results, supervisor
@@ -222,10 +232,10 @@ def alive(pid: int) -> bool:
 def test_the_worker_goes_with_a_killed_run(good: bytes, tmp_path: Path, mark: bytes) -> None:
     (tmp_path / "image").write_bytes(good + mark)
     code = (
-        "import sys; from metaqap_fast import records; from metaqap_fast.decode import supervisor\n"
+        "import sys; from metaqap_fast import decode, records; from metaqap_fast.decode import supervisor\n"
         "supervisor.MODULE = 'hostile_worker'\n"
-        "s = supervisor.Supervisor(64); data = open(sys.argv[1], 'rb').read()\n"
-        "list(s.stream([records.Encoded(b'', data[:-4])])); print(s._process.pid, flush=True)\n"
+        "s = supervisor.Supervisor(decode.DecodeOptions(64), decode.Limits()); data = open(sys.argv[1], 'rb').read()\n"
+        "list(s.stream([records.Encoded(b'', data[:-4])])); print(s.pid, flush=True)\n"
         "list(s.stream([records.Encoded(b'', data)] * 2)); import time; time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{SUPPORT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bundles import tiny_member
 from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
-from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode import DecodeOptions, create
 from metaqap_fast.engine.deviation import TOLERANCE, deviation, generated, graph_predict, reference
 from metaqap_fast.engine.gpu import lowering as graph
 from metaqap_fast.engine.gpu.tensorrt_build import Library, Options, build, find
@@ -40,7 +40,7 @@ def views(photos: dict[str, Image.Image]) -> np.ndarray:
     images.append(np.asarray(photos["coffee"].resize((150, 100)).resize((600, 400))))
     noise = np.random.default_rng(0).normal(0, 25, images[0].shape)
     images.append(np.clip(images[0] + noise, 0, 255).astype(np.uint8))
-    decoder = Decoder(BUNDLE.view_size)
+    decoder = create(DecodeOptions(BUNDLE.view_size))
     return np.stack([d.views[0] for d in decoder.stream_arrays((b"", image) for image in images)])
 
 

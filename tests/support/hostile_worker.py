@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.decode import worker
-from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode.dali import Dali
 
-real = Decoder._pipe
+real = Dali.run
 rotten: list[int] = []  # what an image has done to the heap, and a later one dies of
 
 
@@ -53,17 +53,17 @@ DEEDS = {
 }
 
 
-def _pipe(self: Decoder, jobs: Sequence[Any]) -> Any:
-    for job in jobs:
+def run(self: Dali, sources: Sequence[Any], sizes: Sequence[Any]) -> Any:
+    for source in sources:
         if rotten:
             os.kill(os.getpid(), signal.SIGSEGV)
         for mark, deed in DEEDS.items():
-            if mark in job.source.tobytes()[-4:]:
+            if mark in source.tobytes()[-4:]:
                 deed()
-    return real(self, jobs)
+    return real(self, sources, sizes)
 
 
 def main() -> None:
     faulthandler.disable()
-    Decoder._pipe = _pipe  # type: ignore[method-assign]
+    Dali.run = run  # type: ignore[method-assign]
     worker.main()

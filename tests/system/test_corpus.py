@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import corpus
-from metaqap_fast.decode.dali import Decoder
+from metaqap_fast.decode import DecodeOptions, Limits, create
 from metaqap_fast.decode.supervisor import Supervisor
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import read_header
@@ -23,7 +23,7 @@ kinds = functools.cache(corpus.kinds)
 
 @pytest.fixture
 def supervisor() -> Iterator[Supervisor]:
-    supervisor = Supervisor(S, "unscaled", batch_size=1, max_seconds=60)
+    supervisor = Supervisor(DecodeOptions(S, "unscaled", batch_size=1), Limits(max_seconds=60))
     yield supervisor
     supervisor.close()
 
@@ -132,7 +132,7 @@ def test_the_extension_means_nothing(extension: str, tmp_path: Path) -> None:
     for name in ("JPEG", "PNG", "TIFF", "BMP", "WebP"):
         (tmp_path / f"{name}.{extension}").write_bytes(kinds()[name][0])
     (tmp_path / f"text.{extension}").write_bytes(b"hello")
-    results = list(Decoder(S).stream(read_all(Listing([tmp_path]))))
+    results = list(create(DecodeOptions(S)).stream(read_all(Listing([tmp_path]))))
     assert [result.error is None for result in results] == [True] * 5 + [False]
     assert results[-1].error is not None and results[-1].error.status == Status.unsupported
 

@@ -1,0 +1,195 @@
+"""Decoding in this process: the header rule, batches, the isolation of bad images, and views.
+
+DALI fails a whole batch for one bad file. A failed batch is therefore decoded again image by image: the
+culprit gets its status, its neighbours their pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metaqap_fast.decode import DecodeOptions, views
+from metaqap_fast.decode.dali import Dali
+from metaqap_fast.decode.pixels import DECODERS, PixelDecoder
+from metaqap_fast.errors import ImageError, Status
+from metaqap_fast.formats import Header, read_header
+from metaqap_fast.options import PIXEL_BYTES
+from metaqap_fast.records import Decoded, Encoded, Pixels
+
+BATCH_PIXELS = 64_000_000  # decoded pixels held at once: a batch of large photographs is cut short
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An image that may be decoded, or an array that needs no decoding."""
+
+    key: bytes
+    nbytes: int
+    width: int  # as displayed
+    height: int
+    source: Pixels  # encoded bytes [n] or pixels [H, W, 3]
+    header: Header | None = None
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def decoder(self) -> PixelDecoder | None:
+        """The one that must turn it into pixels before DALI gets it."""
+        return DECODERS[self.header.decoder] if self.header else None
+
+    def failed(self, error: ImageError) -> Decoded:
+        return Decoded(self.key, self.nbytes, error, self.width, self.height)
+
+
+class LocalDecoder:
+    """A `Decoder` in this process.
+
+    Args:
+        options: see `DecodeOptions`.
+        device_id: CUDA device to decode on, None for the CPU. Views are then torch tensors on it.
+        max_memory: bytes that this process may take for an image; an image that fails although its header is sound
+            and that can need more has run out of memory, for not every decoder says so. None: no limit.
+        borrow: views may lie in the decoder's own memory, and hold until the next image is asked for.
+    """
+
+    def __init__(
+        self,
+        options: DecodeOptions,
+        *,
+        device_id: int | None = None,
+        max_memory: int | None = None,
+        borrow: bool = False,
+    ) -> None:
+        self.options = options
+        self._dali = Dali(options, device_id)
+        self._max_memory, self._borrow = max_memory, borrow
+
+    def stream(self, images: Iterable[Encoded]) -> Iterator[Decoded]:
+        """See `Decoder.stream`."""
+        batch: list[_Job | Decoded] = []
+        pixels = jobs = 0
+        for image in images:
+            job = self._admit(image)
+            if isinstance(job, _Job):
+                if jobs == self.options.batch_size or (jobs and pixels + job.pixels > BATCH_PIXELS):
+                    yield from self._run(batch)
+                    batch, pixels, jobs = [], 0, 0
+                pixels, jobs = pixels + job.pixels, jobs + 1
+            batch.append(job)
+            if not jobs and len(batch) >= self.options.batch_size:  # nothing but failures: don't hold them back
+                yield from self._run(batch)
+                batch = []
+        yield from self._run(batch)
+
+    def stream_arrays(self, images: Iterable[tuple[bytes, Pixels]]) -> Iterator[Decoded]:
+        """See `Decoder.stream_arrays`."""
+        for key, array in images:
+            height, width = array.shape[:2]
+            if error := self._too_large(width, height):
+                yield Decoded(key, array.nbytes, error, width, height)
+            else:  # DALI takes no strides
+                yield from self._decode([_Job(key, array.nbytes, width, height, np.ascontiguousarray(array))])
+
+    def close(self) -> None:
+        """Release DALI's threads and memory."""
+        self._dali.close()
+
+    def _admit(self, image: Encoded) -> _Job | Decoded:
+        """Check what can be checked without decoding."""
+        width = height = 0
+        try:
+            if image.error is not None:
+                raise image.error
+            header = read_header(image.data)
+            width, height = header.display_size
+            if error := self._too_large(width, height):
+                raise error
+            if header.defect:
+                raise ImageError(Status.corrupt, f"{header.format}: {header.defect}")
+        except ImageError as error:  # without its frames, which hold the image's bytes
+            return Decoded(image.key, len(image.data), error.with_traceback(None), width, height)
+        data = np.frombuffer(image.data, np.uint8)
+        return _Job(image.key, len(image.data), width, height, data, header)
+
+    def _too_large(self, width: int, height: int) -> ImageError | None:
+        if width * height <= self.options.max_pixels:
+            return None
+        reason = f"{width}x{height} is {width * height} pixels, over the limit of {self.options.max_pixels}"
+        return ImageError(Status.too_large, reason)
+
+    def _run(self, batch: Sequence[_Job | Decoded]) -> Iterator[Decoded]:
+        """DALI's images together, those of other decoders one at a time, all in their order."""
+        together = self._decode([job for job in batch if isinstance(job, _Job) and not job.decoder])
+        for item in batch:
+            if isinstance(item, Decoded):
+                yield item
+            elif item.decoder:
+                yield from self._decode_alone(item, item.decoder)
+            else:
+                yield next(together)
+
+    def _decode_alone(self, job: _Job, decode: PixelDecoder) -> Iterator[Decoded]:
+        assert job.header is not None
+        try:
+            pixels = decode(job.source.data, job.header)
+            if pixels.shape != (job.height, job.width, 3):
+                raise _differs(job)
+        except ImageError as error:
+            yield job.failed(error)
+        except Exception as error:  # noqa: BLE001 -- whatever a library raises over a file is that file's failure
+            yield job.failed(self._failure(job, error, str(error) or type(error).__name__))
+        else:
+            source = np.ascontiguousarray(pixels)
+            yield from self._decode([_Job(job.key, job.nbytes, job.width, job.height, source)])
+
+    def _decode(self, jobs: Sequence[_Job]) -> Iterator[Decoded]:
+        """By DALI: all of them encoded, or all of them pixels."""
+        if not jobs:
+            return
+        options = self.options
+        targets = [views.target_size(job.width, job.height, options.size, options.views) for job in jobs]
+        same = [target == (job.width, job.height) for job, target in zip(jobs, targets, strict=True)]
+        try:
+            sizes = [None if kept else target for kept, target in zip(same, targets, strict=True)]
+            arrays = self._dali.run([job.source for job in jobs], sizes)
+        except (RuntimeError, MemoryError) as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    yield from self._decode([job])
+            else:
+                yield jobs[0].failed(self._failure(jobs[0], error, _detail(error)))
+            return
+        for job, target, pixels in zip(jobs, targets, arrays, strict=True):
+            if pixels.shape[:2] != target[::-1]:
+                yield job.failed(_differs(job))
+                continue
+            cut = views.cut(pixels, options.size, options.views)
+            if not self._borrow and isinstance(cut, np.ndarray) and cut.base is not None:
+                cut = cut.copy()
+            yield Decoded(job.key, job.nbytes, cut, job.width, job.height)
+
+    def _failure(self, job: _Job, error: Exception, detail: str) -> ImageError:
+        """What to say of an image that a decoder failed on; whether memory is what it lacked."""
+        unsaid = self._max_memory is not None and job.pixels * PIXEL_BYTES > self._max_memory
+        # DALI passes C++'s MemoryError on as text.
+        if unsaid or isinstance(error, MemoryError) or "bad_alloc" in str(error):
+            return ImageError(Status.too_large, "not enough memory to decode it", out_of_memory=True)
+        return ImageError(Status.corrupt, f"cannot be decoded: {detail}")
+
+
+def _differs(job: _Job) -> ImageError:
+    """The header lied, and the decoder believed the pixels."""
+    return ImageError(Status.corrupt, f"header says {job.width}x{job.height}, the decoded image differs")
+
+
+def _detail(error: Exception) -> str:
+    """What DALI's many lines say of the one image."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    after = next((i + 1 for i, line in enumerate(lines) if line.startswith("encountered")), 0)
+    detail = lines[after] if after < len(lines) else "unknown error"
+    return "damaged or truncated pixel data" if detail.startswith("Failed to decode sample") else detail

@@ -12,8 +12,7 @@ import numpy as np
 from metaqap_fast.bench.peer_works import load_rgb
 from metaqap_fast.bench.quality import CHANGES, Pixels
 from metaqap_fast.errors import UsageError
-from metaqap_fast.input.files import Listing
-from metaqap_fast.records import Entry
+from metaqap_fast.input.files import File, Listing
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.train.datasets import DataSet, split
 
@@ -53,7 +52,7 @@ def labelled(
             yield {"case": "unavailable", "set": data.name, "precision": precision, "reason": str(error)}
             continue
         say(f"{data.name}: {len(rows)} images in {scorer.engine.precision} by {scorer.engine.name}")
-        entries = (Entry(str(i).encode(), str(data.files[i]).encode()) for i in rows)
+        entries = (File(str(i).encode(), str(data.files[i]).encode()) for i in rows)
         for found in scorer.stream(entries):
             i = int(found.key)
             yield {

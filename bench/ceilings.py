@@ -15,7 +15,7 @@ from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import NotInstalled, Work
 from metaqap_fast.bench.stages import WORKS as STAGES
 from metaqap_fast.bench.stages import forget
-from metaqap_fast.records import Entry
+from metaqap_fast.input.files import File
 
 SIDE = 1536  # of the matrices: three of them are larger than a core's caches, and their product is long
 CHAIN = 4  # products in one request
@@ -97,7 +97,7 @@ def disk_read(options: Options) -> Work:
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name, "data")
     _write(path)
-    entry = Entry(b"", os.fsencode(path))
+    entry = File(b"", os.fsencode(path))
 
     def work() -> float:
         forget([entry])

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.input.files import Listing
-from metaqap_fast.records import Entry
+from metaqap_fast.input.files import File, Listing
 
 SIZES = ("512x512", "1024x768", "4000x3000")
 QUALITY = 90
@@ -31,7 +30,7 @@ class First(Listing):
         self.entries = list(islice(super().__iter__(), count))
         self.skipped = 0
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[File]:
         return iter(self.entries)
 
 

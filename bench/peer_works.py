@@ -19,10 +19,10 @@ from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import NotInstalled, Work
 from metaqap_fast.bench.stages import WARM
 from metaqap_fast.decode.views import cut, target_size
+from metaqap_fast.input.files import File
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.model.meta import combine
-from metaqap_fast.records import Entry
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.table import ScoreTable
@@ -199,7 +199,7 @@ def _one_by_one(score: Callable[[bytes], float], options: Options, *names: str, 
     return Work(work, lambda: work(2), facts=facts)
 
 
-def _entries(options: Options, count: int | None) -> Iterator[Entry]:
+def _entries(options: Options, count: int | None) -> Iterator[File]:
     return iter(First(options["sources"], count))
 
 

@@ -25,12 +25,12 @@ from metaqap_fast.decode import DecodeOptions, Decoder, Limits
 from metaqap_fast.decode import create as create_decoder
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.infer import scored
-from metaqap_fast.input.files import Listing
+from metaqap_fast.input.files import File, Listing
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.options import BATCH_SIZE, GPU_BATCH_SIZE
-from metaqap_fast.records import Decoded, Encoded, Entry, Row
+from metaqap_fast.records import Decoded, Encoded, Row
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.store import Store
@@ -179,7 +179,7 @@ def alone(bundle: Bundle, member: str) -> Bundle:
     return replace(bundle, name=f"{bundle.name}-{member}", members=found, meta=replace(bundle.meta, weights=(1.0,)))
 
 
-def forget(entries: Iterable[Entry]) -> None:
+def forget(entries: Iterable[File]) -> None:
     """Ask the kernel to drop files from the page cache."""
     for entry in entries:
         with suppress(OSError):
@@ -190,7 +190,7 @@ def forget(entries: Iterable[Entry]) -> None:
                 os.close(fd)
 
 
-def _entries(options: Options) -> list[Entry]:
+def _entries(options: Options) -> list[File]:
     return First(options["sources"], options["count"]).entries
 
 

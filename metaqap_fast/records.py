@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,25 @@ Pixels = NDArray[np.uint8]
 _NO_VIEWS: Pixels = np.empty((0, 0, 0, 3), np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One image to score: its key and the file it is read from."""
+class Entry(Protocol):
+    """One image to score: its key, and how its bytes are had."""
 
-    key: bytes
-    path: bytes
+    @property
+    def key(self) -> bytes:
+        """What the data set calls it; not always UTF-8."""
+
+    def read(self, max_bytes: int, ahead_bytes: int) -> bytes | memoryview | None:
+        """All its bytes. Several threads read, each another entry.
+
+        Args:
+            max_bytes: more are an error.
+            ahead_bytes: with more, None: held until its turn, the image would fill the memory. It is asked for again
+                then, with `ahead_bytes` equal to `max_bytes`.
+
+        Raises:
+            ImageError: why not.
+            OSError, ValueError: it is `unreadable`, for this reason.
+        """
 
 
 @dataclass(frozen=True, slots=True)

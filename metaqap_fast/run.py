@@ -1,4 +1,4 @@
-"""One scoring run: a listing through the scorer into a store, and what came of it."""
+"""One scoring run: a source through the scorer into a store, and what came of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from metaqap_fast import __version__
 from metaqap_fast.errors import Status
-from metaqap_fast.input.files import Listing
+from metaqap_fast.input import Source
 from metaqap_fast.options import ROWS_PER_PART, OutputMode
 from metaqap_fast.records import Row
 from metaqap_fast.scorer import Scorer
@@ -83,7 +83,7 @@ class Summary:
 
 def run(
     scorer: Scorer,
-    listing: Listing,
+    source: Source,
     output: str | os.PathLike[str],
     mode: OutputMode = "new",
     on_row: Callable[[Summary], None] = lambda _: None,
@@ -92,7 +92,7 @@ def run(
     retry_failed: bool = False,
     stopped: Callable[[BaseException], None] = lambda _: None,
 ) -> Summary:
-    """Score a listing into a file.
+    """Score a source into a file.
 
     A signal (SIGINT, SIGTERM) or a failure commits every row that is ready before it goes on its way as an
     exception; `mode="resume"` continues from there. `stopped` is called in between, and may end the process.
@@ -101,7 +101,7 @@ def run(
     Raises:
         UsageError, MetaqapError: see `Store`.
     """
-    attributes = {"program_version": __version__, "source": listing.sources, **scorer.describe()}
+    attributes = {"program_version": __version__, "source": list(source.sources), **scorer.describe()}
     store = Store(output, attributes, mode, rows_per_part, retry_failed=retry_failed)
     scorer.trace = trace
     summary = Summary(os.fspath(output), done=len(store.done))
@@ -112,7 +112,7 @@ def run(
         stopped(error)
 
     try:
-        entries = (entry for entry in listing if entry.key not in store.done)
+        entries = (entry for entry in source if entry.key not in store.done)
         with closing(scorer.stream(entries)) as rows, Interrupts(save) as interrupts:
             try:
                 for row in interrupts.waiting(rows):
@@ -126,7 +126,7 @@ def run(
                 if error is not interrupts.raised:
                     save(error)
                 raise
-        summary.skipped = listing.skipped
+        summary.skipped = source.skipped
         with trace.span("merge") if trace else nullcontext():
             store.finish()
     finally:

@@ -18,7 +18,7 @@ from metaqap_fast import engine as engines
 from metaqap_fast.decode import DecodeOptions, Limits
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.infer import scored
-from metaqap_fast.input.files import Listing
+from metaqap_fast.input import open_sources
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.options import (
@@ -101,7 +101,7 @@ class Scorer:
 
     def score(self, *sources: str | os.PathLike[str]) -> ScoreTable:
         """Score folders, files, globs or `@list.txt`, in the order of the sorted keys."""
-        return self._table(self.stream(Listing(sources)))
+        return self._table(self.stream(open_sources(sources)))
 
     def score_bytes(self, images: Sequence[bytes]) -> ScoreTable:
         """Score encoded images (whole files as bytes), in the order given; keys are 0, 1, 2, ..."""

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from metaqap_fast.decode import DecodeOptions, create
 from metaqap_fast.engine.openvino import shared_core
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.input.files import File
 from metaqap_fast.input.reading import read_all
-from metaqap_fast.records import Decoded, Entry
+from metaqap_fast.records import Decoded
 from metaqap_fast.train.member import VIEW_SIZE, Features
 from metaqap_fast.train.pooling import pool
 
@@ -176,7 +177,7 @@ def decoded(files: Sequence[Path]) -> Iterator[Decoded]:
     Raises:
         MetaqapError: an image that cannot be decoded; leaving it out would part images from their labels.
     """
-    entries = [Entry(bytes(path), bytes(path)) for path in files]
+    entries = [File(bytes(path), bytes(path)) for path in files]
     for path, image in zip(files, create(DecodeOptions(VIEW_SIZE)).stream(read_all(entries)), strict=True):
         if image.error is not None:
             raise MetaqapError(f"{path}: {image.error}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,39 +18,22 @@ READERS = 8  # threads
 
 
 def read_bytes(entry: Entry, max_bytes: int = MAX_BYTES) -> Encoded:
-    """Read one file. Never raises for a bad file and never blocks on a FIFO or device."""
+    """Read one image. Never raises for a bad one."""
     found = _read(entry, max_bytes, max_bytes)
     assert found is not None
     return found
 
 
 def _read(entry: Entry, max_bytes: int, ahead_bytes: int) -> Encoded | None:
-    """`read_bytes`, but None for a file of more than `ahead_bytes` that could be read."""
+    """`read_bytes`, but None for more than `ahead_bytes` that could be read."""
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        fd = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise ImageError(Status.unreadable, "not a regular file")
-            if info.st_size > max_bytes:
-                raise ImageError(Status.too_large, f"{info.st_size} bytes, over the limit of {max_bytes}")
-            return None if info.st_size > ahead_bytes else Encoded(entry.key, _contents(fd, info.st_size or max_bytes))
-        finally:
-            os.close(fd)
+        data = entry.read(max_bytes, ahead_bytes)
+        return None if data is None else Encoded(entry.key, data)
     except ImageError as error:
         return Encoded(entry.key, b"", error)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Encoded(entry.key, b"", ImageError(Status.unreadable, reason))
-
-
-def _contents(fd: int, most: int) -> bytes:
-    """Up to `most` bytes of a file; in few calls, each of which hands the interpreter's lock to another thread."""
-    data = os.read(fd, most)
-    while len(data) < most and (more := os.read(fd, most - len(data))):
-        data += more
-    return data
 
 
 def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYTES) -> Iterator[Encoded]:

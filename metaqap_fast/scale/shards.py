@@ -23,9 +23,8 @@ from typing import Any
 
 from metaqap_fast import signals
 from metaqap_fast.errors import MetaqapError, UsageError
-from metaqap_fast.input.files import Listing
+from metaqap_fast.input.files import File, Listing
 from metaqap_fast.options import OutputMode
-from metaqap_fast.records import Entry
 from metaqap_fast.run import Summary, run
 from metaqap_fast.scores.probe import try_out
 from metaqap_fast.scores.store import Store, check_output
@@ -41,7 +40,7 @@ class Share(Listing):
         super().__init__(sources)
         self._index, self._shares, self._done = index, count, done
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[File]:
         for place, entry in enumerate(super().__iter__()):
             if place % self._shares == self._index and entry.key not in self._done:
                 yield entry

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from metaqap_fast.errors import Status, UsageError
-from metaqap_fast.input.files import Listing
+from metaqap_fast.input import open_sources
+from metaqap_fast.input.files import File, Listing
 from metaqap_fast.input.reading import read_all, read_bytes
 from metaqap_fast.records import Encoded, Entry, key_order
 
@@ -72,12 +73,12 @@ def test_glob(tree: Path) -> None:
 def test_sources_that_are_not_there(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="missing"):
-        Listing([source])
+        open_sources([source])
 
 
 def test_no_source() -> None:
     with pytest.raises(UsageError, match="no source"):
-        Listing([])
+        open_sources([])
 
 
 def test_link_loops_end(tree: Path) -> None:
@@ -115,7 +116,7 @@ def test_reading_never_raises_and_never_hangs(tmp_path: Path) -> None:
         path = os.fsencode(tmp_path / f"{name}.jpg")
         results: list[Encoded] = []
 
-        def read(entry: Entry = Entry(path, path), results: list[Encoded] = results) -> None:  # noqa: B008
+        def read(entry: File = File(path, path), results: list[Encoded] = results) -> None:  # noqa: B008
             results.append(read_bytes(entry))
 
         thread = threading.Thread(target=read, daemon=True)
@@ -130,9 +131,9 @@ def test_reading_never_raises_and_never_hangs(tmp_path: Path) -> None:
 def test_files_over_the_limit_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "big.jpg").write_bytes(bytes(1000))
     path = os.fsencode(tmp_path / "big.jpg")
-    result = read_bytes(Entry(path, path), max_bytes=999)
+    result = read_bytes(File(path, path), max_bytes=999)
     assert result.error is not None and result.error.status == Status.too_large and not result.data
-    assert read_bytes(Entry(path, path), max_bytes=1000).error is None
+    assert read_bytes(File(path, path), max_bytes=1000).error is None
 
 
 @pytest.fixture
@@ -149,11 +150,11 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return keys
 
 
-def written(folder: Path, sizes: Sequence[int]) -> list[Entry]:
+def written(folder: Path, sizes: Sequence[int]) -> list[File]:
     entries = []
     for i, size in enumerate(sizes):
         (folder / f"{i}").write_bytes(bytes(size))
-        entries.append(Entry(b"%d" % i, os.fsencode(folder / f"{i}")))
+        entries.append(File(b"%d" % i, os.fsencode(folder / f"{i}")))
     return entries
 
 
@@ -178,7 +179,7 @@ def test_what_is_read_ahead_has_a_limit(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_file_that_says_it_is_empty_is_read() -> None:
     path = b"/proc/self/status"
     assert os.stat(path).st_size == 0
-    assert b"VmRSS" in read_bytes(Entry(path, path)).data
+    assert b"VmRSS" in read_bytes(File(path, path)).data
 
 
 def test_read_all_keeps_the_order(tmp_path: Path) -> None:
@@ -186,6 +187,6 @@ def test_read_all_keeps_the_order(tmp_path: Path) -> None:
     for i in range(100):
         (tmp_path / f"{i:03d}").write_bytes(b"%d" % i)
         path = os.fsencode(tmp_path / f"{i:03d}")
-        entries.append(Entry(path, path))
+        entries.append(File(path, path))
     results: list[Encoded] = list(read_all(entries, ahead=7))
     assert [result.data for result in results] == [b"%d" % i for i in range(100)]

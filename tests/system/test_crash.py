@@ -26,8 +26,7 @@ import crash
 from command import COMMAND, many
 from metaqap_fast.cli import main as _cli  # noqa: F401 -- imported once, before anything forks
 from metaqap_fast.errors import MetaqapError, Status, UsageError
-from metaqap_fast.input.files import Listing
-from metaqap_fast.records import Entry
+from metaqap_fast.input.files import File, Listing
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.durable import write_scores
 from metaqap_fast.scores.store import Store
@@ -286,7 +285,7 @@ def test_damaged_run_json_is_a_clear_error(photos: tuple[Path, dict[str, list[by
 def test_files_that_change_between_listing_and_reading(bundle: Path, folder: Path) -> None:
     victims = {"0.png": "delete", "1.png": "folder", "2.png": "shrink", "3.png": "fifo", "4.png": "loop"}
 
-    def entries() -> Iterator[Entry]:
+    def entries() -> Iterator[File]:
         for entry in list(Listing([folder])):
             path, deed = Path(os.fsdecode(entry.path)), victims.get(os.fsdecode(entry.key))
             if deed == "shrink":

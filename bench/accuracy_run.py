@@ -14,10 +14,39 @@ from metaqap_fast.bench.quality import CHANGES, Pixels
 from metaqap_fast.errors import UsageError
 from metaqap_fast.input.files import File, Listing
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.train.datasets import DataSet, split
+from metaqap_fast.train.datasets import DataSet, load, split
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
+
+
+def labelled_set(text: str, low: float | None = None, high: float | None = None) -> DataSet:
+    """A set from NAME=ROOT; `low` and `high` are the ends of the scale of a csv.
+
+    Raises:
+        UsageError: an unknown name, or no such images.
+    """
+    name, _, root = text.partition("=")
+    return load(name, root, *((low, high) if name == "csv" else (None, None)))
+
+
+def rows(
+    sets: Sequence[DataSet],
+    photos: Sequence[tuple[str, Pixels]],
+    precisions: Sequence[str],
+    options: dict[str, Any],
+    count: int | None,
+    without_twins: bool,
+    say: Say,
+) -> Iterator[Row]:
+    """All rows of a run: `labelled` for each set, `distorted` and `changed` for the photographs."""
+    for data in sets:
+        yield from labelled(data, precisions, options, count, without_twins, say)
+    if photos:
+        scorer = Scorer(precision=precisions[0], **options)
+        yield from distorted(scorer, photos, say)
+        yield from changed(scorer, photos)
+        scorer.close()
 
 
 def labelled(

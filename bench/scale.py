@@ -13,6 +13,7 @@ from metaqap_fast.bench import plots
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
 from metaqap_fast.bench.job import Work
 from metaqap_fast.bench.sampling import Case
+from metaqap_fast.bench.soak import make_images
 from metaqap_fast.bench.stats import Interval, exponent
 
 Options = dict[str, Any]
@@ -54,6 +55,16 @@ def workers(options: Options) -> Work:
 
 
 WORKS: dict[str, Callable[[Options], Work]] = {"rows": rows, "workers": workers}
+
+
+def folders(work: Path, numbers: Sequence[int]) -> dict[int, Path]:
+    """A folder of generated images for each number of rows."""
+    found = {}
+    for number in numbers:
+        (work / str(number)).mkdir()
+        make_images(work / str(number), number)
+        found[number] = work / str(number) / "images"
+    return found
 
 
 def cases(folders: Mapping[int, Path], model: Path, devices: Sequence[str], counts: Sequence[int]) -> list[Case]:

@@ -11,14 +11,17 @@ MODEL = "default"
 
 EngineName = Literal["auto", "tensorrt", "native", "openvino", "torch"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+ENGINE: EngineName = "auto"
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRECISION: Precision = "auto"
 
 DEVICE = "auto"
 
 Views = Literal["fit", "unscaled"]
 VIEWS: tuple[Views, ...] = get_args(Views)
+VIEW: Views = "fit"
 OLD_VIEWS = {"native": "unscaled"}  # names of version 0.1, still accepted
 
 # How a run treats an output that exists.

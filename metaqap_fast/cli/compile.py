@@ -24,37 +24,44 @@ import click
     default="fp16",
     show_default=True,
     metavar="P[,P...]",
-    help="fp32 to fp8.",
+    help="One or more of fp32, bf16, fp16, int8 and fp8.",
 )
 @click.option(
     "--target",
     default="",
     metavar="SM[,SM...]",
-    help="Architectures such as sm89, without such a GPU (TensorRT-RTX).  [default: the GPU at hand]",
+    help="GPU architectures such as sm89, which need not be at hand (TensorRT-RTX only).  [default: the GPU at hand]",
 )
 @click.option(
     "--layout",
     type=click.Choice(["merged", "members"]),
     default="merged",
     show_default=True,
-    help="One engine for all members, or one each.",
+    help="merged: one engine for all networks of the model; members: one for each.",
 )
-@click.option("--batch", type=click.IntRange(1, 1024), default=64, show_default=True, help="Views at once, at most.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 1024),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Largest number of views computed at once.",
+)
 @click.option("--device", default="auto", show_default=True, metavar="auto|cuda:N", help="GPU to build for.")
 @click.option(
     "--photos",
     type=click.Path(exists=True, path_type=Path),
-    help="Photographs to measure the precision on.  [default: generated images]",
+    help="Photographs to measure the effect of the precision on.  [default: generated images]",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Cache folder for the engines; a run finds them with METAQAP_FAST_CACHE set to it.",
+    help="Folder for the engines; runs use them with METAQAP_FAST_CACHE set to it.  [default: the cache]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the engines' metadata as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the engines' metadata as JSON on standard output.")
 def compile_command(model: str, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Build the engines of MODEL ahead of the first run, and measure what their precision does to scores."""
+    """Build the engines of MODEL before the first run, and measure how far their precision moves scores."""
     from metaqap_fast.engine.prebuild import compile_model
 
     if output is not None:

@@ -13,16 +13,31 @@ from metaqap_fast.cli import shared
 
 @click.command()
 @click.argument("scores")
-@click.option("--labels", required=True, type=click.Path(), help="csv with an image name and a MOS column.")
-@click.option("--draws", type=click.IntRange(min=100), default=1000, show_default=True, help="Bootstrap draws.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--labels",
+    required=True,
+    type=click.Path(),
+    help="csv file with a column of image names and one of mean opinion scores.",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=100),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Bootstrap draws for the 95 % intervals.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 @shared.MODEL
 @shared.ENGINE
 @shared.DEVICE
 @shared.PRECISION
 @shared.VIEWS
 def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any) -> None:
-    """Compare SCORES (a score file, or images to score first) with labels: SROCC, PLCC, KROCC, RMSE."""
+    """Compare scores with people's opinions: SROCC, PLCC, KROCC and RMSE.
+
+    SCORES is a score file, or images to score first. The options from --model on are for images.
+    """
     from metaqap_fast.evaluate import evaluate as compare
     from metaqap_fast.evaluate import read_labels
     from metaqap_fast.scores.probe import try_out

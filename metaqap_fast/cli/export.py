@@ -8,11 +8,11 @@ import click
 
 
 @click.command()
-@click.argument("scores", type=click.Path())
+@click.argument("scores", type=click.Path(), metavar="SCORES.h5")
 @click.argument("out", type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(scores: str, out: str, overwrite: bool) -> None:
-    """Write a score file as OUT, a .csv, .jsonl or .parquet file."""
+    """Write the rows of a score file to OUT, whose name ends in .csv, .jsonl or .parquet."""
     from metaqap_fast.errors import UsageError
     from metaqap_fast.scores.export import export as write
     from metaqap_fast.scores.probe import try_out

@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.argument("what", metavar="SCORES.h5|MODEL")
 def inspect(what: str) -> None:
-    """Show what a score file or a model bundle is and how it was made."""
+    """Show what a score file or a model bundle holds, and how it was made."""
     from metaqap_fast.review.describe import describe_bundle, describe_scores
     from metaqap_fast.scores.probe import try_out
     from metaqap_fast.streams import shown

@@ -14,10 +14,12 @@ from metaqap_fast.options import OutputMode
 
 @click.command()
 @click.argument("source", nargs=-1, required=True)
-@click.option("-o", "--output", type=click.Path(), default=options.OUTPUT, show_default=True, help="Score file (HDF5).")
+@click.option(
+    "-o", "--output", type=click.Path(), default=options.OUTPUT, show_default=True, help="Score file to write (HDF5)."
+)
 @shared.MODEL
 @shared.ENGINE
-@shared.DEVICE
+@shared.DEVICES
 @shared.PRECISION
 @shared.VIEWS
 @shared.BATCH
@@ -30,15 +32,18 @@ from metaqap_fast.options import OutputMode
     type=click.IntRange(min=1),
     default=options.ROWS_PER_PART,
     show_default=True,
-    help="Rows are safe on disk at least this often, and every 10 seconds.",
+    metavar="N",
+    help="Rows are committed to disk after this many, and at least every 10 seconds.",
 )
-@click.option("--resume", is_flag=True, help="Keep the rows that are there, score only what is missing.")
-@click.option("--retry-failed", is_flag=True, help="With --resume: score images again that failed before.")
+@click.option(
+    "--resume", is_flag=True, help="Keep the rows of an existing output or of an interrupted run, and score the rest."
+)
+@click.option("--retry-failed", is_flag=True, help="With --resume: score those images again that failed.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--profile", type=click.Path(), help="Write the stages' times to this .json, to be seen in Perfetto.")
+@click.option("--profile", type=click.Path(), help="Write a trace of the stages to this .json, for ui.perfetto.dev.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if any image failed.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout, nothing else there.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on standard output, and no progress.")
 def score(
     source: tuple[str, ...],
     output: str,
@@ -52,7 +57,11 @@ def score(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Score every image of SOURCE: folders, image files, globs, or @list.txt (one path per line)."""
+    """Score the images of each SOURCE into one file.
+
+    A SOURCE is a folder (with its subfolders), an image file, a glob pattern, or @list.txt, a file with one path per
+    line (@- is standard input).
+    """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
     if retry_failed and not resume:

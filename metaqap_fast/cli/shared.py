@@ -2,85 +2,149 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
 from metaqap_fast import options
+from metaqap_fast.errors import MetaqapError
 
-MODEL = click.option("--model", default=options.MODEL, show_default=True, help="Shipped model's name or bundle folder.")
+UNITS = {"": 1, "B": 1} | {
+    f"{letter}{kind}B": base**power
+    for power, letter in enumerate("KMGT", 1)
+    for kind, base in (("", 1000), ("i", 1024))
+}
+
+
+def needs(extra: str) -> type[click.Group]:
+    """A group of commands that say in one line what to install where their extra is missing."""
+
+    class Group(click.Group):
+        def invoke(self, ctx: click.Context) -> Any:
+            try:
+                return super().invoke(ctx)
+            except ModuleNotFoundError as error:
+                if (error.name or "").startswith("metaqap_fast"):
+                    raise
+                needed = f"{self.name} needs more packages: pip install 'metaqap-fast[{extra}]' ({error})"
+                raise MetaqapError(needed) from None
+
+    return Group
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, at least one: 4GiB, 500 MB, 4294967296. Units of 1024 have an i, those of 1000 have none."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip(), re.IGNORECASE | re.ASCII)
+        units = {unit.upper(): factor for unit, factor in UNITS.items()}
+        if match and match[2].upper() in units:
+            number = float(match[1]) if "." in match[1] else int(match[1])
+            if (size := int(number * units[match[2].upper()])) >= 1:
+                return size
+        self.fail(f"{value!r} is no size: a number of bytes, or with a unit such as 500MB or 4GiB", param, ctx)
+
+
+def written(size: int) -> str:
+    """A number of bytes as `Bytes` reads it, in the largest unit of 1024 that it is a multiple of."""
+    return next(
+        f"{size // factor}{unit}"
+        for unit, factor in sorted(UNITS.items(), key=lambda item: (-item[1], item[0]))
+        if size % factor == 0 and (unit == "" or "i" in unit)
+    )
+
+
+class BatchSize(click.ParamType):  # type: ignore[type-arg]
+    """A positive number, or None for `auto`."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """The number."""
+        if value == "auto":
+            return None
+        if re.fullmatch(r"[0-9]+", str(value)) and int(value) > 0:
+            return int(value)
+        self.fail(f"{value!r} is neither auto nor a positive number", param, ctx)
+
+
+MODEL = click.option(
+    "--model",
+    default=options.MODEL,
+    show_default=True,
+    metavar="NAME|DIR",
+    help="A shipped model or a bundle's folder.",
+)
 ENGINE = click.option(
     "--engine",
     type=click.Choice(options.ENGINES),
-    default="auto",
+    default=options.ENGINE,
     show_default=True,
-    help="native: compiled for CPUs with bf16.",
+    help="What runs the networks. auto: the fastest that this machine has.",
 )
 DEVICE = click.option(
+    "--device", default=options.DEVICE, show_default=True, metavar="auto|cpu|cuda:N", help="Where the networks run."
+)
+DEVICES = click.option(
     "--device",
     default=options.DEVICE,
     show_default=True,
     metavar="auto|cpu|cuda:N[,cuda:M...]",
-    help="Several devices: a process on each (score only).",
+    help="Where the networks run. With several devices, one process runs on each.",
 )
-PRECISION = click.option("--precision", type=click.Choice(options.PRECISIONS), default="auto", show_default=True)
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(options.PRECISIONS),
+    default=options.PRECISION,
+    show_default=True,
+    help="Arithmetic of the networks. auto: bf16 or fp16 where the device has it, otherwise fp32.",
+)
 VIEWS = click.option(
     "--views",
     type=click.Choice([*options.VIEWS, *options.OLD_VIEWS]),
-    default="fit",
+    default=options.VIEW,
     show_default=True,
     metavar="|".join(options.VIEWS),
-    help="fit: as shown on a screen; unscaled: a grid of crops at full resolution.",
+    help="What the networks see. fit: the whole image, as on a screen; unscaled: a grid of crops at full resolution.",
 )
 MAX_PIXELS = click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
     default=options.MAX_PIXELS,
     show_default=True,
-    help="Larger images are not decoded; their rows say too_large.",
+    metavar="N",
+    help="Images with more pixels are not decoded; their status is too_large.",
 )
-
-
 MAX_BYTES = click.option(
     "--max-bytes",
-    type=click.IntRange(min=1),
-    default=options.MAX_BYTES,
+    type=Bytes(),
+    default=written(options.MAX_BYTES),
     show_default=True,
-    help="Larger files are not read; their rows say too_large.",
+    help="Larger files are not read; their status is too_large.",
 )
 MAX_SECONDS = click.option(
     "--max-seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=options.MAX_SECONDS,
     show_default=True,
-    help="An image that takes longer to decode is given up; its row says too_large.",
+    metavar="SECONDS",
+    help="Decoding an image is given up after this time; its status is too_large.",
 )
-
-
 MAX_MEMORY = click.option(
     "--max-memory",
-    type=click.IntRange(min=1),
-    default=options.MAX_MEMORY,
+    type=Bytes(),
+    default=written(options.MAX_MEMORY),
     show_default=True,
-    help="Bytes. An image that takes more to decode is given up; its row says too_large.",
+    help="Decoding an image is given up when it takes more memory; its status is too_large.",
 )
-
-
-class _BatchSize(click.ParamType):  # type: ignore[type-arg]
-    name = "auto|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if value == "auto":
-            return None
-        if str(value).isdigit() and int(value) > 0:
-            return int(value)
-        self.fail(f"{value!r} is neither auto nor a positive number", param, ctx)
-
-
 BATCH = click.option(
     "--batch-size",
-    type=_BatchSize(),
+    type=BatchSize(),
     default="auto",
     show_default=True,
-    help="Images decoded together; changes no score.",
+    help="Number of images decoded together; changes no score.",
 )

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.cli import shared
+from metaqap_fast.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
-_DATA = click.option("--data", required=True, help="biq2021, koniq10k, live_challenge, tid2013, kadid10k or csv.")
+_DATA = click.option(
+    "--data", required=True, metavar="NAME", help="biq2021, koniq10k, live_challenge, tid2013, kadid10k or csv."
+)
 _ROOT = click.argument("root", type=click.Path(exists=True, path_type=Path))
 _WORK = click.option(
-    "--work", default="work", show_default=True, type=_PATH, help="Caches and runs; goes on from them."
+    "--work",
+    default="work",
+    show_default=True,
+    type=_PATH,
+    help="Folder for caches and unfinished runs, which are continued.",
 )
-_DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N")
 _NETWORKS = click.option(
-    "--networks", metavar="A,B,...", help="Configurations or .toml files; NAME@RUN starts from a pretraining run."
+    "--networks",
+    metavar="A,B,...",
+    help="Shipped configurations or .toml files; NAME@RUN starts from a pretraining run.",
 )
-_SEED = click.option("--seed", type=int, help="Of the random split, for sets without an official one.")
-_LOW = click.option("--low", type=float, help="MOS of the worst image that a csv's scale allows.")
-_HIGH = click.option("--high", type=float, help="MOS of the best one.")
+_SEED = click.option("--seed", type=int, help="Seed of the random split, for data sets without an official one.")
+_LOW = click.option("--low", type=float, help="Lowest MOS on the scale of a csv (--data csv).")
+_HIGH = click.option("--high", type=float, help="Highest MOS on the scale of a csv.")
 
 
-@click.group()
+@click.group(cls=shared.needs("train"))
 def train() -> None:
     """Turn labelled images into model bundles (needs the train extra)."""
-    try:
-        import metaqap_fast.train.run  # noqa: F401
-    except ImportError as error:
-        raise MetaqapError(f"training needs more packages: pip install 'metaqap-fast[train]' ({error})") from None
+
+
+def _log() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
@@ -39,13 +47,18 @@ def train() -> None:
 @click.argument("photographs", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder of the runs, one for each network.")
 @_NETWORKS
-@_DEVICE
-@click.option("--steps", type=click.IntRange(min=1), help="Batches of 16 crops.  [default: 3000]")
-@click.option("--all-metrics", is_flag=True, help="Labels from all ten metrics, not the five quicker ones.")
+@shared.DEVICE
+@click.option(
+    "--steps", type=click.IntRange(min=1), metavar="N", help="Number of steps, each on 16 crops.  [default: 3000]"
+)
+@click.option(
+    "--all-metrics", is_flag=True, help="Make the labels from all ten metrics, not only from the five fast ones."
+)
 def pretrain(
     photographs: Path, output: Path, networks: str | None, device: str, steps: int | None, all_metrics: bool
 ) -> None:
-    """Pretrain networks on synthetic distortions of pristine PHOTOGRAPHS (a folder)."""
+    """Pretrain networks on distorted copies of the photographs in a folder."""
+    _log()
     from dataclasses import replace
 
     from metaqap_fast.input.files import Listing
@@ -55,7 +68,7 @@ def pretrain(
     from metaqap_fast.train.run import find_device
 
     settings = replace(Pretraining(), fast_labels=not all_metrics, **({"steps": steps} if steps else {}))
-    files = sorted(Path(photographs.joinpath(entry.path.decode())) for entry in Listing([str(photographs)]))
+    files = sorted(Path(os.fsdecode(entry.path)) for entry in Listing([photographs]))
     for config in [read_config(name) for name in _names(networks)]:
         click.echo(run(output / config.name, config, files, settings, find_device(device)))
 
@@ -66,21 +79,22 @@ def pretrain(
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle.")
 @_WORK
 @_NETWORKS
-@_DEVICE
+@shared.DEVICE
 @click.option(
     "--budget",
     type=click.Choice(["auto", "frozen", "cpu", "gpu"]),
     default="auto",
     show_default=True,
-    help="frozen: ridge heads on frozen networks; cpu: later stages trained; gpu: everything, all folds.",
+    help="frozen: train heads on frozen networks; cpu: train later stages too; gpu: train everything, on all folds.",
 )
 @_SEED
 @_LOW
 @_HIGH
-@click.option("--name", "bundle_name", help="The bundle's name.")
+@click.option("--name", "bundle_name", metavar="NAME", help="Name of the bundle.")
 @click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of every recipe.")
 def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Fine-tune networks on the labelled images in ROOT, combine them, write a bundle."""
+    _log()
     from metaqap_fast.train.run import run as train_all
 
     train_all(data, root, output, networks=_names(networks), **options, **_changes(changes))
@@ -92,18 +106,23 @@ def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...]
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the table, as .md and .json.")
 @_WORK
 @click.option(
-    "--network", default="mobilenetv2", show_default=True, help="That pretraining and losses are compared on."
+    "--network",
+    default="mobilenetv2",
+    show_default=True,
+    metavar="NAME",
+    help="Network to compare pretraining and losses on.",
 )
 @_NETWORKS
-@click.option("--pretraining", type=_PATH, help="Run of the network's pretraining.")
-@_DEVICE
+@click.option("--pretraining", type=_PATH, help="Folder of the network's pretraining run.")
+@shared.DEVICE
 @_SEED
 @_LOW
 @_HIGH
-@click.option("--test", is_flag=True, help="Also score the test split, once, at the very end.")
+@click.option("--test", is_flag=True, help="Score the test split too, once, at the very end.")
 @click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of every recipe.")
 def ablation(root: Path, networks: str | None, changes: tuple[str, ...], **options: Any) -> None:
-    """Measure what pretraining, loss and meta-learner bring."""
+    """Measure what pretraining, the loss and the meta-learner contribute."""
+    _log()
     from metaqap_fast.train.ablation import ablation as measure
 
     click.echo(measure(root=root, networks=_names(networks), changes=_changes(changes), **options))

@@ -1,0 +1,195 @@
+"""Options: one default and one list of choices for the command line and the library, sizes with units, help for all."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import pytest
+
+from metaqap_fast import Scorer, UsageError, options
+from metaqap_fast.cli import main
+from metaqap_fast.cli.shared import BatchSize, Bytes, written
+from metaqap_fast.errors import MetaqapError
+from metaqap_fast.run import run
+from metaqap_fast.scores.store import Store
+
+# Makes imports fail as if a package was not installed: those named first, or all but click and this one.
+WITHOUT = """
+import importlib.abc, json, sys
+class Without(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        kept = {{*sys.stdlib_module_names, "click", "metaqap_fast"}}
+        if top in {names!r} if {names!r} else top not in kept:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Without())
+from metaqap_fast.cli import main
+"""
+
+
+def commands(group: click.Group, names: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    found: dict[tuple[str, ...], click.Command] = {names: group}
+    for name, command in group.commands.items():
+        deeper = commands(command, (*names, name)) if isinstance(command, click.Group) else {(*names, name): command}
+        found |= deeper
+    return found
+
+
+ALL = commands(main)
+
+
+def defaults(function: Any) -> dict[str, Any]:
+    return {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+
+
+def converted(name: str, *arguments: str) -> dict[str, Any]:
+    """What a command gets when only what it needs is given."""
+    return dict(ALL[(name,)].make_context(name, [*arguments]).params)
+
+
+def test_the_command_line_and_the_library_have_the_same_defaults() -> None:
+    score, library = converted("score", "x"), defaults(Scorer.__init__)
+    for name in set(library) - {"isolate"}:
+        assert score[name] == library[name], name
+    assert {name: library[name] for name in ("model", "engine", "device", "precision", "views", "batch_size")} == {
+        "model": options.MODEL, "engine": options.ENGINE, "device": options.DEVICE, "precision": options.PRECISION,
+        "views": options.VIEW, "batch_size": None,
+    }  # fmt: skip
+    limits = ("max_pixels", "max_bytes", "max_seconds", "max_memory")
+    assert [library[name] for name in limits] == [200_000_000, 512 << 20, 60.0, 4 << 30]
+    for function in (run, Store.__init__):
+        assert defaults(function)["rows_per_part"] == score["rows_per_part"] == options.ROWS_PER_PART
+        assert defaults(function)["retry_failed"] is score["retry_failed"] is False
+        assert defaults(function)["mode"] == "new"
+    evaluate = converted("evaluate", "x", "--labels", "y")
+    for name in ("model", "engine", "device", "precision", "views"):
+        assert evaluate[name] == library[name]
+
+
+def test_every_option_of_the_library_is_one_of_the_command() -> None:
+    kept = {"isolate"}  # it costs too little to be worth an option
+    assert set(defaults(Scorer.__init__)) - kept <= {p.name for p in ALL[("score",)].params}
+
+
+def test_choices_are_those_of_the_library(bundle: Path) -> None:
+    choices = {p.name: list(p.type.choices) for p in ALL[("score",)].params if isinstance(p.type, click.Choice)}
+    assert choices["engine"] == list(options.ENGINES) == list(get_args(options.EngineName))
+    assert choices["precision"] == list(options.PRECISIONS) == list(get_args(options.Precision))
+    assert choices["views"] == [*options.VIEWS, *options.OLD_VIEWS]
+    for name in ("engine", "precision", "views"):
+        with pytest.raises(UsageError, match="nonsense"):
+            Scorer(str(bundle), device="cpu", **{name: "nonsense"})
+    for engine in options.ENGINES[1:]:  # each is known: what is missing here is said, and is no mistake
+        try:
+            Scorer(str(bundle), device="cpu", engine=engine).close()
+        except MetaqapError as error:
+            assert "unknown" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1), ("4294967296", 1 << 32), ("4GiB", 1 << 32), ("4 gib", 1 << 32), ("512MiB", 1 << 29), ("1.5kB", 1500),
+        ("2KiB", 2048), ("3MB", 3_000_000), ("1tb", 10**12), ("1TiB", 1 << 40), ("7B", 7), (123, 123), ("0.5KiB", 512),
+    ],
+)  # fmt: skip
+def test_sizes(text: Any, size: int) -> None:
+    assert Bytes().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "4G", "GiB", "4GiBs", "1e9", "0.2B", "4,5GB", "nan", "٤GiB"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no size: a number of bytes, or with a unit such as"):
+        Bytes().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(1, "1"), (1000, "1000"), (1024, "1KiB"), (1 << 29, "512MiB"), (1 << 32, "4GiB"), (3 << 40, "3TiB")],
+)
+def test_a_size_is_written_as_it_is_read(size: int, text: str) -> None:
+    assert written(size) == text and Bytes().convert(text, None, None) == size
+
+
+def test_batch_sizes() -> None:
+    assert [BatchSize().convert(value, None, None) for value in ("auto", "1", 64)] == [None, 1, 64]
+    for text in ("0", "-1", "x", "1.5", "²"):
+        with pytest.raises(click.BadParameter, match="neither auto nor a positive number"):
+            BatchSize().convert(text, None, None)
+
+
+def test_limits_reach_the_scorer(cli: Any, bundle: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    arguments = ["score", folder, "--model", bundle, "-o", out, "--max-bytes", "0.1kB", "--json"]
+    result = cli(*arguments)
+    assert result.exit_code == 0 and json.loads(result.stdout)["failed"]["too_large"] == 11  # all but two tiny ones
+
+
+def test_help_needs_no_extra() -> None:
+    """With every package out of reach but click."""
+    code = WITHOUT.format(names=()) + (
+        "for names in json.loads(sys.argv[1]):\n"
+        "    try: main([*names, '--help'])\n"
+        "    except SystemExit as stop: print(f'<{stop.code}>')\n"
+    )
+    names = json.dumps([list(each) for each in ALL])
+    result = subprocess.run([sys.executable, "-c", code, names], capture_output=True, text=True)
+    assert result.stderr == "" and result.stdout.count("<0>") == result.stdout.count("Usage:") == len(ALL) >= 18
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        ("torch", ["train", "run", ".", "--data", "biq2021", "-o", "out"]),
+        ("torch", ["train", "pretrain", ".", "-o", "out"]),
+        ("timm", ["train", "ablation", ".", "--data", "biq2021", "-o", "out"]),
+        ("onnx", ["bench", "scale", "--rows", "5"]),
+    ],
+)
+def test_what_a_missing_extra_is_called(missing: str, arguments: list[str], tmp_path: Path) -> None:
+    code = WITHOUT.format(names=(missing,)) + "main()"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    name = arguments[0]
+    assert result.returncode == 1 and not list(tmp_path.iterdir())
+    needed = f"{name} needs more packages: pip install 'metaqap-fast[{name}]' (No module named '{missing}')"
+    assert result.stderr == f"metaqap-fast: {needed}\n"
+
+
+def test_help_is_whole_sentences() -> None:
+    """Of every command and option, and none of them a fragment that needs the one before."""
+    for names, command in ALL.items():
+        assert (command.help or "").strip().endswith("."), names
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.help:
+                text = parameter.help.split("  [default")[0]
+                assert text.endswith("."), (names, parameter.name)
+                assert not text.startswith(("Of ", "That ")), (names, parameter.name)
+
+
+@pytest.mark.parametrize("where", ["photographs", "./photographs", "{tmp}/photographs", "sub/../photographs"])
+def test_pretraining_finds_its_photographs(
+    cli: Any, folder: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metaqap_fast.train import pretrain
+
+    folder.rename(tmp_path / "photographs")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "photographs" / "0.png").rename(tmp_path / "photographs" / os.fsdecode(b"\xff.png"))
+    monkeypatch.chdir(tmp_path)
+    given: list[list[Path]] = []
+
+    def record(path: Path, config: Any, files: list[Path], *_: Any) -> str:
+        given.append(files)
+        return "done"
+
+    monkeypatch.setattr(pretrain, "pretrain", record)
+    result = cli("train", "pretrain", where.format(tmp=tmp_path), "-o", "out", "--networks", "mobilenetv2")
+    assert result.exit_code == 0, result.output
+    assert len(given[0]) == 13 and all(path.is_file() for path in given[0])

@@ -27,7 +27,8 @@ table { border-collapse: collapse; font-size: 13px; margin: .7rem 0 } .wide { ov
 th, td { border-bottom: 1px solid #ccc; padding: .25rem .6rem; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } th { background: #f2f2f2 }
 .warning { background: #fff0d8; border-left: 4px solid #cc7700; padding: .4rem .8rem } .note { color: #555 }
-figure { margin: .7rem 0 } img { max-width: 100% } details { margin: .7rem 0 } pre { font-size: 12px; white-space: pre-wrap }
+figure { margin: .7rem 0 } img { max-width: 100% }
+details { margin: .7rem 0 } pre { font-size: 12px; white-space: pre-wrap }
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from PIL import Image
 
 from bundles import VIEW, write_bundle
 from images import encode
+
+# Before torch is imported: threads that wait for each other by spinning double the CPU time of a busy machine's tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True)

@@ -138,11 +138,18 @@ def test_a_disturbed_repetition_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_costs_are_those_of_the_work_and_its_children(tmp_path: Path) -> None:
-    (tmp_path / "data").write_bytes(bytes(1_000_000))
+    (tmp_path / "data").write_bytes(bytes(10_000_000))
+    look = usage.spent(usage.read(), usage.read())["read_bytes"]  # /proc, for a look at the counters
     before = usage.read()
     (tmp_path / "data").read_bytes()
+    subprocess.run(["cat", tmp_path / "data"], check=True, stdout=subprocess.DEVNULL)  # gone when it is asked for
+    child = subprocess.Popen([sys.executable, "-c", f"{burn(0.3)}\nprint(flush=True)\ntime.sleep(60)"], stdout=-1)
+    assert child.stdout is not None and child.stdout.readline()
     spent = usage.spent(before, usage.read())
-    assert 1_000_000 <= spent["read_bytes"] < 2_500_000  # and /proc
+    child.kill()
+    child.communicate()
+    assert 20_000_000 <= spent["read_bytes"] - look < 25_000_000  # and what Python reads to start
+    assert spent["cpu_seconds"] > 0.29
     zone = tmp_path / "intel-rapl:0"
     zone.mkdir()
     (zone / "energy_uj").write_text("2500000\n")
@@ -245,6 +252,15 @@ def test_a_case_that_crashes_hangs_or_is_missing_leaves_the_others(tmp_path: Pat
     assert "skip: skipped: x is not installed" in failures and figures.rates("good") == [2.0, 2.0]
     assert len(figures.cases["skip"]) == 1 and len(figures.cases["crash"]) == 2  # a skip is not tried again
     assert len(said) == 11
+
+
+def test_a_repetition_is_a_process_of_its_own(bundle: Path, folder: Path) -> None:
+    options = {"sources": [str(folder)], "count": None, "model": str(bundle)}
+    options |= {"engine": "auto", "device": "cpu", "precision": "auto", "batch_size": None}
+    listing, whole = (once(Case(name, f"stage.{name}", options), QUICK) for name in ("listing", "whole"))
+    assert listing["units"] == whole["units"] == 13 and whole["facts"]["scored"] == 10 / 13
+    assert set(whole["others"]) == {"before", "during", "after"} and whole["busy"] in (True, False)
+    assert whole["cpu_seconds"] > 0 and whole["peak_mb"] > listing["peak_mb"]
 
 
 def test_the_error_of_a_work_is_its_reason() -> None:

@@ -39,6 +39,7 @@ def test_generated_images_are_the_same_every_time(tmp_path: Path) -> None:
             parse_size(wrong)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_throughput_end_to_end(bundle: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     out = tmp_path / "run"
     how = ["--repeats", 1, "--seconds", 0, "--patience", 0, "--model", bundle, "--even-busy", "-o", out]
@@ -49,7 +50,6 @@ def test_throughput_end_to_end(bundle: Path, tmp_path: Path, cli: Callable[..., 
     stages = {each["labels"]["stage"]: each for each in run.samples}
     assert set(stages) == set(throughput.STAGES) and all(each["units"] > 0 for each in run.samples)
     assert stages["whole"]["units"] == stages["decode"]["units"] == 3 and stages["whole"]["facts"]["scored"] == 1
-    assert stages["whole"]["cpu_seconds"] > 0 and stages["whole"]["peak_mb"] > stages["listing"]["peak_mb"]
     assert str(tmp_path) not in (out / "run.json").read_text() + (out / "samples.jsonl").read_text()
     page = tmp_path / "page.html"
     assert cli("bench", "report", out, "--json", "-o", page).exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from metaqap_fast.decode import DecodeOptions, create
 from metaqap_fast.decode.dali import Dali
 from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.errors import Status
+from metaqap_fast.formats import Header, read_header
 from metaqap_fast.records import Decoded, Encoded
 
 S = 64
@@ -123,6 +125,23 @@ def test_limits_come_before_decoding(square: Image.Image) -> None:
     assert over.error is not None and over.error.status == Status.too_large
     (at,) = decode(encode(square, "PNG"), max_pixels=S * S)
     assert at.error is None
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_header_that_lies_is_not_believed(square: Image.Image, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a decoder makes of a file: other pixels than were announced are not scored."""
+    images = [encode(square, "PNG"), encode(square, "BMP"), encode(square, "JPEG", quality=95)]
+
+    def lie(data: bytes) -> Header:
+        header = read_header(data)
+        return replace(header, width=S + 1) if data == images[place] else header
+
+    monkeypatch.setattr("metaqap_fast.decode.local.read_header", lie)
+    results = decode(*images, views="unscaled")
+    for i, result in enumerate(results):
+        assert (result.error is not None and result.error.status == Status.corrupt) == (i == place)
+        assert len(result.views) == (i != place)
+        assert i != place or "header says 65x64" in str(result.error)
 
 
 def test_large_images_share_no_batch(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:

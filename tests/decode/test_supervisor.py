@@ -34,6 +34,7 @@ CULPRITS = {
     b"EXIT": (Status.corrupt, "exit status 7"),
     b"KILL": (Status.too_large, "killed"),
     b"HANG": (Status.too_large, "2 seconds"),
+    b"GONE": (Status.corrupt, "does not end"),
     b"OVER": (Status.too_large, "--max-memory"),
     b"EATS": (Status.too_large, "--max-memory"),
 }
@@ -46,6 +47,7 @@ def supervised(max_seconds: float = 60, max_memory: int = 1 << 32, **options: in
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     monkeypatch.setattr("metaqap_fast.decode.supervisor.MODULE", "hostile_worker")
+    monkeypatch.setattr("metaqap_fast.decode.supervisor.END_SECONDS", 0.5)
     supervisor = supervised(batch_size=4, max_seconds=2, max_memory=1 << 28)
     yield supervisor
     supervisor.close()
@@ -64,8 +66,7 @@ def statuses(results: list[Decoded]) -> list[Status]:
     return [result.error.status if result.error else Status.ok for result in results]
 
 
-@pytest.mark.parametrize("mark", CULPRITS)
-@pytest.mark.parametrize("place", [0, 3, 9])
+@pytest.mark.parametrize(("mark", "place"), [*((mark, 3) for mark in CULPRITS), (b"SEGV", 0), (b"HANG", 9)])
 def test_the_culprit_is_named_and_the_rest_is_decoded(
     supervisor: Supervisor, good: bytes, mark: bytes, place: int
 ) -> None:
@@ -95,6 +96,46 @@ def test_an_image_that_needs_more_memory_than_it_may(
         assert statuses(results) == [Status.ok, expected, Status.ok, Status.ok, Status.corrupt, Status.ok]
         assert expected == Status.ok or "--max-memory" in str(results[1].error)
         supervisor.close()
+
+
+def test_a_limit_that_nothing_can_keep(photo: Image.Image) -> None:
+    """Libraries crash without memory rather than say so; and no machine decodes in a microsecond."""
+    images = [encode(photo, form) for form in ("JPEG", "PNG")]
+    for limits in ({"max_memory": 1000}, {"max_seconds": 1e-6}):
+        supervisor = supervised(**limits)  # type: ignore[arg-type]
+        results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(images)))
+        assert statuses(results) == [Status.too_large] * 2
+        supervisor.close()
+    for image in images:  # in the end it is decoded, with a limit that can be kept
+        assert len(views_of(image)) == 1
+
+
+def test_a_crash_is_no_want_of_memory(supervisor: Supervisor, photo: Image.Image) -> None:
+    """Unless the image can need more than there is."""
+    for side, status in ((S, Status.corrupt), (4200, Status.too_large)):  # 256 MB are 4096 x 4096 pixels, 16 bytes each
+        killer = encode(Image.new("RGB", (side, side)), "PNG") + b"SEGV"
+        (result,) = supervisor.stream([Encoded(b"", killer)])
+        assert statuses([result]) == [status]
+        assert result.error is not None and ("--max-memory" in result.error.reason) == (status == Status.too_large)
+
+
+def test_every_wait_for_the_process_has_an_end(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:
+    """Also for one that the kernel cannot end, because it waits for a device."""
+    supervisor = supervised()
+    assert statuses(list(supervisor.stream([Encoded(b"", good)]))) == [Status.ok]
+    waits: list[float | None] = []
+    real = subprocess.Popen.wait
+
+    def wait(self: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        waits.append(timeout)
+        raise subprocess.TimeoutExpired("", timeout or 0)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
+    pid, process = supervisor.pid, supervisor._worker.process if supervisor._worker else None
+    supervisor.close()
+    assert waits and None not in waits and supervisor.pid is None and process is not None
+    monkeypatch.undo()
+    assert real(process, 20) == -signal.SIGKILL and not alive(pid or 0)
 
 
 def test_few_large_files_are_held(monkeypatch: pytest.MonkeyPatch, good: bytes) -> None:

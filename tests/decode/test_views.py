@@ -69,6 +69,28 @@ def test_a_square_view_is_the_image_itself() -> None:
     assert np.array_equal(cut(pixels, S, "fit")[0], pixels)
 
 
+@pytest.mark.parametrize(
+    ("length", "starts"),
+    [
+        (S, [0]),
+        (S + 1, [0]),
+        (S + 2, [1]),
+        (S + 3, [0, 3]),
+        (2 * S, [0, S]),
+        (2 * S + 2, [1, S + 1]),
+        (2 * S + 3, [0, 18, S + 3]),
+        (4 * S + 1, [0, S, 2 * S, 3 * S]),
+    ],
+)
+def test_where_views_are_cut(length: int, starts: list[int]) -> None:
+    """Evenly, and what is cropped is cropped on both sides."""
+    pixels = np.random.default_rng(length).integers(0, 256, (length, S, 3), np.uint8)
+    for turned in (False, True):
+        found = cut(pixels.swapaxes(0, 1) if turned else pixels, S, "fit")
+        expected = [pixels[start : start + S] for start in starts]
+        assert np.array_equal(found, [each.swapaxes(0, 1) for each in expected] if turned else expected)
+
+
 def test_native_grid_is_bounded() -> None:
     assert len(cut(np.zeros((2000, 3000, 3), np.uint8), S, "unscaled")) == MAX_GRID**2
     assert len(cut(np.zeros((3 * S, 2 * S, 3), np.uint8), S, "unscaled")) == 6

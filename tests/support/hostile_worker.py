@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import resource
 import signal
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -40,12 +42,21 @@ def eat() -> None:
     del eaten
 
 
+def hang_up() -> None:
+    """Closes its end of the wire, and stays."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            socket.socket(fileno=os.dup(fd)).shutdown(socket.SHUT_RDWR)
+    time.sleep(60)
+
+
 DEEDS = {
     b"SEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     b"ABRT": lambda: os.kill(os.getpid(), signal.SIGABRT),
     b"KILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     b"EXIT": lambda: os._exit(7),
     b"HANG": stuck,
+    b"GONE": hang_up,
     b"OVER": overflow,
     b"EATS": eat,
     b"SLOW": lambda: time.sleep(0.8),

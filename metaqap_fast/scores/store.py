@@ -18,9 +18,7 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -29,18 +27,16 @@ from typing import IO, Any
 
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.options import ROWS_PER_PART, SECONDS_PER_PART, OutputMode
-from metaqap_fast.records import Row, key_order
-from metaqap_fast.scores.durable import digest, sync_folder, write_scores
+from metaqap_fast.records import Row
+from metaqap_fast.scores.durable import sync_folder, write_scores
 from metaqap_fast.scores.hdf5 import open_scores, read_attributes
 from metaqap_fast.scores.identity import agreed
 from metaqap_fast.scores.merge import KeySet, check_columns, keys_in, merged
+from metaqap_fast.scores.parts import Parts, cannot_write, intact, number_of
 from metaqap_fast.scores.probe import try_out
-from metaqap_fast.scores.table import ScoreTable
 
 # Of a file system without locks: Lustre without -o flock, some of NFS and FUSE.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-
-_PART = re.compile(r"part-(\d+)-[0-9a-f]+\.(?:h5|damaged)$")
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +69,9 @@ class Store:
         retry_failed: bool = False,
     ) -> None:
         self.output, self.parts = Path(output), _parts(output)
-        self._partial = self.parts / "part.tmp"
-        self.rows_per_part, self.seconds_per_part = rows_per_part, seconds_per_part
         self.done = KeySet()
-        self._waiting: list[Row] = []
-        self._committed = time.monotonic()
-        self._next = 0
-        self._lock: IO[str] | None = None
+        self.number = 0  # of the next part
+        self._lock: IO[bytes] | None = None
         # Sorted score files that make up the output, the newest last.
         self._files = [self.output] if mode == "resume" and self.output.exists() else []
         check_output(output, mode)
@@ -93,12 +85,13 @@ class Store:
                     part.unlink()
                 (self.parts / "run.json").unlink(missing_ok=True)
             self.attributes = self._agree({"created": _now(), **attributes}, mode)
-            write_scores(self._partial, self.attributes, [])  # what cannot be written is found before any scoring
-            sync_folder(self.parts)
             if mode == "resume":
                 self._recover()
                 check_columns(self._files)
                 self.done = KeySet(keys_in(self._files, failed=not retry_failed))
+            self._writer = Parts(
+                self.parts, self.attributes, self.number, rows_per_part, seconds_per_part, self._files.append
+            )
         except OSError as error:
             self.close()
             raise MetaqapError(f"cannot write {self.parts}: {error.strerror or error}") from None
@@ -108,31 +101,19 @@ class Store:
 
     def add(self, row: Row) -> None:
         """Take a row; it is safe once its part is committed."""
-        self._waiting.append(row)
-        late = time.monotonic() - self._committed > self.seconds_per_part
-        if len(self._waiting) >= self.rows_per_part or late:
-            self.commit()
+        self._writer.add(row)
 
     def commit(self) -> None:
-        """Make every row taken so far durable: write, fsync, rename, fsync the folder.
+        """Make every row taken so far durable.
 
         Raises:
-            MetaqapError: it cannot be written (a full disk, a folder that is gone); earlier parts stay.
+            MetaqapError: see `Parts.commit`.
         """
-        self._committed = time.monotonic()
-        if not self._waiting:
-            return
-        table = ScoreTable.from_rows(sorted(self._waiting, key=lambda row: key_order(row.key)), self.attributes)
-        try:
-            write_scores(self._partial, self.attributes, [table])
-            path = self.parts / f"part-{self._next:06d}-{digest(self._partial)}.h5"
-            self._partial.rename(path)
-            sync_folder(self.parts)
-        except (OSError, RuntimeError, ValueError) as error:  # h5py raises each of these for a full disk
-            raise self._cannot_write(self.parts, error) from None
-        self._files.append(path)
-        self._waiting.clear()
-        self._next += 1
+        self._writer.commit()
+
+    def adopt(self, part: Path) -> None:
+        """Take in a part that another process has committed to the folder of the parts."""
+        self._files.append(part)
 
     def finish(self) -> None:
         """Commit, merge all parts into the output in the order of the keys, and remove them.
@@ -144,7 +125,7 @@ class Store:
         partial = _merging(self.output)
         try:
             for path in self._files:
-                if path != self.output and not _intact(path):
+                if path != self.output and not intact(path):
                     raise OSError(f"{path.name} has been damaged or removed since it was written")
             if len(self._files) == 1:
                 whole = self._files[0]
@@ -154,16 +135,11 @@ class Store:
             whole.replace(self.output)
             sync_folder(self.output.parent)
         except (OSError, RuntimeError, ValueError, MetaqapError) as error:
-            raise self._cannot_write(self.output, error) from None
+            raise cannot_write(self.output, self.parts, error) from None
         finally:
             partial.unlink(missing_ok=True)
         shutil.rmtree(self.parts, ignore_errors=True)
         self.close()
-
-    def _cannot_write(self, path: Path, error: Exception) -> MetaqapError:
-        """What to tell: also what is left."""
-        gone = "" if self.parts.is_dir() else f"; {self.parts} was removed while the run was using it"
-        return MetaqapError(f"cannot write {path}: {error}{gone}. Go on with --resume: it keeps every row on disk")
 
     def close(self) -> None:
         """Release the lock. Committed rows stay for `--resume`; an unused folder goes."""
@@ -175,12 +151,12 @@ class Store:
 
     def _take_lock(self) -> None:
         while True:
-            self._lock = open(self.parts / "lock", "a+")
+            self._lock = open(self.parts / "lock", "a+b", buffering=0)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._lock.seek(0)
-                owner = self._lock.read().strip() or "unknown"
+                owner = self._lock.read().decode(errors="replace").strip() or "unknown"
                 self._lock.close()
                 self._lock = None
                 raise UsageError(f"another run (process {owner}) is writing {self.output}") from None
@@ -194,8 +170,7 @@ class Store:
             self._lock.close()  # its run ended and removed it, between our open and our lock
             self.parts.mkdir(exist_ok=True)
         self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        self._lock.write(str(os.getpid()).encode())
 
     def _agree(self, attributes: dict[str, Any], mode: OutputMode) -> dict[str, Any]:
         """The run's attributes: those on disk if rows are there already and were made the same way."""
@@ -218,12 +193,12 @@ class Store:
 
     def _recover(self) -> None:
         """Take over committed parts; a damaged one is named and its rows are scored again."""
-        found = [(int(match[1]), path) for path in self.parts.iterdir() if (match := _PART.match(path.name))]
+        found = [(number, path) for path in self.parts.iterdir() if (number := number_of(path)) is not None]
         for number, path in sorted(found):
-            self._next = max(self._next, number + 1)
+            self.number = max(self.number, number + 1)
             if path.suffix != ".h5":  # found damaged before
                 continue
-            if _intact(path):
+            if intact(path):
                 self._files.append(path)
             else:
                 log.warning("%s is damaged: its rows are scored again", path)
@@ -276,7 +251,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         pass
     raise MetaqapError(f"{path} is damaged, so it cannot be told how the rows beside it were made; give --overwrite")
-
-
-def _intact(path: Path) -> bool:
-    return path.exists() and path.stem.rpartition("-")[2] == digest(path)

@@ -114,7 +114,7 @@ def test_a_damaged_part_is_found_and_named(tmp_path: Path, caplog: pytest.LogCap
 def test_half_a_part_is_no_part(tmp_path: Path) -> None:
     out = tmp_path / "s.h5"
     write(out, rows(*range(3)), finish=False)
-    (tmp_path / "s.h5.parts" / "part.tmp").write_bytes(b"half")
+    (tmp_path / "s.h5.parts" / "writing-0.tmp").write_bytes(b"half")
     write(out, rows(*range(5)), mode="resume")
     assert len(ScoreTable.read(out)) == 5
 

@@ -27,7 +27,7 @@ from metaqap_fast.errors import MetaqapError, Status
 from metaqap_fast.input.files import Listing
 from metaqap_fast.records import Entry, Row
 from metaqap_fast.run import run
-from metaqap_fast.scores import merge, store
+from metaqap_fast.scores import merge, parts, store
 from metaqap_fast.scores.hdf5 import append_rows, create_scores
 from metaqap_fast.scores.table import ScoreTable
 
@@ -97,17 +97,17 @@ def mutate(name: str) -> None:
     """Take one protection out."""
     if name == "in_place":  # parts are written where they stand, not beside and renamed
 
-        def commit(self: store.Store) -> None:
-            path = self.parts / f"part-{self._next:06d}-0123456789abcdef.h5"
+        def commit(self: parts.Parts) -> None:
+            path = self._folder / f"part-{self._number:06d}-0123456789abcdef.h5"
             rows = sorted(self._waiting, key=lambda row: merge.key_order(row.key))
-            with create_scores(path, self.attributes) as file:
-                append_rows(file, ScoreTable.from_rows(rows, self.attributes))
-            self._files.append(path)
+            with create_scores(path, self._attributes) as file:
+                append_rows(file, ScoreTable.from_rows(rows, self._attributes))
             self._waiting.clear()
-            self._next += 1
+            self._number += 1
+            self._report(path)
 
-        store.Store.commit = commit  # type: ignore[method-assign]
-        store._intact = lambda path: True
+        parts.Parts.commit = commit  # type: ignore[method-assign]
+        store.intact = lambda path: True
     elif name == "forget":  # what was committed before is not looked at
         store.Store._recover = lambda self: None  # type: ignore[method-assign]
     elif name == "output_in_place":

@@ -139,11 +139,11 @@ def test_a_reader_that_leaves_stops_no_run(bundle: Path, folder: Path, tmp_path:
 def test_no_file_takes_the_place_of_a_closed_stream(bundle: Path, folder: Path, tmp_path: Path) -> None:
     """What a library prints would end in it."""
     code = (
-        "import os\nfrom metaqap_fast.cli import main\nfrom metaqap_fast.scores import store\n"
-        "real = store.write_scores\n"
+        "import os\nfrom metaqap_fast.cli import main\nfrom metaqap_fast.scores import parts\n"
+        "real = parts.write_scores\n"
         "def write(*arguments):\n"
         "    assert [os.readlink(f'/proc/self/fd/{n}') for n in range(3)] == ['/dev/null'] * 3\n    real(*arguments)\n"
-        "store.write_scores = write\nmain()"
+        "parts.write_scores = write\nmain()"
     )
     arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", "--engine", "openvino"]
     command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", COMMAND[0], "-c", code, *map(str, arguments)]

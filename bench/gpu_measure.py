@@ -144,7 +144,7 @@ def engine_rate(settings: Settings, made: DeviceEngine) -> float:
 
     def step() -> None:
         with made.on_stream(), torch.inference_mode():
-            made.runner.run(made.batch)
+            made.runner.run()
 
     return rate(settings, step, made.batch)
 

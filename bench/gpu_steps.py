@@ -253,8 +253,8 @@ def paper(settings: Settings, engine: str, names: Iterable[str] = ()) -> dict[st
     batch, device = (1, "cpu") if settings.gpu is None else (settings.batch, f"cuda:{settings.gpu}")
     network = module(graph.merged(bundle, "fp32" if settings.gpu is None else "fp16")).to(device)
     with torch.inference_mode(), own_stream(settings):  # a graph cannot be captured on the default stream
-        runner = TorchRunner(network, bundle.view_size, len(bundle.members), batch, device, exact=False)
-        together = rate(settings, lambda: runner.run(batch), batch)
+        runner = TorchRunner(network, bundle.view_size, len(bundle.members), batch, device)
+        together = rate(settings, runner.run, batch)
         return {"together": together, "in_cuda_graphs": runner.captured}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +45,46 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneBatch:
+    """What a GPU's decoder made at once: `pixels`, a torch tensor [K, S, S, 3] uint8 there.
+
+    `ready` is the CUDA event behind which they are complete: another stream waits for it before it reads them.
+    """
+
+    pixels: Any
+    ready: Any
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceViews:
+    """One image's views on a GPU: rows `start` to `stop` of a batch."""
+
+    batch: LaneBatch
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def nbytes(self) -> int:
+        """Of its pixels."""
+        return int(self.batch.pixels[0].nbytes) * len(self)
+
+    def array(self) -> Pixels:
+        """The pixels on the host; waits for them."""
+        if self.batch.ready is not None:
+            self.batch.ready.synchronize()
+        return np.asarray(self.batch.pixels[self.start : self.stop].cpu())
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """One image as views, or why there are none."""
 
     key: bytes
     nbytes: int  # of the file
-    result: Pixels | ImageError  # views [N, S, S, 3] uint8, N >= 1
+    result: Pixels | ImageError  # views [N, S, S, 3] uint8, N >= 1; `DeviceViews` from a GPU's decoder
     width: int = 0  # as displayed, in pixels
     height: int = 0
 

@@ -23,10 +23,6 @@ class NoGpu(MetaqapError):
         self.plain = plain
 
 
-class GpuLost(MetaqapError):
-    """The GPU stopped working in the middle of a run."""
-
-
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One device: `capability` 90 is sm_90, `memory` in bytes."""
@@ -105,16 +101,3 @@ def pick(device: int | str, found: list[Gpu]) -> Gpu:
         return found[index]
     names = ", ".join(f"{gpu.device} ({gpu.name})" for gpu in found)
     raise UsageError(f"device cuda:{index} does not exist: this machine has {names}")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a library's error says that the device's memory is used up."""
-    text = f"{type(error).__name__} {error}".lower()
-    return any(words in text for words in ("outofmemory", "out of memory", "out_of_memory", "mem_alloc_failed"))
-
-
-def lost(error: BaseException) -> bool:
-    """Whether a library's error says that the device, not the request, failed."""
-    text = f"{type(error).__name__}: {error}".lower()
-    words = ("cuda error", "cuda driver error", "cuda failure", "cudaerror", "accelerator", "device-side", "cublas")
-    return isinstance(error, RuntimeError) and any(word in text for word in words)

@@ -6,8 +6,10 @@ On arrays in float64; on torch tensors, which is what a GPU's engines give, by t
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
@@ -67,14 +70,36 @@ def combine_tensors(members: Tensor, meta: Meta) -> tuple[Tensor, Tensor]:
     Returns:
         score [B] and uncertainty [B], float32, on the device of `members`. A row with a NaN has a NaN score.
     """
+    from metaqap_fast import kernels
+
+    weights, impl = _constants(meta.weights, members.device)
+    score, disagreement = kernels.combine(members, weights, meta.intercept, impl=impl, check=False)
+    uncertainty = (_floor(score, meta) + meta.variance_slope * disagreement.square()).sqrt()
+    return score.clamp(0.0, 1.0), uncertainty
+
+
+@lru_cache(maxsize=8)
+def _constants(weights: tuple[float, ...], device: Any) -> tuple[Tensor, str]:
+    """The weights on a device, made once: to bring them there makes the host wait.
+
+    And the operator's implementation: Triton compiles its launcher with a C compiler and Python's headers, which a
+    slim machine lacks; torch's operations then do the same.
+    """
     import torch
 
     from metaqap_fast import kernels
+    from metaqap_fast.gpu_errors import first_line, lost, out_of_memory
 
-    weights = torch.tensor(meta.weights, dtype=torch.float32, device=members.device)
-    score, disagreement = kernels.combine(members, weights, meta.intercept, check=False)
-    uncertainty = (_floor(score, meta) + meta.variance_slope * disagreement.square()).sqrt()
-    return score.clamp(0.0, 1.0), uncertainty
+    with torch.inference_mode(False):
+        made = torch.tensor(weights, dtype=torch.float32, device=device)
+    try:
+        kernels.combine(made[None], made, 0.0, check=False)
+    except Exception as error:
+        if lost(error) or out_of_memory(error):
+            raise
+        log.warning("scores are combined by torch, for Triton cannot compile its kernel here: %s", first_line(error))
+        return made, "torch"
+    return made, "triton"
 
 
 def _floor(score: Tensor, meta: Meta) -> Tensor:

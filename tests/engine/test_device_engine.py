@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from metaqap_fast.engine.cuda import GpuLost
 from metaqap_fast.engine.gpu import torch_engine
-from metaqap_fast.engine.gpu.engine import DeviceEngine, shape_for
+from metaqap_fast.engine.gpu.engine import DeviceEngine, fitting, together
 from metaqap_fast.engine.openvino import OpenVINOEngine
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.infer import scored, view_means
 from metaqap_fast.input.files import Listing
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.meta import Meta, combine
+from metaqap_fast.records import DeviceViews, LaneBatch
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.table import ScoreTable
@@ -31,21 +32,19 @@ class Means:
     """A runner whose members are the mean and the largest pixel; counts its calls, fails when it is told to."""
 
     members = 2
+    stream = None
 
-    def __init__(self, batch: int, fails: dict[int, Exception] | None = None, holds: int = 1000) -> None:
-        self.fails, self.holds, self.counts, self.closed = fails or {}, holds, list[int](), False
-        self.resize(batch)
-
-    def resize(self, batch: int) -> None:
-        self.image = torch.zeros(batch, 4, 4, 3, dtype=torch.uint8)
-
-    def run(self, count: int) -> Tensor:
-        if len(self.image) > self.holds:
+    def __init__(self, batch: int, fails: dict[int, Exception] | None = None, holds: int = 1000, size: int = 4) -> None:
+        if batch > holds:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        self.counts.append(count)
-        if error := self.fails.get(len(self.counts)):
+        self.fails, self.runs, self.closed = fails or {}, 0, False
+        self.image = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
+
+    def run(self) -> Tensor:
+        self.runs += 1
+        if error := self.fails.get(self.runs):
             raise error
-        pixels = self.image[:count].float().reshape(count, -1)
+        pixels = self.image.float().flatten(1)
         self._out = torch.stack([pixels.mean(1), pixels.amax(1)], 1) / 255  # reused memory, as on a GPU
         return self._out
 
@@ -85,7 +84,16 @@ def test_any_grouping_gives_each_image_its_own_score(counts: tuple[int, ...], ba
 def test_batches_are_full() -> None:
     runner = Means(8)
     list(engine(runner).batches(images(*[1] * 20)))
-    assert runner.counts == [8, 8, 4]
+    assert runner.runs == 3
+
+
+def test_views_that_lie_side_by_side_on_the_device_are_one_copy() -> None:
+    one, other = (LaneBatch(torch.zeros(6, 4, 4, 3, dtype=torch.uint8), None) for _ in range(2))
+    array = np.zeros((2, 4, 4, 3), np.uint8)
+    parts = [(one, 0, 1), (one, 1, 3), (one, 3, 3), (other, 3, 4), (other, 5, 6), (one, 3, 4)]
+    waiting = [DeviceViews(*part) for part in parts]
+    found = list(together([array[:0], *waiting[:4], array, *waiting[4:]]))
+    assert found == [DeviceViews(one, 0, 3), waiting[3], array, waiting[4], waiting[5]]
 
 
 def test_batches_are_run_as_images_come(  # an image must not wait for the whole stream
@@ -111,21 +119,24 @@ def test_the_mean_of_views_is_the_same_bits_in_any_batch() -> None:
 
 
 def test_full_memory_halves_the_batch_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    runner = Means(64, holds=16)
     with caplog.at_level(logging.WARNING):
-        results = list(scored(engine(runner), images(*[1] * 40), META))
-    assert len(results) == 40 and len(runner.image) == 16
+        runner = fitting(lambda batch: Means(batch, holds=16), 64, "cuda:0: Test")
+    assert len(runner.image) == 16
     assert [record.message for record in caplog.records] == [
         "cuda:0: Test has too little memory for 64 views at once: going on with 32",
         "cuda:0: Test has too little memory for 32 views at once: going on with 16",
     ]
-    plain = list(scored(engine(Means(64)), images(*[1] * 40), META))
-    assert [r.score for _, r in results] == [r.score for _, r in plain]
 
 
 def test_no_memory_for_one_view_is_an_error() -> None:
     with pytest.raises(MetaqapError, match="too little free memory for a single view"):
-        list(engine(Means(2, holds=0)).batches(images(1)))
+        fitting(lambda batch: Means(batch, holds=0), 2, "cuda:0: Test")
+
+
+def test_memory_that_runs_out_later_is_one_line() -> None:
+    runner = Means(2, fails={1: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")})
+    with pytest.raises(MetaqapError, match=r"^cuda:0: Test has no memory left: .* go on with --resume, or use a small"):
+        list(engine(runner).predict(images(1)))
 
 
 def test_a_lost_gpu_is_one_line_that_says_how_to_go_on() -> None:
@@ -137,18 +148,14 @@ def test_a_lost_gpu_is_one_line_that_says_how_to_go_on() -> None:
 
 
 def test_a_lost_gpu_costs_no_committed_row(bundle: Path, folder: Path, tmp_path: Path) -> None:
-    class Bundled(Means):
-        def resize(self, batch: int) -> None:
-            self.image = torch.zeros(batch, 64, 64, 3, dtype=torch.uint8)
-
     scorer = Scorer(str(bundle), precision="fp32", batch_size=1)
-    scorer.engine = engine(Bundled(2, fails={4: RuntimeError("CUDA error: device unavailable")}))
+    scorer.engine = engine(Means(2, fails={4: RuntimeError("CUDA error: device unavailable")}, size=64))
     with pytest.raises(GpuLost):
         run(scorer, Listing([folder]), tmp_path / "s.h5")
     (part,) = (tmp_path / "s.h5.parts").glob("part-*.h5")
     kept = ScoreTable.read(part)
     assert 0 < len(kept) < 13
-    scorer.engine = engine(Bundled(2))
+    scorer.engine = engine(Means(2, size=64))
     summary = run(scorer, Listing([folder]), tmp_path / "s.h5", "resume")
     whole = ScoreTable.read(tmp_path / "s.h5")
     assert (summary.done, len(whole), int(whole.ok.sum())) == (len(kept), 13, 10)
@@ -159,11 +166,6 @@ def test_other_errors_are_not_dressed_up() -> None:
     with pytest.raises(RuntimeError, match="a bug") as caught:
         list(engine(Means(2, fails={1: RuntimeError("a bug")})).predict(images(1)))
     assert not isinstance(caught.value, MetaqapError)
-
-
-def test_shapes() -> None:
-    assert [shape_for(n, 48, exact=True) for n in (1, 47, 48)] == [48, 48, 48]
-    assert [shape_for(n, 48, exact=False) for n in (1, 2, 3, 16, 17, 33, 48)] == [1, 2, 4, 16, 32, 48, 48]
 
 
 def test_torch_engine_agrees_with_openvino(bundle: Path) -> None:

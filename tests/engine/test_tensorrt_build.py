@@ -23,7 +23,7 @@ from metaqap_fast.model.bundle import Member
 from metaqap_fast.model.meta import combine
 
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
-PROFILE = (1, 16, 64)
+BATCH = 64
 BUNDLE = bundles.load()
 
 
@@ -58,7 +58,7 @@ def by_openvino(model: onnx.ModelProto, views: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("member", BUNDLE.members, ids=lambda member: member.name)
 def test_every_member_builds(library: Library, member: Member) -> None:
     model = graph.merged(BUNDLE, "fp32", [member])
-    plan = build(library, model.SerializeToString(), BUNDLE.view_size, PROFILE, Options(targets=TARGETS))
+    plan = build(library, model.SerializeToString(), BUNDLE.view_size, BATCH, Options(targets=TARGETS))
     assert len(plan) > 0.9 * sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
@@ -66,7 +66,7 @@ def test_every_member_builds(library: Library, member: Member) -> None:
 def test_the_merged_network_builds(library: Library, precision: str) -> None:
     model = graph.merged(BUNDLE, precision)
     targets = [target for target in TARGETS if precision != "fp8" or int(target[2:]) >= FIRST_FP8]
-    plan = build(library, model.SerializeToString(), BUNDLE.view_size, PROFILE, Options(targets=tuple(targets)))
+    plan = build(library, model.SerializeToString(), BUNDLE.view_size, BATCH, Options(targets=tuple(targets)))
     assert len(plan) > 0.9 * sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
@@ -95,7 +95,7 @@ def test_the_networks_of_the_paper_build(library: Library, name: str, tmp_path: 
     bundle = paper_bundle(tmp_path, [name])
     for precision in ("fp32", "fp16"):
         model = graph.merged(bundle, precision)
-        plan = build(library, model.SerializeToString(), bundle.view_size, (1, 8, 32), Options(targets=TARGETS))
+        plan = build(library, model.SerializeToString(), bundle.view_size, 32, Options(targets=TARGETS))
         assert len(plan) > 0.9 * sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
@@ -138,8 +138,8 @@ def test_fp8_is_in_all_but_the_first_and_the_depthwise_convolutions() -> None:
 def test_fp8_needs_a_gpu_that_has_it(library: Library) -> None:
     arguments = (BUNDLE, "fp8", "merged", library)
     with pytest.raises(UsageError, match=r"sm86 has no fp8, which begins with sm89: use --precision int8 or fp16"):
-        prepare(*arguments, "sm86", PROFILE, Options())
-    assert prepare(*arguments, "NVIDIA H100 80GB HBM3 sm90", PROFILE, Options())
+        prepare(*arguments, "sm86", BATCH, Options())
+    assert prepare(*arguments, "NVIDIA H100 80GB HBM3 sm90", BATCH, Options())
 
 
 def test_every_range_becomes_a_pair() -> None:
@@ -176,15 +176,15 @@ def test_what_the_parser_refuses_is_said(library: Library) -> None:
     model = tiny_member(1.0, "mean")
     model.graph.node[1].op_type = "NoSuchOperator"
     with pytest.raises(MetaqapError, match=r"cannot read the network: .*NoSuchOperator"):
-        build(library, model.SerializeToString(), 64, (1, 2, 2))
+        build(library, model.SerializeToString(), 64, 2)
 
 
 def test_unknown_targets(library: Library) -> None:
     model = tiny_member(1.0, "mean").SerializeToString()
     with pytest.raises(UsageError, match="no target sm90: one of sm75"):
-        build(library, model, 64, (1, 2, 2), Options(targets=("sm90",)))
+        build(library, model, 64, 2, Options(targets=("sm90",)))
     with pytest.raises(UsageError, match="builds for the GPU at hand only"):
-        build(Library(library.trt, "tensorrt"), model, 64, (1, 2, 2), Options(targets=("sm89",)))
+        build(Library(library.trt, "tensorrt"), model, 64, 2, Options(targets=("sm89",)))
 
 
 def test_timings_are_kept(library: Library) -> None:
@@ -192,7 +192,7 @@ def test_timings_are_kept(library: Library) -> None:
 
     model = graph.merged(BUNDLE, "fp16", BUNDLE.members[:1]).SerializeToString()
     for _ in range(2):
-        build(library, model, 512, (1, 2, 2), Options(targets=("sm89",)), "test rtx/1")
+        build(library, model, 512, 2, Options(targets=("sm89",)), "test rtx/1")
     (path,) = cache.root().glob("test-rtx-1.timing")
     assert path.stat().st_size and path.stat().st_mode & 0o777 == 0o600
 
@@ -206,9 +206,9 @@ def test_without_a_driver_an_engine_is_refused_in_one_line(library: Library) -> 
         pytest.skip("this machine has a GPU")
     except cuda.NoGpu:
         pass
-    plan = build(library, graph.merged(BUNDLE, "fp16", BUNDLE.members[:1]).SerializeToString(), 512, (1, 2, 2))
+    plan = build(library, graph.merged(BUNDLE, "fp16", BUNDLE.members[:1]).SerializeToString(), 512, 2)
     with pytest.raises(EngineRefused, match="driver version is insufficient") as caught:
-        TensorRTRunner(library, [plan], 512, 1, 2, "cpu", False)
+        TensorRTRunner(library, [plan], 512, 1, 2, "cpu")
     assert "\n" not in str(caught.value)
 
 

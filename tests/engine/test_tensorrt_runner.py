@@ -7,11 +7,14 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import fake_tensorrt
 from metaqap_fast.engine.cuda import Gpu
@@ -26,7 +29,7 @@ from metaqap_fast.model.bundle import Bundle
 
 LIBRARY = Library(fake_tensorrt, "tensorrt")
 GPU = Gpu(0, "NVIDIA Test 9000", 89, 1 << 30)
-KEY = cache.Key("m", "merged", "fp16", "0" * 64, "tensorrt 11.4.0", "GPU sm89", (1, 8, 8), (("level", "None"),))
+KEY = cache.Key("m", "merged", "fp16", "0" * 64, "tensorrt 11.4.0", "GPU sm89", 8, (("level", "None"),))
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +38,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_tensorrt.calls.clear()
 
 
-def runner(*plans: bytes, batch: int = 8, exact: bool = False) -> TensorRTRunner:
-    return TensorRTRunner(LIBRARY, plans, 4, 2, batch, "cpu", exact)
+def runner(*plans: bytes, batch: int = 8) -> TensorRTRunner:
+    return TensorRTRunner(LIBRARY, plans, 4, 2, batch, "cpu")
 
 
 def views(count: int) -> np.ndarray:
@@ -53,29 +56,36 @@ def test_merged_and_separate_engines_fill_the_members_in_order(plans: list[list[
     engine.close()
 
 
-def test_shapes_are_few_and_exact_ones_single() -> None:
-    for exact, shapes in ((False, ["8", "8", "4"]), (True, ["8", "8", "8"])):
-        fake_tensorrt.calls.clear()
-        engine = DeviceEngine(runner(fake_tensorrt.plan([0, 1]), exact=exact), "tensorrt", "fp32", "cuda:0", None)
-        list(engine.predict((i, view[None]) for i, view in enumerate(views(19))))
-        assert [call.split()[-1] for call in fake_tensorrt.calls] == shapes
+def test_there_is_one_shape_and_it_is_set_once() -> None:
+    engine = DeviceEngine(runner(fake_tensorrt.plan([0, 1])), "tensorrt", "fp16", "cuda:0", None)
+    for count in (19, 1, 8):
+        list(engine.predict((i, view[None]) for i, view in enumerate(views(count))))
+    assert fake_tensorrt.calls == ["shape 8", *["run [0, 1] 8"] * 5]
 
 
-def test_a_smaller_batch_needs_less_memory() -> None:
-    run = runner(fake_tensorrt.plan([0, 1]), batch=8)
-    scratch = run._parts[0].scratch
-    run.resize(2)
-    assert scratch is not None and run._parts[0].scratch is not None
-    assert (scratch.numel(), run._parts[0].scratch.numel(), len(run.image)) == (8000, 2000, 2)
+def test_a_version_compatible_engine_of_our_own_is_loaded() -> None:
+    run = runner(fake_tensorrt.plan([0, 1], compatible=True))
     run.image[:] = 255
-    assert run.run(2).tolist() == [[1, 1], [1, 1]]
+    assert run.run().tolist() == [[1, 1]] * 8
+
+
+def test_what_rtx_compiles_is_kept_for_the_next_start() -> None:
+    rtx = Library(fake_tensorrt, "tensorrt_rtx")
+    plans = [fake_tensorrt.plan([0]), fake_tensorrt.plan([1])]
+    first = TensorRTRunner(rtx, plans, 4, 2, 8, "cpu")
+    assert first.compiled() == [b"kernels of [0]", b"kernels of [1]"] and fake_tensorrt.calls == ["shape 8"] * 2
+    TensorRTRunner(rtx, plans, 4, 2, 8, "cpu", first.compiled())
+    assert fake_tensorrt.calls[2::2] == ["known kernels of [0]", "known kernels of [1]"]
+    assert runner(fake_tensorrt.plan([0, 1])).compiled() == []
 
 
 def test_refused_and_failing_engines() -> None:
     with pytest.raises(EngineRefused, match="does not load the engine: The engine plan file is not compatible with"):
         runner(fake_tensorrt.plan([0, 1], version=2))
     with pytest.raises(RuntimeError, match="did not run"):
-        runner(fake_tensorrt.plan([0, 1], broken=1)).run(1)
+        runner(fake_tensorrt.plan([0, 1], broken=1)).run()
+    with pytest.raises(EngineRefused, match="does not take a batch of 8"):
+        runner(fake_tensorrt.plan([0, 1], batch=4))
 
 
 # --- the cache -------------------------------------------------------------------------------------------
@@ -101,7 +111,7 @@ def test_an_engine_comes_back_with_its_metadata() -> None:
         {"graph": "1" * 64},
         {"library": "tensorrt 11.5.0"},
         {"gpu": "GPU sm90"},
-        {"profile": (1, 8, 16)},
+        {"batch": 16},
         {"options": (("level", "5"),)},
     ],
 )
@@ -181,18 +191,18 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The fake's builder; says what was built."""
     built: list[str] = []
 
-    def build(library: Library, graph: bytes, size: int, profile: Any, options: Options, timing: str) -> bytes:
+    def build(library: Library, graph: bytes, size: int, batch: int, options: Options, timing: str) -> bytes:
         import onnx
 
         names = [output.type.tensor_type.shape.dim[1].dim_value for output in onnx.load_from_string(graph).graph.output]
         built.append(f"{names[0]} members for {timing}")
-        return fake_tensorrt.plan([0, 1] if names[0] == 2 else [len(built) - 1], largest=profile[2])
+        return fake_tensorrt.plan([0, 1] if names[0] == 2 else [len(built) - 1], batch=batch)
 
     monkeypatch.setattr(tensorrt, "build", build)
     monkeypatch.setattr(tensorrt.torch.cuda, "device", lambda index: tensorrt.torch.inference_mode())
     monkeypatch.setattr(tensorrt, "DeviceEngine", lambda *a: DeviceEngine(*a[:4], None))
     real = TensorRTRunner.__init__
-    monkeypatch.setattr(TensorRTRunner, "__init__", lambda self, *a: real(self, *a[:5], "cpu", a[6]))
+    monkeypatch.setattr(TensorRTRunner, "__init__", lambda self, *a: real(self, *a[:5], "cpu", *a[6:]))
     return built
 
 
@@ -230,9 +240,53 @@ def test_an_engine_that_the_library_refuses_is_built_again(
     assert len(builds) == 2
 
 
+def test_a_batch_that_does_not_fit_is_built_again_smaller(
+    tiny: Bundle, builds: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = TensorRTRunner.__init__
+
+    def full(self: TensorRTRunner, *arguments: Any) -> None:
+        if arguments[4] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+        real(self, *arguments)
+
+    monkeypatch.setattr(TensorRTRunner, "__init__", full)
+    with caplog.at_level(logging.WARNING):
+        engine = tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY)
+    assert engine.batch == 2 and len(builds) == 3
+    assert "too little memory for 8 views at once: going on with 4" in caplog.text
+
+
+def test_rtx_says_which_gpus_it_is_for(tiny: Bundle) -> None:
+    rtx, hopper = Library(fake_tensorrt, "tensorrt_rtx"), Gpu(0, "NVIDIA H100", 90, 80 << 30)
+    with pytest.raises(MetaqapError, match=r"does not build for NVIDIA H100 \(sm90\), only for sm75, .*--engine torch"):
+        tensorrt.create(tiny, "fp16", hopper, 8, "merged", rtx)
+
+
+def test_engines_are_built_on_the_gpu_that_they_are_for(
+    tiny: Bundle, builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`compile --device cuda:1` built and timed on GPU 0 what it stored for GPU 1."""
+    current: list[int] = []
+
+    @contextmanager
+    def device(index: int) -> Iterator[None]:
+        current.append(index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(tensorrt.torch.cuda, "device", device)
+    built = tensorrt.build
+    monkeypatch.setattr(tensorrt, "build", lambda *a: current[-1] == 1 and built(*a))
+    second = Gpu(1, "NVIDIA Test 9000", 89, 1 << 30)
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    made = tensorrt.compile_bundle(tiny, "fp16", "merged", LIBRARY, second, [], 8, pixels, "none", lambda text: None)
+    assert len(made) == 1 and not current
+
+
 def test_a_wrong_network_is_seen_in_the_metadata(tiny: Bundle, builds: list[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(
-        tensorrt, "build", lambda *a, **k: fake_tensorrt.plan([1, 0], largest=64)
+        tensorrt, "build", lambda *a, **k: fake_tensorrt.plan([1, 0], batch=8)
     )  # columns the wrong way round
     tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY)
     (path,) = cache.root().glob("*/*/engine.json")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from metaqap_fast import kernels
+from metaqap_fast.model import meta
 from metaqap_fast.model.meta import Meta, combine, combine_tensors
 
 META = Meta((0.7, -0.2, 0.4), 0.05, ((0.1, 0.004), (0.5, 0.02), (0.8, 0.001)), 1.5)
@@ -52,3 +57,32 @@ def test_a_failed_row_on_a_device_is_nan_and_alone() -> None:
     predictions = torch.tensor([[0.5, 0.6, 0.7], [float("nan"), 0.5, 0.5], [0.1, 0.2, 0.3]])
     score, uncertainty = combine_tensors(predictions, META)
     assert list(torch.isnan(score)) == [False, True, False] and not torch.isnan(uncertainty[::2]).any()
+
+
+def test_where_triton_cannot_compile_torch_combines(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slim machine has no C compiler, which Triton needs for its launcher."""
+    real = kernels.combine
+
+    def slim(*arguments: Any, impl: str = "triton", **options: Any) -> Any:
+        if impl == "triton":
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+        return real(*arguments, impl=impl, **options)
+
+    predictions = torch.rand(5, 3)
+    wanted = combine_tensors(predictions, META)
+    monkeypatch.setattr(kernels, "combine", slim)
+    meta._constants.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        found = [combine_tensors(predictions, META) for _ in range(3)]
+    meta._constants.cache_clear()
+    assert all(torch.allclose(a, b, atol=1e-6) for one in found for a, b in zip(one, wanted, strict=True))
+    assert [r.message.partition(" for")[0] for r in caplog.records] == ["scores are combined by torch,"]
+
+
+def test_weights_are_brought_to_a_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To bring them there in every batch makes the host wait for the batch before."""
+    combine_tensors(torch.rand(5, 3), META)
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a blocking copy"))
+    combine_tensors(torch.rand(4, 3), META)

@@ -32,9 +32,9 @@ class Context:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert name == "image" and 1 <= shape[0] <= self.plan["largest"], "outside the profile"
+        calls.append(f"shape {shape[0]}")
         self.shape = shape
-        return True
+        return name == "image" and shape[0] == self.plan["batch"]
 
     def update_device_memory_size_for_shapes(self) -> int:
         return 1000 * self.shape[0]
@@ -60,26 +60,63 @@ class Engine:
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
 
-    def create_execution_context(self, strategy: str) -> Context:
-        assert strategy == "user managed"
+    def create_execution_context(self, how: Any) -> Context | None:
+        if isinstance(how, RuntimeConfig):
+            assert how.dynamic_shapes_kernel_specialization_strategy == "eager" and how.cache is not None
+            how.cache.data = f"kernels of {self.plan['columns']}".encode()
+            how = how.strategy
+        assert how == "user managed"
         return Context(self.plan)
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
+
+
+class RuntimeCache:
+    data = b""
+
+    def deserialize(self, data: bytes) -> bool:
+        calls.append(f"known {data.decode()}")
+        return True
+
+    def serialize(self) -> bytes:
+        return self.data
+
+
+class RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+    strategy = ""
+    cache: RuntimeCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
+        return True
 
 
 class Runtime:
+    engine_host_code_allowed = False
+
     def __init__(self, logger: ILogger) -> None:
         self.logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
         document = json.loads(plan)
-        if document["version"] != 1:
+        if document["version"] != 1 or (document.get("compatible") and not self.engine_host_code_allowed):
             self.logger.log(1, "The engine plan file is not compatible\nwith this version of TensorRT")
             return None
         return Engine(document)
 
 
+DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
 ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
 __version__ = "11.4.0"
 
 
-def plan(columns: list[int], largest: int = 64, version: int = 1, **more: Any) -> bytes:
-    return json.dumps({"columns": columns, "largest": largest, "version": version, **more}).encode()
+def plan(columns: list[int], batch: int = 8, version: int = 1, **more: Any) -> bytes:
+    return json.dumps({"columns": columns, "batch": batch, "version": version, **more}).encode()

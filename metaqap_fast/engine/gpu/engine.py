@@ -2,12 +2,15 @@
 
 Whole images fill a batch, views of one image stand side by side. What runs the batch is a `Runner`: TensorRT
 or torch. The torch runner also works on a CPU, slowly; there it is the reference of the parity tests.
+
+There is one shape, the full batch: libraries choose kernels by shape, and kernels round differently, so a view's score
+does not depend on its company; and one CUDA graph, captured at the start, before anything else uses the device.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
@@ -18,27 +21,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaqap_fast.engine import T
-from metaqap_fast.engine.cuda import GpuLost, lost, out_of_memory
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.gpu_errors import first_line, out_of_memory, translated
+from metaqap_fast.records import DeviceViews
 
 log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """A network with fixed buffers on one device.
+    """A network with fixed buffers on one device, ready to run: whatever it needs is there when it has been made.
 
-    `image` is its input [batch, S, S, 3] uint8; rows of a result depend on their own view alone.
+    `image` is its input [batch, S, S, 3] uint8; rows of a result depend on their own view alone. `stream` is the
+    CUDA stream that it runs on, None on a CPU.
     """
 
     image: Tensor
     members: int
+    stream: Any
 
-    def run(self, count: int) -> Tensor:
-        """Predictions [count, M] float32 of the first `count` views in `image`; valid until the next call."""
-        ...
-
-    def resize(self, batch: int) -> None:
-        """Another batch; frees what the old one needed."""
+    def run(self) -> Tensor:
+        """Predictions [batch, M] float32 of all views in `image`; valid until the next call."""
         ...
 
     def close(self) -> None:
@@ -68,9 +70,6 @@ class DeviceEngine:
         self.name, self.precision, self.device, self.device_id = name, precision, device, device_id
         self.reason = ""
         self.runner = runner
-        self._stream: Any = None
-        if device_id is not None:
-            self._stream = torch.cuda.Stream(device_id)  # type: ignore[no-untyped-call]
 
     @property
     def batch(self) -> int:
@@ -80,18 +79,19 @@ class DeviceEngine:
     def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
         """See `metaqap_fast.engine.Engine.predict`."""
         for batch in self.batches(items):
-            rows = batch.predictions.cpu().numpy()
+            with translated(self.device), self.on_stream():
+                rows = batch.predictions.cpu().numpy()
             start = 0
             for tag, count in zip(batch.tags, batch.counts, strict=True):
                 yield tag, rows[start : start + count]
                 start += count
 
     def batches(self, items: Iterable[tuple[T, Any]]) -> Iterator[Batch[T]]:
-        """Predictions in order, batch by batch, on the device; views are arrays or tensors [N, S, S, 3] uint8.
+        """Predictions in order, batch by batch, on the device; views are arrays or `DeviceViews`, [N, S, S, 3] uint8.
 
         Raises:
             GpuLost: the GPU stopped working.
-            MetaqapError: its memory does not hold one view.
+            MetaqapError: its memory is full.
         """
         tags: list[T] = []
         waiting: list[Any] = []
@@ -108,7 +108,7 @@ class DeviceEngine:
 
     def on_stream(self) -> AbstractContextManager[Any]:
         """Work inside is queued behind this engine's."""
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        return on(self.runner.stream)
 
     def close(self) -> None:
         """Release the device's memory."""
@@ -116,109 +116,131 @@ class DeviceEngine:
 
     def _batch(self, tags: list[T], waiting: list[Any]) -> Batch[T]:
         counts = [len(views) for views in waiting]
-        try:
-            while True:
-                try:
-                    with self.on_stream(), torch.inference_mode():
-                        return Batch(tags, counts, self._run(waiting, sum(counts)))
-                except RuntimeError as error:
-                    if not out_of_memory(error):
-                        raise
-                    self._halve()
-        except RuntimeError as error:
-            if lost(error):
-                first = str(error).strip().splitlines()[0]
-                raise GpuLost(
-                    f"{self.device} stopped working: {first}. Rows committed so far are safe; go on with --resume"
-                ) from None
-            raise
+        with translated(self.device), self.on_stream(), torch.inference_mode():
+            return Batch(tags, counts, self._run(waiting, sum(counts)))
 
     def _run(self, waiting: list[Any], total: int) -> Tensor:
+        """Every run is of a full batch; rows that no view fills hold what they held, and are left out."""
         image = self.runner.image
         out = torch.empty(total, self.runner.members, device=image.device)
         done = filled = 0
-        for views in waiting:
-            pixels = torch.from_numpy(views) if isinstance(views, np.ndarray) else views
-            if self._stream is not None and pixels.is_cuda:
-                pixels.record_stream(self._stream)  # its memory is not reused before this stream has read it
+        for pixels in map(self._pixels, together(waiting)):
             while len(pixels):
                 count = min(len(pixels), len(image) - filled)
                 image[filled : filled + count].copy_(pixels[:count], non_blocking=True)
                 pixels, filled = pixels[count:], filled + count
                 if filled == len(image):
-                    out[done : done + filled] = self.runner.run(filled)
+                    out[done : done + filled] = self.runner.run()
                     done, filled = done + filled, 0
         if filled:
-            out[done:] = self.runner.run(filled)
+            out[done:] = self.runner.run()[:filled]
         return out
 
-    def _halve(self) -> None:
-        half = self.batch // 2
-        if not half:
-            raise MetaqapError(f"{self.device} has too little free memory for a single view: free some, or use the cpu")
-        log.warning("%s has too little memory for %d views at once: going on with %d", self.device, self.batch, half)
-        while True:
-            try:
-                self.runner.resize(half)
-                return
-            except RuntimeError as error:
-                if not out_of_memory(error) or half == 1:
-                    raise
-                half //= 2
+    def _pixels(self, views: Any) -> Tensor:
+        """Views as a tensor that this engine's stream may read."""
+        if isinstance(views, np.ndarray):
+            return torch.from_numpy(views)
+        pixels: Tensor = views.batch.pixels[views.start : views.stop]
+        if self.runner.stream is not None:
+            self.runner.stream.wait_event(views.batch.ready)
+            pixels.record_stream(self.runner.stream)  # its memory is not reused before this stream has read it
+        return pixels
 
 
-class Graphs:
-    """One CUDA graph for each shape; on a CPU, or where capture is refused, plain calls.
+def together(waiting: Iterable[Any]) -> Iterator[Any]:
+    """The same views, those that lie side by side on the device as one: a copy a lane's batch, not one an image."""
+    last: Any = None
+    for views in waiting:
+        if not len(views):
+            continue
+        if (
+            isinstance(last, DeviceViews) and isinstance(views, DeviceViews)
+            and last.batch is views.batch and last.stop == views.start
+        ):  # fmt: skip
+            last = DeviceViews(last.batch, last.start, views.stop)
+            continue
+        if last is not None:
+            yield last
+        last = views
+    if last is not None:
+        yield last
+
+
+def fitting(make: Callable[[int], Runner], batch: int, device: str) -> Runner:
+    """A runner for as large a batch as the device's memory holds: a half of it, and so on, where it does not.
+
+    Raises:
+        MetaqapError: not even a single view fits.
+    """
+    while True:
+        try:
+            return make(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        if batch == 1:
+            raise MetaqapError(f"{device} has too little free memory for a single view: free some, or use the cpu")
+        half = batch // 2
+        log.warning("%s has too little memory for %d views at once: going on with %d", device, batch, half)
+        batch = half
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class Graph:
+    """A step as one CUDA graph, captured when this is made; plain calls on a CPU, or where capture is refused.
 
     Args:
-        step: runs the first `n` rows of fixed buffers on the current stream, without allocating.
+        step: works on fixed buffers, on the current stream, without allocating.
+        stream: the CUDA stream that it will run on, not the default one; None on a CPU.
+        refusal: why the step cannot be captured, as far as is known before trying; empty if nothing is against it.
     """
 
-    def __init__(self, step: Any, cuda: bool) -> None:
-        self._step, self._cuda = step, cuda
-        self._graphs: dict[int, Any] = {}
-
-    def __call__(self, shape: int) -> None:
-        """Run one shape; captured when it is first seen."""
-        if not self._cuda:
-            self._step(shape)
+    def __init__(self, step: Callable[[], None], stream: Any, refusal: str = "") -> None:
+        self._step = step
+        self._graph: Any = None
+        if stream is None:
             return
-        if shape not in self._graphs:
-            self._graphs[shape] = self._capture(shape)
-        if self._graphs[shape] is None:
-            self._step(shape)
+        if refusal:
+            log.warning("no CUDA graph (%s): running without", refusal)
+            return
+        with torch.cuda.stream(stream), torch.inference_mode():
+            for _ in range(3):  # libraries choose kernels and allocate in their first runs
+                step()
+            stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    step()
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
+                log.warning("no CUDA graph (%s): running without", first_line(error))
+            else:
+                self._graph = graph
+
+    def __call__(self) -> None:
+        """Run it once."""
+        if self._graph is None:
+            self._step()
         else:
-            self._graphs[shape].replay()
+            self._graph.replay()
 
     @property
     def captured(self) -> bool:
-        """Whether what ran last runs as a graph."""
-        return any(graph is not None for graph in self._graphs.values())
+        """Whether it runs as a graph."""
+        return self._graph is not None
 
     def clear(self) -> None:
-        """Forget the graphs and their memory."""
-        self._graphs.clear()
-
-    def _capture(self, shape: int) -> Any:
-        for _ in range(3):  # libraries choose kernels and allocate in their first runs
-            self._step(shape)
-        torch.cuda.current_stream().synchronize()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
-                self._step(shape)
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            log.warning("no CUDA graph for %d views (%s): running without", shape, str(error).splitlines()[0])
-            return None
-        return graph
+        """Free the graph and its memory."""
+        self._graph = None
 
 
-def shape_for(count: int, batch: int, exact: bool) -> int:
-    """Rows to run for `count` views.
+def stream_for(device: torch.device) -> Any:
+    """A CUDA stream of its own for a runner; None on a CPU."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    Libraries choose kernels by shape, and kernels round differently: in fp32 every view is run in a full
-    batch, so that its score is the same bits in any company; elsewhere in the next power of two.
-    """
-    return batch if exact else min(batch, 1 << max(0, count - 1).bit_length())
+
+def on(stream: Any) -> AbstractContextManager[Any]:
+    """Makes it the current stream; on a CPU, where there is none, nothing."""
+    return nullcontext() if stream is None else torch.cuda.stream(stream)

@@ -21,7 +21,7 @@ from metaqap_fast.engine.openvino import cache_dir
 from metaqap_fast.errors import MetaqapError
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Key:
 
     `part` is a member's name or `merged`; `graph` the sha256 of its ONNX graph, in which its precision, its
     weights and its 8-bit ranges are; `gpu` a device's name and compute capability, or the targets that it was
-    built for; `profile` the smallest, usual and largest batch; `options` whatever else the builder was told.
+    built for; `batch` the one that it runs; `options` whatever else the builder was told.
     """
 
     model: str
@@ -39,7 +39,7 @@ class Key:
     graph: str
     library: str
     gpu: str
-    profile: tuple[int, int, int]
+    batch: int
     options: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -108,6 +108,16 @@ def save(key: Key, plan: bytes, metadata: dict[str, Any]) -> Path:
     write_private(folder / "engine.plan", plan)
     write_private(folder / "engine.json", (json.dumps(document, indent=1) + "\n").encode())
     return folder
+
+
+def load_compiled(key: Key) -> bytes:
+    """What the library compiled for an engine on this GPU; empty if nothing is kept."""
+    return read_private(root() / key.slot / key.digest[:32] / "engine.compiled")
+
+
+def save_compiled(key: Key, data: bytes) -> None:
+    """Keep that beside the engine."""
+    write_private(root() / key.slot / key.digest[:32] / "engine.compiled", data)
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -125,7 +125,7 @@ def build(
     library: Library,
     graph: bytes,
     size: int,
-    profile: tuple[int, int, int],
+    batch: int,
     options: Options | None = None,
     timing: str | None = None,
 ) -> bytes:
@@ -134,7 +134,8 @@ def build(
     Args:
         library: from `find`.
         graph: ONNX; `image` [B, size, size, 3] uint8, a free batch, precision in its types.
-        profile: smallest, usual and largest batch.
+        batch: the one that the engine will run. A range would leave kernels, and with them the scores' last bits, to
+            be chosen when it runs.
         options: see `Options`.
         timing: name of the timing cache to use and to extend.
 
@@ -156,10 +157,12 @@ def build(
         raise MetaqapError(f"{library.version} cannot read the network: {'; '.join(reasons)}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
-    shapes = [(batch, size, size, 3) for batch in profile]
     optimisation = builder.create_optimization_profile()
-    optimisation.set_shape("image", *shapes)
+    optimisation.set_shape("image", *[(batch, size, size, 3)] * 3)  # smallest, usual, largest
     config.add_optimization_profile(optimisation)
+    config.max_aux_streams = 0  # one stream, which is captured; more would run unasked beside the decoder's
+    if library.is_rtx:
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # else a stream that runs it cannot be captured
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.level is not None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.deviation import deviation, generated
 from metaqap_fast.engine.gpu import lowering as graph
 from metaqap_fast.engine.gpu import plan_cache as cache
-from metaqap_fast.engine.gpu.engine import DeviceEngine, Graphs, shape_for
+from metaqap_fast.engine.gpu.engine import DeviceEngine, Graph, fitting, on, stream_for
 from metaqap_fast.engine.gpu.tensorrt_build import RTX_TARGETS, Library, Log, Options, build, check_targets, find
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model.bundle import Bundle, Member
@@ -41,129 +43,146 @@ class TensorRTRunner:
 
     Args:
         library: from `find`.
-        plans: one engine for all members, or one for each; `image` -> `predictions`.
+        plans: one engine for all members, or one for each; `image` -> `predictions`, for this one batch.
         members: of all engines together.
-        batch: views at once; not more than the engines' profiles allow.
-        exact: run every batch in full, see `shape_for`.
+        batch: views at once.
+        compiled: what TensorRT-RTX compiled for these engines in an earlier run, see `compiled`; each may be empty.
 
     Raises:
-        EngineRefused: an engine that was not built for this library and GPU.
+        EngineRefused: an engine that was not built for this library, GPU and batch.
     """
 
     def __init__(
-        self, library: Library, plans: Sequence[bytes], size: int, members: int, batch: int, device: str, exact: bool
+        self,
+        library: Library,
+        plans: Sequence[bytes],
+        size: int,
+        members: int,
+        batch: int,
+        device: str,
+        compiled: Sequence[bytes] = (),
     ) -> None:
         self.members = members
-        self._size, self._device, self._exact = size, torch.device(device), exact
-        trt, self._messages = library.trt, Log(library.trt)
-        self._runtime = trt.Runtime(self._messages.logger)
-        self._parts: list[_Part] = []
-        for plan in plans:
-            engine = self._runtime.deserialize_cuda_engine(plan)
-            if engine is None:
-                raise EngineRefused(f"{library.version} does not load the engine: {self._messages.last()}")
-            self._parts.append(_Part(engine, _context(trt, engine), self._device, len(plans) > 1))
-        self._graphs = Graphs(self._step, self._device.type == "cuda")
-        self.resize(batch)
+        where = torch.device(device)
+        self._messages = Log(library.trt)
+        self._runtime = library.trt.Runtime(self._messages.logger)
+        self._runtime.engine_host_code_allowed = True  # version-compatible plans hold code: the cache's are our own
+        self.stream = stream_for(where)
+        width = members // len(plans)
+        with on(self.stream):
+            self.image = torch.zeros(batch, size, size, 3, dtype=torch.uint8, device=where)
+            self._out = torch.zeros(batch, members, device=where)
+            self._parts = [
+                _Part.make(library, self._engine(library, plan), self.image, width, len(plans) > 1, known)
+                for plan, known in zip_longest(plans, compiled, fillvalue=b"")
+            ]
+            if not all(self._parts):
+                raise EngineRefused(f"{library.version} does not take a batch of {batch}: {self._messages.last()}")
+            refusal = "" if self.stream is None or self._capturable() else "TensorRT cannot be captured here"
+            self._graph = Graph(self._step, self.stream, refusal)
 
-    def resize(self, batch: int) -> None:
-        """See `Runner.resize`."""
-        self._graphs.clear()
-        self.image = self._out = torch.empty(0)
-        for part in self._parts:
-            part.drop()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.image = torch.zeros(batch, self._size, self._size, 3, dtype=torch.uint8, device=self._device)
-        self._out = torch.zeros(batch, self.members, device=self._device)
-        width = self.members // len(self._parts)
-        for part in self._parts:
-            part.bind(self.image, torch.zeros(batch, width, device=self._device))
+    def _engine(self, library: Library, plan: bytes) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineRefused(f"{library.version} does not load the engine: {self._messages.last()}")
+        return engine
 
-    def run(self, count: int) -> Tensor:
+    def _capturable(self) -> bool:
+        """By TensorRT-RTX's own word, where the library has one."""
+        asks = [getattr(part.context, "is_stream_capturable", lambda _: True) for part in self._parts if part]
+        return all(ask(self.stream.cuda_stream) for ask in asks)
+
+    def run(self) -> Tensor:
         """See `Runner.run`."""
-        shape = shape_for(count, len(self.image), self._exact)
-        moved = [part.prepare(shape) for part in self._parts]
-        if any(moved):
-            self._graphs.clear()  # scratch memory has moved
-        self._graphs(shape)
-        return self._out[:count]
+        self._graph()
+        return self._out
 
-    def _step(self, shape: int) -> None:
-        for part in self._parts:
-            if not part.start(shape):
+    def _step(self) -> None:
+        parts = [part for part in self._parts if part]
+        for part in parts:
+            if not part.start():
                 raise RuntimeError(f"TensorRT did not run: {self._messages.last()}")
-        for place, part in enumerate(self._parts):
-            result = part.join()[:shape]
-            width = result.shape[1]
-            self._out[:shape, place * width : (place + 1) * width].copy_(result)
+        for place, part in enumerate(parts):
+            width = part.out.shape[1]
+            self._out[:, place * width : (place + 1) * width].copy_(part.join())
+
+    @property
+    def captured(self) -> bool:
+        """Whether it runs as a CUDA graph."""
+        return self._graph.captured
+
+    def compiled(self) -> list[bytes]:
+        """What TensorRT-RTX compiled at the start, to be given to the next runner; empty with another library."""
+        return [bytes(part.cache.serialize()) for part in self._parts if part and part.cache is not None]
 
     def close(self) -> None:
         """See `Runner.close`."""
-        self._graphs.clear()
+        self._graph.clear()
         self._parts.clear()
         self.image = self._out = torch.empty(0)
 
 
 @dataclass(slots=True)
 class _Part:
-    """One engine with its context, its output and scratch memory, and a stream if it runs beside others."""
+    """One engine's context, its output and scratch memory, and a stream if it runs beside others."""
 
-    engine: Any
     context: Any
-    device: torch.device
-    beside: bool
-    out: Tensor | None = None
-    scratch: Tensor | None = None
-    stream: Any = None
-    view: tuple[int, ...] = ()
+    out: Tensor
+    scratch: Tensor
+    stream: Any
+    cache: Any
 
-    def drop(self) -> None:
-        self.out = self.scratch = None
+    @staticmethod
+    def make(library: Library, engine: Any, image: Tensor, width: int, beside: bool, known: bytes) -> _Part | None:
+        """Ready to run on this input; None if the engine does not take it. The shape is not set again."""
+        context, cache = _context(library, engine, known)
+        out = torch.zeros(len(image), width, device=image.device)
+        addresses = {"image": image, "predictions": out}
+        if not all(context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in addresses.items()):
+            return None
+        if not context.set_input_shape("image", tuple(image.shape)):
+            return None
+        need = max(1, int(context.update_device_memory_size_for_shapes()))
+        scratch = torch.empty(need, dtype=torch.uint8, device=image.device)
+        context.set_device_memory(scratch.data_ptr(), need)
+        return _Part(context, out, scratch, stream_for(image.device) if beside else None, cache)
 
-    def bind(self, image: Tensor, out: Tensor) -> None:
-        self.out = out
-        self.context.set_tensor_address("image", image.data_ptr())
-        self.context.set_tensor_address("predictions", out.data_ptr())
-        if self.beside and self.device.type == "cuda" and self.stream is None:
-            self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        self.view = tuple(image.shape[1:])
-        self.prepare(len(image))
-
-    def prepare(self, shape: int) -> bool:
-        """Set the batch; whether the scratch memory had to be made anew."""
-        self.context.set_input_shape("image", (shape, *self.view))
-        need = int(self.context.update_device_memory_size_for_shapes())
-        if self.scratch is not None and self.scratch.numel() >= need:
-            return False
-        self.scratch = None
-        self.scratch = torch.empty(max(need, 1), dtype=torch.uint8, device=self.device)
-        self.context.set_device_memory(self.scratch.data_ptr(), self.scratch.numel())
-        return True
-
-    def start(self, shape: int) -> bool:
+    def start(self) -> bool:
         """Queue the engine, on its own stream behind the current one."""
-        if self.stream is None:
-            handle = torch.cuda.current_stream().cuda_stream if self.device.type == "cuda" else 0
-        else:
+        if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream())
-            handle = self.stream.cuda_stream
-        return bool(self.context.execute_async_v3(handle))
+            return bool(self.context.execute_async_v3(self.stream.cuda_stream))
+        on_gpu = self.out.is_cuda
+        return bool(self.context.execute_async_v3(torch.cuda.current_stream().cuda_stream if on_gpu else 0))
 
     def join(self) -> Tensor:
         """Its output; the current stream waits for it."""
         if self.stream is not None:
             torch.cuda.current_stream().wait_stream(self.stream)
-        assert self.out is not None
         return self.out
 
 
-def _context(trt: Any, engine: Any) -> Any:
-    """A context that leaves scratch memory to us."""
-    context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+def _context(library: Library, engine: Any, known: bytes) -> tuple[Any, Any]:
+    """A context that leaves scratch memory to us; with TensorRT-RTX also the cache of what it compiles at the start.
+
+    TensorRT-RTX compiles on the GPU at hand: everything before the first run (EAGER), since what it would swap in
+    later is not in a graph that was captured before.
+    """
+    trt, cache = library.trt, None
+    how: Any = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    if library.is_rtx:
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(how)
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        cache = config.create_runtime_cache()
+        if known:
+            cache.deserialize(known)  # refused if it is of another library or GPU: then it is compiled again
+        config.set_runtime_cache(cache)
+        how = config
+    context = engine.create_execution_context(how)
     if context is None:
         raise RuntimeError("TensorRT gave no context: out of memory")
-    return context
+    return context, cache
 
 
 def create(
@@ -185,26 +204,31 @@ def create(
     options = options or Options()
     where = _where(library, gpu)
     if library.is_rtx and not options.targets:
-        options = replace(options, targets=_rtx_targets(where))
+        options = replace(options, targets=_rtx_targets(library, gpu))
     precision = "fp16" if precision == "auto" else precision
-    profile = (1, batch or BATCH, batch or BATCH)
-    parts = prepare(bundle, precision, layout, library, where, profile, options)
+    device = f"cuda:{gpu.index}: {gpu.name}"
+    parts: list[Part] = []
 
-    def start(fresh: bool) -> TensorRTRunner:
-        plans = [part.plan(fresh) for part in parts]
-        return TensorRTRunner(
-            library, plans, bundle.view_size, len(bundle.members), profile[2], gpu.device, precision == "fp32"
-        )
+    def make(batch: int) -> TensorRTRunner:
+        parts[:] = prepare(bundle, precision, layout, library, where, batch, options)
 
-    with torch.cuda.device(gpu.index):
+        def start(fresh: bool) -> TensorRTRunner:
+            plans = [part.plan(fresh) for part in parts]
+            known = [part.compiled() for part in parts]
+            return TensorRTRunner(library, plans, bundle.view_size, len(bundle.members), batch, gpu.device, known)
+
         try:
-            runner = start(fresh=False)
+            return start(fresh=False)
         except EngineRefused as error:
             if all(part.built for part in parts):
                 raise
             log.warning("%s. Building it again", error)
-            runner = start(fresh=True)
-    engine = DeviceEngine(runner, "tensorrt", precision, f"cuda:{gpu.index}: {gpu.name}", gpu.index)
+            return start(fresh=True)
+
+    with torch.cuda.device(gpu.index):
+        runner = fitting(make, batch or BATCH, device)
+    assert isinstance(runner, TensorRTRunner)
+    engine = DeviceEngine(runner, "tensorrt", precision, device, gpu.index)
     engine.reason = library.version
     if any(part.built for part in parts):
 
@@ -215,6 +239,8 @@ def create(
         report = deviation(bundle, predict, views, "generated", f"{library.version} on {gpu.name}")
         for part in parts:
             part.save({"deviation": report})
+    for part, data in zip(parts, runner.compiled(), strict=False):
+        part.save_compiled(data)
     return engine
 
 
@@ -223,9 +249,14 @@ def _where(library: Library, gpu: Gpu) -> str:
     return f"sm{gpu.capability}" if library.is_rtx else f"{gpu.name} sm{gpu.capability}"
 
 
-def _rtx_targets(where: str) -> tuple[str, ...]:
-    """TensorRT-RTX's name for it; a GPU that it does not list is tried as the current one."""
-    return (where if where in RTX_TARGETS or not torch.cuda.is_available() else "current",)
+def _rtx_targets(library: Library, gpu: Gpu) -> tuple[str, ...]:
+    name = f"sm{gpu.capability}"
+    if name not in RTX_TARGETS:
+        raise MetaqapError(
+            f"{library.version} does not build for {gpu.name} ({name}), only for {', '.join(RTX_TARGETS[:-1])}: use "
+            "--engine torch, or TensorRT"
+        )
+    return (name,)
 
 
 @dataclass(slots=True)
@@ -247,8 +278,17 @@ class Part:
             name = f"{self.key.part} of {self.key.model} in {self.key.precision}"
             log.warning("building an engine with %s for %s: %s", self.library.version, self.key.gpu, name)
             timing = f"{self.library.version}-{self.key.gpu}"
-            self.built = build(self.library, self.model, self.size, self.key.profile, self.options, timing)
+            self.built = build(self.library, self.model, self.size, self.key.batch, self.options, timing)
         return self.built
+
+    def compiled(self) -> bytes:
+        """What TensorRT-RTX compiled for it on this GPU before; empty if nothing is kept."""
+        return b"" if self.built is not None else cache.load_compiled(self.key)
+
+    def save_compiled(self, data: bytes) -> None:
+        """Keep that for the next start."""
+        if data and data != self.compiled():
+            cache.save_compiled(self.key, data)
 
     def save(self, metadata: dict[str, Any]) -> None:
         """Keep it if it was built."""
@@ -262,7 +302,7 @@ def prepare(
     layout: str,
     library: Library,
     where: str,
-    profile: tuple[int, int, int],
+    batch: int,
     options: Options,
 ) -> list[Part]:
     """The engines that a layout needs; nothing is built yet.
@@ -281,7 +321,7 @@ def prepare(
     for name, members in groups:
         model = graph.merged(bundle, precision, members)
         key = cache.Key(
-            bundle.name, name, precision, graph.digest(model), library.version, where, profile, options.as_pairs()
+            bundle.name, name, precision, graph.digest(model), library.version, where, batch, options.as_pairs()
         )
         parts.append(Part(key, library, model.SerializeToString(), bundle.view_size, options))
     return parts
@@ -310,18 +350,19 @@ def compile_bundle(
     if not targets:
         if gpu is None:
             raise UsageError("there is no GPU to build for: name targets, for example --target sm89, or use a GPU")
-        targets = [_where(library, gpu)]
+        targets = list(_rtx_targets(library, gpu)) if library.is_rtx else [_where(library, gpu)]
     report = deviation(bundle, graph_predict(bundle, precision), views, images, "the graph, by torch on the cpu")
     say(f"{precision}: scores move by at most {report['score_max']:.5f}, on average {report['score_mean']:.5f}")
     documents = []
     for target in targets:
-        options = Options(targets=_rtx_targets(target) if library.is_rtx else ())
-        for part in prepare(bundle, precision, layout, library, target, (1, batch, batch), options):
+        options = Options(targets=(target,) if library.is_rtx else ())
+        for part in prepare(bundle, precision, layout, library, target, batch, options):
             if (found := cache.load(part.key)) is not None:
                 say(f"{target}: {part.key.part} is there already")
                 documents.append(found[1])
                 continue
-            plan = part.plan()
+            with torch.cuda.device(gpu.index) if gpu is not None else nullcontext():  # timed on the GPU it is for
+                plan = part.plan()
             part.save({"deviation": report})
             say(f"{target}: {part.key.part}, {len(plan) / 1e6:.1f} MB, with {library.version}")
             documents.append({"key": part.key.as_dict(), "deviation": report})

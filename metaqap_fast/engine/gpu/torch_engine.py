@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.gpu import lowering as graph
-from metaqap_fast.engine.gpu.engine import DeviceEngine, Graphs, shape_for
+from metaqap_fast.engine.gpu.engine import DeviceEngine, Graph, fitting, on, stream_for
 from metaqap_fast.engine.gpu.onnx_torch import module
 from metaqap_fast.errors import UsageError
 from metaqap_fast.model.bundle import Bundle
@@ -22,44 +22,35 @@ class TorchRunner:
     """See `metaqap_fast.engine.gpu.engine.Runner`.
 
     Args:
-        network: [B, S, S, 3] uint8 -> [B, members] float32, on the device.
+        network: [batch, S, S, 3] uint8 -> [batch, members] float32, on the device.
         batch: views at once.
-        exact: run every batch in full, see `shape_for`.
     """
 
-    def __init__(
-        self, network: Callable[[Tensor], Tensor], size: int, members: int, batch: int, device: str, exact: bool
-    ) -> None:
-        self.members = members
-        self._network, self._size, self._device, self._exact = network, size, torch.device(device), exact
-        self._graphs = Graphs(self._step, self._device.type == "cuda")
-        self.resize(batch)
-
-    def resize(self, batch: int) -> None:
-        """See `Runner.resize`."""
-        self._graphs.clear()
-        self.image = self._out = torch.empty(0)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.image = torch.zeros(batch, self._size, self._size, 3, dtype=torch.uint8, device=self._device)
-        self._out = torch.zeros(batch, self.members, device=self._device)
-
-    def run(self, count: int) -> Tensor:
-        """See `Runner.run`."""
-        self._graphs(shape_for(count, len(self.image), self._exact))
-        return self._out[:count]
+    def __init__(self, network: Callable[[Tensor], Tensor], size: int, members: int, batch: int, device: str) -> None:
+        self.members, self._network = members, network
+        where = torch.device(device)
+        self.stream = stream_for(where)
+        with on(self.stream):
+            self.image = torch.zeros(batch, size, size, 3, dtype=torch.uint8, device=where)
+            self._out = torch.zeros(batch, members, device=where)
+            self._graph = Graph(self._step, self.stream)
 
     @property
     def captured(self) -> bool:
         """Whether it runs as a CUDA graph."""
-        return self._graphs.captured
+        return self._graph.captured
 
-    def _step(self, shape: int) -> None:
-        self._out[:shape] = self._network(self.image[:shape])
+    def run(self) -> Tensor:
+        """See `Runner.run`."""
+        self._graph()
+        return self._out
+
+    def _step(self) -> None:
+        self._out.copy_(self._network(self.image))
 
     def close(self) -> None:
         """See `Runner.close`."""
-        self._graphs.clear()
+        self._graph.clear()
         self.image = self._out = torch.empty(0)
 
 
@@ -78,12 +69,14 @@ def create(bundle: Bundle, precision: str, gpu: Gpu | None, batch: int | None = 
     if gpu:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+        # fp32 takes the same kernels in every run; lower precisions, whose scores hold within a bound, the fastest.
+        torch.backends.cudnn.benchmark = precision != "fp32"
+        torch.backends.cudnn.deterministic = precision == "fp32"
         network = torch.compile(network.to(device), dynamic=False)
-    kind = "cuda" if gpu else "cpu"
-    runner = TorchRunner(
-        network, bundle.view_size, len(bundle.members), batch or BATCH[kind], device, precision == "fp32"
-    )
     name = f"cuda:{gpu.index}: {gpu.name}" if gpu else f"cpu: {torch.get_num_threads()} threads"
+
+    def make(batch: int) -> TorchRunner:
+        return TorchRunner(network, bundle.view_size, len(bundle.members), batch, device)
+
+    runner = fitting(make, batch or BATCH["cuda" if gpu else "cpu"], name)
     return DeviceEngine(runner, "torch", precision, name, gpu.index if gpu else None)

@@ -23,7 +23,7 @@ from metaqap_fast.input.files import Listing
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.records import Decoded, Encoded
+from metaqap_fast.records import Decoded, DeviceViews, Encoded, Pixels
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
 
@@ -98,6 +98,11 @@ def sound(image: Decoded) -> Decoded:
     if image.error is not None:
         raise RuntimeError(f"{image.key!r} failed: {image.error.reason}")
     return image
+
+
+def on_host(views: Any) -> Pixels:
+    """An image's views, wherever they are, as an array."""
+    return views.array() if isinstance(views, DeviceViews) else np.asarray(views)
 
 
 def own_stream(settings: Settings) -> AbstractContextManager[Any]:

@@ -30,6 +30,7 @@ from metaqap_fast.bench.gpu_measure import (
     endless,
     engine_rate,
     make_engine,
+    on_host,
     output_of,
     own_stream,
     rate,
@@ -104,7 +105,7 @@ def first_decoder(settings: Settings) -> dict[str, Any]:
     data, views = encoded(settings)[:8], list[list[Any]]()
     for on_gpu in (False, settings.gpu is not None):
         images = decoder_for(settings, on_gpu=on_gpu).stream(iter(data))
-        views.append([torch.as_tensor(sound(image).views[0]).cpu().numpy().astype(float) for image in images])
+        views.append([on_host(sound(image).views)[0].astype(float) for image in images])
     difference = [np.abs(ours - cpus).mean() for cpus, ours in zip(*views, strict=True)]
     return {"images": len(difference), "max": float(np.max(difference))}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from metaqap_fast.gpu_errors import translated
 from metaqap_fast.model.meta import Meta, combine, combine_tensors
 from metaqap_fast.records import Scored
 
@@ -40,38 +42,29 @@ def scored(engine: Any, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterator[
 
 def _on_device(engine: Any, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterator[tuple[T, Scored]]:
     """One batch is read back while the next runs; members, scores and uncertainties are all that crosses."""
-    previous: tuple[list[T], Any] | None = None
+    previous: tuple[list[T], Callable[[], NDArray[np.float32]]] | None = None
     for batch in engine.batches(items):
-        with engine.on_stream():
-            started = _start(batch, meta)
+        with engine.on_stream(), translated(engine.device):
+            started = batch.tags, engine.read_back(_rows(batch, meta))
         if previous is not None:
             yield from _finish(*previous)
-        previous = batch.tags, started
+        previous = started
     if previous is not None:
         yield from _finish(*previous)
 
 
-def _start(batch: Batch[T], meta: Meta) -> tuple[Tensor, Any]:
+def _rows(batch: Batch[T], meta: Meta) -> Tensor:
+    """Members, score and uncertainty of each image [B, M + 2], on the device."""
     import torch
 
     with torch.inference_mode():
         members = view_means(batch.predictions, batch.counts)
         score, uncertainty = combine_tensors(members, meta)
-        rows = torch.cat([members, score[:, None], uncertainty[:, None]], 1)
-        if not rows.is_cuda:
-            return rows, None
-        out = torch.empty(rows.shape, pin_memory=True)
-        out.copy_(rows, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return out, event
+        return torch.cat([members, score[:, None], uncertainty[:, None]], 1)
 
 
-def _finish(tags: list[T], started: tuple[Tensor, Any]) -> Iterator[tuple[T, Scored]]:
-    out, event = started
-    if event is not None:
-        event.synchronize()
-    for tag, row in zip(tags, out.numpy(), strict=True):
+def _finish(tags: list[T], rows: Callable[[], NDArray[np.float32]]) -> Iterator[tuple[T, Scored]]:
+    for tag, row in zip(tags, rows(), strict=True):
         yield tag, Scored(row[:-2].copy(), float(row[-2]), float(row[-1]))
 
 
@@ -84,7 +77,8 @@ def view_means(predictions: Tensor, counts: list[int]) -> Tensor:
 
     if all(count == 1 for count in counts):
         return predictions
-    number = torch.tensor(counts, device=predictions.device)
+    # From pinned memory, else the host waits for the engine here.
+    number = torch.tensor(counts, pin_memory=predictions.is_cuda).to(predictions.device, non_blocking=True)
     first = number.cumsum(0) - number
     total = torch.zeros(len(counts), predictions.shape[1], device=predictions.device)
     for view in range(max(counts)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +11,11 @@ from typing import Protocol
 from metaqap_fast.options import BATCH_SIZE, MAX_MEMORY, MAX_PIXELS, MAX_SECONDS, Views
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
-HW_DECODER_LOAD = 0.65  # DALI's own default; the sweep of bench.gpu_acceptance measures others
+log = logging.getLogger(__name__)
+
+# All JPEGs go to one decoder: of a share, which image gets which would depend on its place in a batch, and their pixels
+# differ by a few levels. The sweep of bench.gpu_acceptance measures other shares.
+HW_DECODER_LOAD = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +78,13 @@ def create(options: DecodeOptions, *, gpu: int | None = None, limits: Limits | N
     """
     # Imported when picked: the supervised process loads this module too, and must not load its supervisor.
     if gpu is not None:
-        from metaqap_fast.decode.lanes import Lanes
+        from metaqap_fast.decode.device import DeviceDecoder
+        from metaqap_fast.decode.lanes import LANES, Lanes
 
-        return Lanes(options, device_id=gpu)
+        if limits is not None and limits != Limits():
+            log.warning("decoding on a GPU is not isolated: --max-seconds and --max-memory are not kept")
+        threads = max(1, len(os.sched_getaffinity(0)) // LANES)
+        return Lanes([DeviceDecoder(options, gpu, threads) for _ in range(LANES)])
     if limits is not None:
         from metaqap_fast.decode.supervisor import Supervisor
 

@@ -12,67 +12,62 @@ from metaqap_fast.decode import DecodeOptions
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.records import Pixels
 
-# So much is set aside at the start that usual photographs cause no allocation later.
-_MEMORY = {
-    "device_memory_padding": 64 << 20,
-    "host_memory_padding": 32 << 20,
-    "preallocate_width_hint": 2048,
-    "preallocate_height_hint": 2048,
-}
-
 
 class Dali:
-    """The pipelines of one decoder, built when they are first needed. For one thread at a time."""
+    """The pipelines of one decoder, built when they are first needed. For one thread at a time.
 
-    def __init__(self, options: DecodeOptions, device_id: int | None) -> None:
-        self._options, self._device_id = options, device_id
+    Args:
+        options: see `DecodeOptions`; `batch_size` is the largest batch.
+        device_id: CUDA device to decode on, None for the CPU.
+        threads: of DALI's own; None for one on each core that this process may use.
+    """
+
+    def __init__(self, options: DecodeOptions, device_id: int | None, threads: int | None = None) -> None:
+        self._options, self._device_id, self._threads = options, device_id, threads
         self._pipelines: dict[bool, Any] = {}
 
-    def run(self, sources: Sequence[Pixels], sizes: Sequence[tuple[int, int] | None]) -> list[Pixels]:
+    def run(self, sources: Sequence[Pixels], sizes: Sequence[tuple[int, int] | None], stream: Any = None) -> Any:
         """Decode and resize a batch.
 
         Args:
             sources: all encoded files [n], or all pixels [H, W, 3] uint8.
             sizes: what each is resized to, (width, height); None for one that keeps its exact pixels.
+            stream: on a GPU, torch's stream that will read the pixels; the current one. The host does not wait.
 
         Returns:
-            Pixels [H, W, 3] uint8 RGB: arrays in DALI's memory, which hold until the next run, or torch tensors.
+            Pixels [H, W, 3] uint8 RGB of each, in DALI's memory, which hold until the next run: arrays, or torch
+            tensors; one tensor [B, H, W, 3] if all on a GPU have one shape.
 
         Raises:
-            RuntimeError, MemoryError: one of the images, nobody knows which.
+            RuntimeError, MemoryError: one of the images, nobody knows which; or the GPU.
         """
-        encoded = sources[0].ndim == 1
-        if encoded not in self._pipelines:
-            self._pipelines[encoded] = define(encoded, self._options, self._device_id)
-            self._pipelines[encoded].build()
-        pipe = self._pipelines[encoded]
+        pipe = self._built(encoded=sources[0].ndim == 1)
         pipe.feed_input("source", list(sources))
-        pipe.feed_input("size", [np.array(size[::-1] if size else (1, 1), np.float32) for size in sizes])
-        pipe.feed_input("resized", [np.array(size is not None) for size in sizes])
-        (output,) = pipe.run()
-        if self._device_id is not None:
-            return _on_device(output)
-        return [np.asarray(output[i]) for i in range(len(sources))]
+        pipe.feed_input("size", np.array([size[::-1] if size else (1, 1) for size in sizes], np.float32))
+        pipe.feed_input("resized", np.array([size is not None for size in sizes]))
+        if self._device_id is None:
+            (output,) = pipe.run()
+            return [np.asarray(output[i]) for i in range(len(sources))]
+        from torch.utils.dlpack import from_dlpack
+
+        (output,) = pipe.run(stream)
+        if output.is_dense_tensor():
+            return from_dlpack(output.as_tensor())
+        return [from_dlpack(image) for image in output]
 
     def close(self) -> None:
         """Release DALI's threads and memory."""
         self._pipelines.clear()
 
-
-def _on_device(output: Any) -> list[Any]:
-    """DALI's output on a GPU as torch tensors of their own, without a way over the host."""
-    import torch
-    from torch.utils.dlpack import from_dlpack
-
-    if output.is_dense_tensor():
-        images = list(from_dlpack(output.as_tensor()).clone())
-    else:
-        images = [from_dlpack(image).clone() for image in output]
-    torch.cuda.current_stream(images[0].device).synchronize()  # DALI reuses its buffer in the next run
-    return images
+    def _built(self, encoded: bool) -> Any:
+        if encoded not in self._pipelines:
+            pipeline = define(encoded, self._options, self._device_id, self._threads)
+            pipeline.build()
+            self._pipelines[encoded] = pipeline
+        return self._pipelines[encoded]
 
 
-def define(encoded: bool, options: DecodeOptions, device_id: int | None) -> Any:
+def define(encoded: bool, options: DecodeOptions, device_id: int | None, threads: int | None = None) -> Any:
     """The pipeline for encoded images or for pixels, not yet built; one definition for the CPU and a GPU."""
     os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "0")  # failures are rows, not noise on stderr
     try:
@@ -80,11 +75,12 @@ def define(encoded: bool, options: DecodeOptions, device_id: int | None) -> Any:
     except ImportError as error:
         raise MetaqapError(f"DALI is not installed: pip install nvidia-dali-cuda130 ({error})") from None
     on_gpu = device_id is not None
-    more: dict[str, Any] = {**_MEMORY, "hw_decoder_load": options.hw_decoder_load} if on_gpu else {}
+    # Not affine: lanes side by side must not be pinned to the same cores.
+    more: dict[str, Any] = {"hw_decoder_load": options.hw_decoder_load, "affine": False} if on_gpu else {}
 
     @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=options.batch_size,
-        num_threads=len(os.sched_getaffinity(0)),
+        num_threads=threads or len(os.sched_getaffinity(0)),
         device_id=device_id,
         prefetch_queue_depth=1,  # our own stages overlap; nothing is fed ahead
     )

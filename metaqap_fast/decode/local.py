@@ -23,7 +23,7 @@ BATCH_PIXELS = 64_000_000  # decoded pixels held at once: a batch of large photo
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
     """An image that may be decoded, or an array that needs no decoding."""
 
     key: bytes
@@ -35,6 +35,7 @@ class _Job:
 
     @property
     def pixels(self) -> int:
+        """How many it has."""
         return self.width * self.height
 
     @property
@@ -43,6 +44,7 @@ class _Job:
         return DECODERS[self.header.decoder] if self.header else None
 
     def failed(self, error: ImageError) -> Decoded:
+        """Its result where it has no views."""
         return Decoded(self.key, self.nbytes, error, self.width, self.height)
 
 
@@ -51,7 +53,6 @@ class LocalDecoder:
 
     Args:
         options: see `DecodeOptions`.
-        device_id: CUDA device to decode on, None for the CPU. Views are then torch tensors on it.
         max_memory: bytes that this process may take for an image; an image that fails although its header is sound
             and that can need more has run out of memory, for not every decoder says so. None: no limit.
         borrow: views may lie in the decoder's own memory, and hold until the next image is asked for.
@@ -61,21 +62,23 @@ class LocalDecoder:
         self,
         options: DecodeOptions,
         *,
-        device_id: int | None = None,
         max_memory: int | None = None,
         borrow: bool = False,
     ) -> None:
         self.options = options
-        self._dali = Dali(options, device_id)
+        self._dali = Dali(options, None)
         self._max_memory, self._borrow = max_memory, borrow
+
+    def start(self) -> None:
+        """Get ready before the first image, where that is of use."""
 
     def stream(self, images: Iterable[Encoded]) -> Iterator[Decoded]:
         """See `Decoder.stream`."""
-        batch: list[_Job | Decoded] = []
+        batch: list[Job | Decoded] = []
         pixels = jobs = 0
         for image in images:
             job = self._admit(image)
-            if isinstance(job, _Job):
+            if isinstance(job, Job):
                 if jobs == self.options.batch_size or (jobs and pixels + job.pixels > BATCH_PIXELS):
                     yield from self._run(batch)
                     batch, pixels, jobs = [], 0, 0
@@ -93,13 +96,13 @@ class LocalDecoder:
             if error := self._too_large(width, height):
                 yield Decoded(key, array.nbytes, error, width, height)
             else:  # DALI takes no strides
-                yield from self._decode([_Job(key, array.nbytes, width, height, np.ascontiguousarray(array))])
+                yield from self._decode([Job(key, array.nbytes, width, height, np.ascontiguousarray(array))])
 
     def close(self) -> None:
         """Release DALI's threads and memory."""
         self._dali.close()
 
-    def _admit(self, image: Encoded) -> _Job | Decoded:
+    def _admit(self, image: Encoded) -> Job | Decoded:
         """Check what can be checked without decoding."""
         width = height = 0
         try:
@@ -114,7 +117,7 @@ class LocalDecoder:
         except ImageError as error:  # without its frames, which hold the image's bytes
             return Decoded(image.key, len(image.data), error.with_traceback(None), width, height)
         data = np.frombuffer(image.data, np.uint8)
-        return _Job(image.key, len(image.data), width, height, data, header)
+        return Job(image.key, len(image.data), width, height, data, header)
 
     def _too_large(self, width: int, height: int) -> ImageError | None:
         if width * height <= self.options.max_pixels:
@@ -122,9 +125,9 @@ class LocalDecoder:
         reason = f"{width}x{height} is {width * height} pixels, over the limit of {self.options.max_pixels}"
         return ImageError(Status.too_large, reason)
 
-    def _run(self, batch: Sequence[_Job | Decoded]) -> Iterator[Decoded]:
+    def _run(self, batch: Sequence[Job | Decoded]) -> Iterator[Decoded]:
         """DALI's images together, those of other decoders one at a time, all in their order."""
-        together = self._decode([job for job in batch if isinstance(job, _Job) and not job.decoder])
+        together = self._decode([job for job in batch if isinstance(job, Job) and not job.decoder])
         for item in batch:
             if isinstance(item, Decoded):
                 yield item
@@ -133,21 +136,21 @@ class LocalDecoder:
             else:
                 yield next(together)
 
-    def _decode_alone(self, job: _Job, decode: PixelDecoder) -> Iterator[Decoded]:
+    def _decode_alone(self, job: Job, decode: PixelDecoder) -> Iterator[Decoded]:
         assert job.header is not None
         try:
             pixels = decode(job.source.data, job.header)
             if pixels.shape != (job.height, job.width, 3):
-                raise _differs(job)
+                raise differs(job)
         except ImageError as error:
             yield job.failed(error)
         except Exception as error:  # noqa: BLE001 -- whatever a library raises over a file is that file's failure
             yield job.failed(self._failure(job, error, str(error) or type(error).__name__))
         else:
             source = np.ascontiguousarray(pixels)
-            yield from self._decode([_Job(job.key, job.nbytes, job.width, job.height, source)])
+            yield from self._decode([Job(job.key, job.nbytes, job.width, job.height, source)])
 
-    def _decode(self, jobs: Sequence[_Job]) -> Iterator[Decoded]:
+    def _decode(self, jobs: Sequence[Job]) -> Iterator[Decoded]:
         """By DALI: all of them encoded, or all of them pixels."""
         if not jobs:
             return
@@ -162,18 +165,18 @@ class LocalDecoder:
                 for job in jobs:
                     yield from self._decode([job])
             else:
-                yield jobs[0].failed(self._failure(jobs[0], error, _detail(error)))
+                yield jobs[0].failed(self._failure(jobs[0], error, dalis_words(error)))
             return
         for job, target, pixels in zip(jobs, targets, arrays, strict=True):
             if pixels.shape[:2] != target[::-1]:
-                yield job.failed(_differs(job))
+                yield job.failed(differs(job))
                 continue
             cut = views.cut(pixels, options.size, options.views)
             if not self._borrow and isinstance(cut, np.ndarray) and cut.base is not None:
                 cut = cut.copy()
             yield Decoded(job.key, job.nbytes, cut, job.width, job.height)
 
-    def _failure(self, job: _Job, error: Exception, detail: str) -> ImageError:
+    def _failure(self, job: Job, error: Exception, detail: str) -> ImageError:
         """What to say of an image that a decoder failed on; whether memory is what it lacked."""
         unsaid = self._max_memory is not None and job.pixels * PIXEL_BYTES > self._max_memory
         # DALI passes C++'s MemoryError on as text.
@@ -182,12 +185,12 @@ class LocalDecoder:
         return ImageError(Status.corrupt, f"cannot be decoded: {detail}")
 
 
-def _differs(job: _Job) -> ImageError:
+def differs(job: Job) -> ImageError:
     """The header lied, and the decoder believed the pixels."""
     return ImageError(Status.corrupt, f"header says {job.width}x{job.height}, the decoded image differs")
 
 
-def _detail(error: Exception) -> str:
+def dalis_words(error: Exception) -> str:
     """What DALI's many lines say of the one image."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     after = next((i + 1 for i, line in enumerate(lines) if line.startswith("encountered")), 0)

@@ -110,6 +110,27 @@ class DeviceEngine:
         """Work inside is queued behind this engine's."""
         return on(self.runner.stream)
 
+    def read_back(self, rows: Tensor) -> Callable[[], NDArray[np.float32]]:
+        """Start to bring rows to the host, behind this engine's work; call what is returned to wait for them.
+
+        CUDA's errors are late: it is then that a lost GPU shows (`GpuLost`).
+        """
+        stream = self.runner.stream
+        if stream is None:
+            return rows.numpy
+        with on(stream):
+            out = torch.empty(rows.shape, pin_memory=True)
+            out.copy_(rows, non_blocking=True)
+            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            event.record(stream)
+
+        def wait() -> NDArray[np.float32]:
+            with translated(self.device):
+                event.synchronize()
+            return out.numpy()
+
+        return wait
+
     def close(self) -> None:
         """Release the device's memory."""
         self.runner.close()

@@ -1,0 +1,185 @@
+"""Decoding on a GPU: pixels that stay there, and a probe that tells a failure of the GPU from one of an image.
+
+A JPEG whose pixels are known rides in every batch. A batch whose probe comes out wrong gives no row, and an image is
+called corrupt only by a decoder that can still decode the probe. Known to happen, without an error: black images.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaqap_fast.decode import DecodeOptions, probe, views
+from metaqap_fast.decode.dali import Dali
+from metaqap_fast.decode.local import Job, LocalDecoder, dalis_words, differs
+from metaqap_fast.errors import MetaqapError
+from metaqap_fast.gpu_errors import DecoderDisagrees, GpuLost, first_line, gpu_lost, lost, out_of_memory
+from metaqap_fast.records import Decoded, DeviceViews, LaneBatch, Pixels
+
+log = logging.getLogger(__name__)
+DARK = 8  # levels: an image that the CPU decodes to no more may be black
+
+
+class DeviceDecoder(LocalDecoder):
+    """A lane: a pipeline, and a stream of its own. Views are `DeviceViews`.
+
+    Args:
+        options: see `DecodeOptions`.
+        device_id: CUDA device. None for torch on the CPU, which is for tests.
+        threads: of DALI's own.
+    """
+
+    def __init__(self, options: DecodeOptions, device_id: int | None, threads: int | None = None) -> None:
+        super().__init__(options)
+        self._dali = Dali(replace(options, batch_size=options.batch_size + 1), device_id, threads)
+        self._device = "the cpu" if device_id is None else f"cuda:{device_id}"
+        self._stream: Any = None
+        if device_id is not None:
+            self._stream = torch.cuda.Stream(device_id)  # type: ignore[no-untyped-call]
+        data = probe.encoded()
+        self._probe = Job(b"probe", len(data), probe.SIDE, probe.SIDE, data)
+        self._cpu: LocalDecoder | None = None
+
+    def start(self) -> None:
+        """Build the pipeline and decode the probe, in a full batch, which also settles how DALI divides its work.
+
+        Raises:
+            MetaqapError: it cannot be built, or it decodes to something else.
+        """
+        try:
+            self._together([self._probe] * self.options.batch_size)
+        except (RuntimeError, MemoryError) as error:
+            raise MetaqapError(f"the decoder on {self._device} does not start: {first_line(error)}") from None
+
+    def close(self) -> None:
+        """See `Decoder.close`."""
+        super().close()
+        if self._cpu is not None:
+            self._cpu.close()
+
+    def _decode(self, jobs: Sequence[Job]) -> Iterator[Decoded]:
+        if not jobs:
+            return
+        try:
+            found = self._together(jobs)
+        except (RuntimeError, MemoryError) as error:
+            if lost(error):
+                raise gpu_lost(self._device, error) from None
+            if len(jobs) > 1:
+                size = (len(jobs) + 1) // 2 if out_of_memory(error) else 1
+                for start in range(0, len(jobs), size):
+                    yield from self._decode(jobs[start : start + size])
+                return
+            yield self._judged(jobs[0], error)
+            return
+        yield from found
+
+    def _judged(self, job: Job, error: Exception) -> Decoded:
+        """An image that failed alone: is it the image?"""
+        if out_of_memory(error):
+            log.warning("%s has too little memory to decode %r: the cpu decodes it", self._device, job.key)
+            return self._by_cpu(job)
+        try:
+            self._together([self._probe])
+        except (RuntimeError, MemoryError) as trouble:
+            raise GpuLost(
+                f"the decoder on {self._device} stopped working: {first_line(trouble)}. Rows committed so far are "
+                "safe; go on with --resume"
+            ) from None
+        return job.failed(self._failure(job, error, dalis_words(error)))
+
+    def _by_cpu(self, job: Job) -> Decoded:
+        if self._cpu is None:
+            self._cpu = LocalDecoder(self.options)
+        (found,) = self._cpu._decode([job])
+        return found
+
+    def _together(self, jobs: Sequence[Job]) -> list[Decoded]:
+        """A batch and the probe; returns when all of it is there, since that is when CUDA says that it failed."""
+        encoded = jobs[0].source.ndim == 1
+        wanted = [*jobs, self._probe] if encoded else list(jobs)
+        targets = [views.target_size(job.width, job.height, self.options.size, self.options.views) for job in wanted]
+        sizes = [
+            None if target == (job.width, job.height) else target for job, target in zip(wanted, targets, strict=True)
+        ]
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            images = self._dali.run([job.source for job in wanted], sizes, self._stream)
+            right = [tuple(image.shape[:2]) == target[::-1] for image, target in zip(images, targets, strict=True)]
+            known = images[len(jobs)] if encoded else None
+            pixels, counts = self._cut(images, len(jobs), right)
+            # What the host must see: whether an image has any light in it, and the probe.
+            seen = [_to_host(tensor) for tensor in (pixels.flatten(1).amax(1), known) if tensor is not None]
+            ready = None
+            if self._stream is not None:
+                ready = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+                ready.record(self._stream)
+        if ready is not None:
+            ready.synchronize()
+        if encoded:
+            self._check(seen[1])
+        return self._found(jobs, right, LaneBatch(pixels, ready), counts, seen[0])
+
+    def _cut(self, images: Any, count: int, right: Sequence[bool]) -> tuple[Tensor, list[int]]:
+        """All views of the images as one tensor of torch's own, and how many each has."""
+        size = self.options.size
+        if isinstance(images, Tensor) and images.shape[1:3] == (size, size):
+            return images[:count].clone(), [1] * count  # usual: every image is just one view
+        cut = [
+            views.cut(torch.as_tensor(images[i]), size, self.options.views) if right[i] else None  # type: ignore[arg-type]
+            for i in range(count)
+        ]
+        parts: list[Any] = [part for part in cut if part is not None]
+        counts = [0 if part is None else len(part) for part in cut]
+        return torch.cat(parts) if parts else torch.empty((0, size, size, 3), dtype=torch.uint8), counts
+
+    def _found(
+        self, jobs: Sequence[Job], right: Sequence[bool], batch: LaneBatch, counts: Sequence[int], lightest: Pixels
+    ) -> list[Decoded]:
+        out, start = [], 0
+        for job, fits, count in zip(jobs, right, counts, strict=False):
+            stop = start + count
+            if not fits:
+                out.append(job.failed(differs(job)))
+            elif not lightest[start:stop].any():
+                out.append(self._black(job, DeviceViews(batch, start, stop)))
+            else:
+                found: Any = DeviceViews(batch, start, stop)
+                out.append(Decoded(job.key, job.nbytes, found, job.width, job.height))
+            start = stop
+        return out
+
+    def _black(self, job: Job, found: Any) -> Decoded:
+        """An image without any light: only if the CPU sees none either."""
+        cpus = self._by_cpu(job)
+        if cpus.error is not None:
+            return cpus
+        if int(cpus.views.max()) > DARK:
+            raise DecoderDisagrees(
+                f"the decoder on {self._device} gave black pixels for {job.key!r}, which is not black: images that "
+                "it decoded before may be wrong too. Score them again with --device cpu --overwrite"
+            )
+        return Decoded(job.key, job.nbytes, found, job.width, job.height)
+
+    def _check(self, known: Pixels) -> None:
+        off = probe.deviation(known)
+        if off > probe.LEVELS:
+            raise DecoderDisagrees(
+                f"the decoder on {self._device} gives wrong pixels, {off} levels off on a known JPEG: no row was made "
+                "of this batch. Rows committed so far are safe; go on with --resume --device cpu, or another driver"
+            )
+
+
+def _to_host(tensor: Any) -> Pixels:
+    """The values as an array; on a GPU they are there when the stream has come so far."""
+    if not torch.as_tensor(tensor).is_cuda:
+        return np.asarray(tensor)
+    out = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    out.copy_(tensor, non_blocking=True)
+    return out.numpy()

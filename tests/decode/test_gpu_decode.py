@@ -265,10 +265,10 @@ def test_a_gpu_that_goes_in_the_middle_costs_no_row(bundle: Any, folder: Any, tm
         raise RuntimeError("CUDA error: the launch timed out and was terminated")
 
     scorer = Scorer(str(bundle), precision="fp32", isolate=False)
-    scorer.engine = torch_engine.create(bundles.load(str(bundle)), "fp32", None, 2)
-    decoder = device(batch_size=2)
+    scorer.engine = torch_engine.create(bundles.load(str(bundle)), "fp32", None, 1)
+    decoder = device(batch_size=1)
     scorer.decoder = decoder
-    Faulty(decoder, gone, after=2)
+    Faulty(decoder, gone, after=6)
     with pytest.raises(GpuLost):
         run(scorer, Listing([folder]), tmp_path / "s.h5")
     kept = [ScoreTable.read(part) for part in (tmp_path / "s.h5.parts").glob("part-*.h5")]

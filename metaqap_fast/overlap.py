@@ -2,76 +2,100 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from threading import Condition, Thread, current_thread
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 AHEAD_BYTES = 256 << 20  # that a stage may be ahead of the next one
 LATENCY = 0.05  # seconds that an item may wait for others to be handed on with
 
 
-def overlap(items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda _: 0) -> Generator[T]:
-    """Run a generator in a thread of its own, at most `depth` items and `AHEAD_BYTES` ahead of its consumer.
+class Overlap(Generic[T]):
+    """An iterator run in a thread of its own, at most `depth` items and `AHEAD_BYTES` ahead of its consumer.
 
     `weigh` says how many bytes an item holds; a heavy one waits alone. To be woken for every item costs more than many
     an item: once there is no room the thread sleeps until half of it is free, and where there is nothing the consumer
-    sleeps until half of it is taken up, or an item may have waited for `LATENCY`. An exception travels to the consumer;
-    closing the returned generator stops the thread and closes `items`.
+    sleeps until half of it is taken up, or an item may have waited for `LATENCY`. An exception travels to the consumer.
+    The thread runs until `items` end or `stop` is called.
     """
-    changed = threading.Condition()
-    ready: deque[tuple[T, int]] = deque()
-    nbytes, stopped, ended = 0, False, False
-    failure: BaseException | None = None
 
-    def room() -> bool:
-        return stopped or not ready or (len(ready) <= depth // 2 and nbytes <= AHEAD_BYTES // 2)
+    def __init__(self, items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda _: 0) -> None:
+        self._items, self._depth, self._weigh = items, depth, weigh
+        self._changed = Condition()
+        self._ready: deque[tuple[T, int]] = deque()
+        self._nbytes, self._stopped, self._ended = 0, False, False
+        self._failure: BaseException | None = None
+        name = f"overlap-{getattr(items, '__name__', 'stage')}"
+        self._thread = Thread(target=self._work, daemon=True, name=name)
+        self._thread.start()
 
-    def put(item: T) -> bool:
-        nonlocal nbytes
-        weight = weigh(item)
-        with changed:
-            if len(ready) >= depth or nbytes >= AHEAD_BYTES:
-                changed.wait_for(room)
-            ready.append((item, weight))
-            nbytes += weight
-            if not room():
-                changed.notify()
-            return not stopped
+    def __iter__(self) -> Overlap[T]:
+        return self
 
-    def work() -> None:
-        nonlocal ended, failure
+    def __next__(self) -> T:
+        with self._changed:
+            while not (self._ready or self._ended or self._stopped):
+                self._changed.wait_for(lambda: self._ended or self._stopped or not self._room(), LATENCY)
+            if self._ready and not self._stopped:
+                item, weight = self._ready.popleft()
+                self._nbytes -= weight
+                if self._room():
+                    self._changed.notify()
+                return item
+            failure, self._failure = self._failure, None
+        if failure is None or self._stopped:
+            raise StopIteration
+        raise failure
+
+    def stop(self) -> None:
+        """End early, from any thread: the consumer gets no more items, the thread closes `items` and ends.
+
+        Returns at once; the thread ends when the item that it is at work on is done.
+        """
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._changed.notify_all()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread to end; whether it has."""
+        if self._thread is not current_thread():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """`stop`, and wait a little for the thread."""
+        self.stop()
+        self.join(5)
+
+    def _work(self) -> None:
         try:
-            for item in items:
-                if not put(item):
+            for item in self._items:
+                if not self._put(item):
                     break
+            if hasattr(self._items, "close"):
+                self._items.close()
         except BaseException as error:  # noqa: BLE001 -- whatever it is, the consumer must see it
-            failure = error
-        with changed:
-            ended = True
-            changed.notify()
-        if hasattr(items, "close"):
-            items.close()
+            self._failure = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
 
-    thread = threading.Thread(target=work, daemon=True, name=f"overlap-{getattr(items, '__name__', 'stage')}")
-    thread.start()
-    try:
-        while True:
-            with changed:
-                while not ready and not ended:
-                    changed.wait_for(lambda: ended or not room(), LATENCY)
-                if not ready:
-                    break
-                item, weight = ready.popleft()
-                nbytes -= weight
-                if room():
-                    changed.notify()
-            yield item
-        if failure is not None:
-            raise failure
-    finally:
-        with changed:
-            stopped = True
-            changed.notify()
-        thread.join(timeout=5)
+    def _put(self, item: T) -> bool:
+        weight = self._weigh(item)
+        with self._changed:
+            if len(self._ready) >= self._depth or self._nbytes >= AHEAD_BYTES:
+                self._changed.wait_for(self._room)
+            if self._stopped:
+                return False
+            self._ready.append((item, weight))
+            self._nbytes += weight
+            if not self._room():
+                self._changed.notify()
+            return True
+
+    def _room(self) -> bool:
+        few = len(self._ready) <= self._depth // 2 and self._nbytes <= AHEAD_BYTES // 2
+        return self._stopped or not self._ready or few

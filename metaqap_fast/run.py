@@ -103,7 +103,6 @@ def run(
     """
     attributes = {"program_version": __version__, "source": list(source.sources), **scorer.describe()}
     store = Store(output, attributes, mode, rows_per_part, retry_failed=retry_failed)
-    scorer.trace = trace
     summary = Summary(os.fspath(output), done=len(store.done))
     start = time.monotonic()
 
@@ -113,7 +112,7 @@ def run(
 
     try:
         entries = (entry for entry in source if entry.key not in store.done)
-        with closing(scorer.stream(entries)) as rows, Interrupts(save) as interrupts:
+        with closing(scorer.stream(entries, trace)) as rows, Interrupts(save) as interrupts:
             try:
                 for row in interrupts.waiting(rows):
                     with trace.span("write") if trace else nullcontext():
@@ -131,7 +130,6 @@ def run(
             store.finish()
     finally:
         store.close()
-        scorer.trace = None
         if trace:
             trace.write()
     return summary

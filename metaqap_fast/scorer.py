@@ -7,18 +7,20 @@ bounded queue, and memory is bounded by the queues whatever the number of images
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import closing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from metaqap_fast import decode
+from metaqap_fast import decode, forked
 from metaqap_fast import engine as engines
 from metaqap_fast.decode import DecodeOptions, Limits
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.infer import scored
-from metaqap_fast.input import open_sources
+from metaqap_fast.input import Source, memory, open_sources
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.options import (
@@ -33,22 +35,40 @@ from metaqap_fast.options import (
     VIEWS,
     Views,
 )
-from metaqap_fast.overlap import overlap
-from metaqap_fast.records import Decoded, Encoded, Entry, Row, Scored
+from metaqap_fast.records import Decoded, Entry, Row, Scored
 from metaqap_fast.scores.table import ScoreTable
 from metaqap_fast.trace import Trace, steps
+from metaqap_fast.turns import Turns
+
+T = TypeVar("T")
+Named = str | os.PathLike[str]  # a source
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a call is: `done` images have a row, `failed` of them no score; `total` is None where it is not known."""
+
+    done: int
+    failed: int
+    total: int | None
+
+
+OnProgress = Callable[[Progress], object]
 
 
 class Scorer:
     """Scores images; keep it and call it again, the model stays compiled.
 
+        with Scorer() as scorer:
+            table = scorer.score("photos/")
+
     Args:
         model: a shipped bundle's name or a bundle's folder.
         engine: `auto`, `tensorrt`, `native`, `openvino` or `torch`.
         device: `auto`, `cpu` or `cuda:N`.
-        precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `fp8`; not every engine has every one.
         views: `fit` (as shown on a screen) or `unscaled` (a grid of crops at full resolution).
-        batch_size: images decoded together; never changes a score.
+        batch_size: images decoded together; never changes a score. None: 16, and 64 on a GPU.
         max_pixels: larger images get the status `too_large` and are not decoded.
         max_bytes: the same for the size of the file.
         max_seconds: the same for the time that one image takes to decode.
@@ -57,15 +77,20 @@ class Scorer:
             and `max_seconds` and `max_memory` are not kept.
 
     Raises:
-        UsageError: an unknown model, engine, device, precision or view mode.
+        UsageError: an unknown model, engine, device, precision or view mode, or a limit that is no positive number.
         MetaqapError: a damaged bundle, or a library that is missing.
 
-    Not thread-safe: one call at a time.
+    Threads may share a Scorer: one call runs at a time, the others wait. `score_stream` has the Scorer until it is read
+    to its end or closed: until then another call from the same thread is an error, and one from another thread waits,
+    but for no more than a minute in which the stream is not read. A process that is forked must make its own Scorer.
+
+    Every method raises UsageError after `close` and in a forked process, and MetaqapError if scoring cannot go on, for
+    example because the decoding process does not start. An image that cannot be scored is a row that says why.
     """
 
     def __init__(
         self,
-        model: str = MODEL,
+        model: str | os.PathLike[str] = MODEL,
         *,
         engine: str = "auto",
         device: str = "auto",
@@ -81,57 +106,139 @@ class Scorer:
         views = OLD_VIEWS.get(views, views)
         if views not in VIEWS:
             raise UsageError(f"unknown views {views!r}: one of {', '.join(VIEWS)}")
-        if batch_size is not None and batch_size < 1:
-            raise UsageError(f"batch size {batch_size}: at least 1")
+        for name, limit in (
+            ("batch_size", 1 if batch_size is None else batch_size),
+            ("max_pixels", max_pixels),
+            ("max_bytes", max_bytes),
+            ("max_seconds", max_seconds),
+            ("max_memory", max_memory),
+        ):
+            if not isinstance(limit, (int, float)) or not limit > 0:
+                raise UsageError(f"{name} is {limit!r}, not a positive number")
+        forked.check()
         self.bundle = bundles.load(model)
         self.views: Views = views
         self.max_bytes = max_bytes
-        self.trace: Trace | None = None
         gpu = engines.gpu_for(engine, device)
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
         options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels)
         limits = Limits(max_seconds, max_memory) if isolate else None
         self.decoder = decode.create(options, gpu=gpu, limits=limits)  # starts while the engine compiles
-        self.engine = engines.create(self.bundle, engine, device, precision)
+        try:
+            self.engine = engines.create(self.bundle, engine, device, precision)
+        except BaseException:
+            self.decoder.close()
+            raise
+        self._turns = Turns()
+        forked.keep(self)
 
-    def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
-        """Score files; yields one row for each, in order, as they get ready. Close it to stop early."""
-        files = steps(self.trace, "read", read_all(entries, 2 * max(self.batch_size, BATCH_SIZE), self.max_bytes))
-        yield from self._rows(self.decoder.stream(files))
+    def __enter__(self) -> Scorer:
+        self._turns.check()
+        return self
 
-    def score(self, *sources: str | os.PathLike[str]) -> ScoreTable:
-        """Score folders, files, globs or `@list.txt`, in the order of the sorted keys."""
-        return self._table(self.stream(open_sources(sources)))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-    def score_bytes(self, images: Sequence[bytes]) -> ScoreTable:
-        """Score encoded images (whole files as bytes), in the order given; keys are 0, 1, 2, ..."""
-        encoded = (Encoded(str(i).encode(), data) for i, data in enumerate(images))
-        return self._table(self._rows(self.decoder.stream(encoded)))
+    def score(self, *sources: Named | Iterable[Named], progress: OnProgress | None = None) -> ScoreTable:
+        """Score folders, files, globs or `@list.txt`, in the order of the sorted keys.
 
-    def score_arrays(self, images: Sequence[NDArray[np.uint8]]) -> ScoreTable:
-        """Score decoded images, each [H, W, 3] uint8 RGB of any size, in the order given.
+        Args:
+            sources: one or several, also as one list of them.
+            progress: called after every image. The files are then listed before the first is scored, to be counted.
 
         Raises:
-            UsageError: an array of another shape or dtype; the message names its index.
+            UsageError: a source that does not exist, or no source.
         """
-        for i, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise UsageError(f"images[{i}] is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3]")
-        named = ((str(i).encode(), image) for i, image in enumerate(images))
-        return self._table(self._rows(self.decoder.stream_arrays(named)))
+        self._turns.check()
+        return self._listed(open_sources(_flat(sources)), progress)
+
+    def score_stream(
+        self, images: Iterable[tuple[str | bytes, bytes]], *, progress: OnProgress | None = None
+    ) -> Generator[Row]:
+        """Score a stream of (key, bytes of an image file); yields a row for each, in order, as they get ready.
+
+        For images that come from an archive, a database or a network: nothing but what is in work is held in memory,
+        and `images` may be endless. It is read ahead, by some dozens of images, in another thread. Close the returned
+        generator to stop early. `progress` is called after every image, before its row is given out.
+
+        Raises:
+            UsageError: a pair of wrong types; the message names its index and key. Like whatever else `images` raises,
+                it comes behind the rows of the images before it. Bytes that are no image are a row.
+        """
+        self._turns.check()
+        memory.several(images, "pairs (key, bytes)", "score_stream([(key, data)])")
+        pairs = memory.encoded(images, self.max_bytes)
+        return _reported(self._rows(self.decoder.stream, pairs), progress, images)
+
+    def score_bytes(self, images: Iterable[bytes], *, progress: OnProgress | None = None) -> ScoreTable:
+        """Score encoded images (whole files as bytes), in the order given; keys are 0, 1, 2, ...
+
+        Raises:
+            UsageError: something else than bytes; the message names its index. Bytes that are no image are a row.
+        """
+        self._turns.check()
+        memory.several(images, "bytes", "score_bytes([data])")
+        numbered = memory.numbered_bytes(images, self.max_bytes)
+        return self._table(_reported(self._rows(self.decoder.stream, numbered), progress, images))
+
+    def score_arrays(self, images: Iterable[Any], *, progress: OnProgress | None = None) -> ScoreTable:
+        """Score decoded images, in the order given; keys are 0, 1, 2, ...
+
+        Each is an array [H, W] or [H, W, C] of uint8, uint16 or bool, C 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB,
+        alpha), or a PIL image. It gets the score of a lossless file of it: alpha is ignored, 16 bits become 8, and the
+        EXIF orientation of a PIL image is followed. `images` may be a generator, of which some dozens of images are
+        held at a time.
+
+        Raises:
+            UsageError: something else; the message names its index.
+        """
+        self._turns.check()
+        memory.several(images, "images", "score_arrays([image])")
+        arrays = memory.numbered_arrays(images)
+        return self._table(_reported(self._rows(self.decoder.stream_arrays, arrays), progress, images))
+
+    def stream(self, entries: Iterable[Entry], trace: Trace | None = None) -> Generator[Row]:
+        """Score the entries of a `Source`; yields a row for each. What runs are made of, not a public interface.
+
+        `trace` gets the time of each stage.
+        """
+
+        def decode(entries: Iterable[Entry]) -> Iterator[Decoded]:
+            files = read_all(entries, 2 * max(self.batch_size, BATCH_SIZE), self.max_bytes)
+            return self.decoder.stream(steps(trace, "read", files))
+
+        return self._rows(decode, entries, trace)
 
     def close(self) -> None:
-        """Release threads, device memory and the decoding process."""
-        self.engine.close()
-        self.decoder.close()
+        """Release threads, device memory and the decoding process. What another thread is scoring ends with an error.
 
-    def _rows(self, decoded: Iterator[Decoded]) -> Iterator[Row]:
-        with (
-            closing(overlap(steps(self.trace, "decode", decoded), self.batch_size, _nbytes)) as images,
-            closing(overlap(steps(self.trace, "infer", self._scored(images)), 64)) as predicted,
-        ):
+        To close twice does no harm. In a forked process it does nothing: all these are the parent's.
+        """
+        if self._turns.end():
+            self.engine.close()
+            self.decoder.close()
+
+    def _rows(
+        self,
+        decode: Callable[[Iterable[T]], Iterator[Decoded]],
+        items: Iterable[T],
+        trace: Trace | None = None,
+    ) -> Generator[Row]:
+        """The stages of one call, from its first row to its end."""
+        with self._turns.take() as turn:
+            decoded = decode(turn.feed(items))
+            images = turn.stage(steps(trace, "decode", decoded), self.batch_size, _nbytes)
+            predicted = turn.stage(steps(trace, "infer", self._scored(images)), 64)
             for image, result in predicted:
+                turn.rest()
                 yield self._row(image, result)
+                self._turns.check()
+                turn.go_on()
+            self._turns.check()
+        if turn.failure is not None:
+            raise turn.failure
 
     def _scored(self, images: Iterable[Decoded]) -> Iterator[tuple[Decoded, Scored]]:
         return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta)
@@ -170,24 +277,57 @@ class Scorer:
             "preprocessing": f"views={self.views}, view size {self.bundle.view_size}",
         }
 
-    def _table(self, rows: Iterator[Row]) -> ScoreTable:
-        return ScoreTable.from_rows(list(rows), self.describe())
+    def _listed(self, source: Source, progress: OnProgress | None) -> ScoreTable:
+        entries = source if progress is None else list(source)
+        return self._table(_reported(self.stream(entries), progress, entries))
+
+    def _table(self, rows: Generator[Row]) -> ScoreTable:
+        with closing(rows):
+            return ScoreTable.from_rows(list(rows), self.describe())
 
 
 def _nbytes(image: Decoded) -> int:
     return int(image.views.nbytes)
 
 
-def score(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: object) -> ScoreTable:
-    """Score images once; see `Scorer` for the options and `Scorer.score` for the sources.
+def _reported(rows: Generator[Row], progress: OnProgress | None, images: object) -> Generator[Row]:
+    """The rows; `progress` is called before each one is given out."""
+    if progress is None:
+        return rows
+    total = len(images) if isinstance(images, Sized) else None
+
+    def reported() -> Generator[Row]:
+        failed = 0
+        with closing(rows):
+            for done, row in enumerate(rows, 1):
+                failed += row.status != Status.ok
+                progress(Progress(done, failed, total))
+                yield row
+
+    return reported()
+
+
+def score(*sources: Named | Iterable[Named], progress: OnProgress | None = None, **options: Any) -> ScoreTable:
+    """Score images once; see `Scorer` for the options and `Scorer.score` for the rest.
 
     Raises:
-        UsageError: a source that does not exist.
+        UsageError: a source that does not exist, or no source.
     """
-    if isinstance(sources, (str, os.PathLike)):
-        sources = [sources]
-    scorer = Scorer(**options)  # type: ignore[arg-type]
-    try:
-        return scorer.score(*sources)
-    finally:
-        scorer.close()
+    source = open_sources(_flat(sources))  # before the seconds that a model takes to compile
+    with Scorer(**options) as scorer:
+        return scorer._listed(source, progress)
+
+
+def _flat(sources: Iterable[Any]) -> list[Named]:
+    """Sources that were given one by one or as a list, or both."""
+    found: list[Any] = []
+    for source in sources:
+        one = isinstance(source, (str, bytes, os.PathLike)) or not isinstance(source, Iterable)
+        found.extend([source] if one else source)
+    for source in found:
+        if not isinstance(source, (str, bytes, os.PathLike)):
+            hint = ": for decoded images use score_arrays" if hasattr(source, "__array__") else ""
+            raise UsageError(f"a source is {memory.kind(source)}, not the name of a folder or file{hint}")
+        if isinstance(source, bytes) and b"\0" in source:
+            raise UsageError("a source is bytes that name no file: for encoded images use score_bytes")
+    return found

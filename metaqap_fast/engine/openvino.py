@@ -16,6 +16,7 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
+from metaqap_fast import forked
 from metaqap_fast.engine import T
 from metaqap_fast.engine.openvino_int8 import quantize
 from metaqap_fast.errors import MetaqapError, UsageError
@@ -39,7 +40,9 @@ def shared_core() -> Any:
         import openvino as ov
     except ImportError as error:
         raise MetaqapError(f"OpenVINO is not installed: pip install openvino ({error})") from None
-    return ov.Core()
+    core = ov.Core()
+    forked.keep(core)
+    return core
 
 
 @dataclass(slots=True)

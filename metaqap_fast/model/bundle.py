@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,17 @@ def available() -> list[str]:
     return sorted(path.parent.name for path in MODELS.glob("*/bundle.json"))
 
 
-def load(model: str = MODEL) -> Bundle:
+def load(model: str | os.PathLike[str] = MODEL) -> Bundle:
     """Load a shipped bundle by name, or any by its folder.
 
     Raises:
         UsageError: no such name or folder.
         BundleError: not a bundle, damaged, tampered, or of a newer format.
     """
-    path = Path(model) if Path(model).is_dir() else MODELS / model
-    if ("/" in model and not Path(model).is_dir()) or not path.is_dir():
+    path = Path(model) if isinstance(model, (str, os.PathLike)) else Path()
+    if path.name == os.fspath(path) and not path.is_dir():
+        path = MODELS / path
+    if not path.is_dir() or not path.name:
         raise UsageError(f"unknown model {model!r}: give one of {', '.join(available())} or a bundle's folder")
     try:
         text = (path / "bundle.json").read_bytes()

@@ -40,7 +40,7 @@ class FakeScorer:
     def __init__(self, log: Path | None = None, pause: float = 0.0003) -> None:
         self.log, self.pause = log, pause
 
-    def stream(self, entries: Iterable[Entry]) -> Generator[Row]:
+    def stream(self, entries: Iterable[Entry], trace: Any = None) -> Generator[Row]:
         with open(self.log or os.devnull, "ab", buffering=0) as log:
             for entry in entries:
                 log.write(entry.key + b"\n")

@@ -213,7 +213,7 @@ def test_output_removed_under_the_run(photos: tuple[Path, dict[str, list[bytes]]
     out = fast / "s.h5"
 
     class Vandal(crash.FakeScorer):
-        def stream(self, entries: Any) -> Any:
+        def stream(self, entries: Any, trace: Any = None) -> Any:
             for i, row in enumerate(super().stream(entries)):
                 if i == 60:
                     parts = sorted((fast / "s.h5.parts").glob("part-*.h5"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,10 @@ from PIL import Image
 import metaqap_fast
 from images import encode
 from metaqap_fast import Scorer, Status, UsageError
-from metaqap_fast.input.files import Listing
-from metaqap_fast.overlap import overlap
+from metaqap_fast.input import open_sources
+from metaqap_fast.scorer import Progress
+
+GRAY = np.zeros((4, 4), np.uint8)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_folder(scorer: Scorer, folder: Path) -> None:
         "b/text.jpg": Status.unsupported, "empty.png": Status.corrupt, "cut.jpg": Status.corrupt
     }  # fmt: skip
     assert len(table) == 13 and np.isfinite(table.score[table.ok]).all() and np.isnan(table.score[~table.ok]).all()
-    assert table.keys == [entry.key for entry in Listing([folder])]
+    assert table.keys == [entry.key for entry in open_sources([folder])]
     assert table.attributes["engine"] == "openvino" and table.attributes["precision"] == "fp32"
 
 
@@ -70,29 +71,151 @@ def test_batch_size_and_order_change_nothing(bundle: Path, folder: Path) -> None
 
 def test_bytes_and_arrays(scorer: Scorer, photo: Image.Image) -> None:
     data = encode(photo, "PNG")
-    by_bytes = scorer.score_bytes([data, b"junk", data])
+    by_bytes = scorer.score_bytes([data, b"junk", memoryview(data), bytearray(data)])
     strided = np.asarray(photo)[:, ::-1][:, ::-1]
     by_array = scorer.score_arrays([strided])
-    assert by_bytes.keys == [b"0", b"1", b"2"]
-    assert list(by_bytes.status) == [Status.ok, Status.unsupported, Status.ok]
-    assert by_bytes.score[0] == by_bytes.score[2] == by_array.score[0]
-    assert scorer.score_bytes([data]).score[0] == by_bytes.score[0]  # called again
-    assert len(scorer.score_bytes([])) == 0
+    assert by_bytes.keys == [b"0", b"1", b"2", b"3"]
+    assert list(by_bytes.status) == [Status.ok, Status.unsupported, Status.ok, Status.ok]
+    assert by_bytes.score[0] == by_bytes.score[2] == by_bytes.score[3] == by_array.score[0]
+    assert scorer.score_bytes(each for each in [data]).score[0] == by_bytes.score[0]  # called again, by a generator
+    assert len(scorer.score_bytes([])) == len(scorer.score_arrays(iter([]))) == len(list(scorer.score_stream([]))) == 0
 
 
-@pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
-)
-def test_arrays_that_are_no_images(scorer: Scorer, bad: np.ndarray) -> None:
-    with pytest.raises(UsageError, match=r"images\[1\]"):
-        scorer.score_arrays([np.zeros((4, 4, 3), np.uint8), bad])
+def test_a_stream_is_read_as_its_rows_are_asked_for(scorer: Scorer, photo: Image.Image) -> None:
+    data, read = encode(photo.resize((64, 64)), "PNG"), 0
+
+    def images() -> Iterator[tuple[str | bytes, bytes]]:
+        nonlocal read
+        for i in itertools.count():
+            read = i
+            yield (f"{i}.png" if i % 2 else b"\xff%d" % i), data if i % 5 else b"junk"
+
+    stream = scorer.score_stream(images())
+    assert read == 0
+    rows = list(itertools.islice(stream, 300))
+    assert [row.key for row in rows] == [b"%d.png" % i if i % 2 else b"\xff%d" % i for i in range(300)]
+    assert [row.status for row in rows] == [Status.ok if i % 5 else Status.unsupported for i in range(300)]
+    assert 300 <= read < 300 + 200
+    stream.close()
+    assert len(scorer.score_bytes([data])) == 1
+
+
+def test_what_the_input_raises_comes_behind_the_rows_before_it(scorer: Scorer, photo: Image.Image) -> None:
+    data = encode(photo.resize((64, 64)), "PNG")
+
+    def images() -> Iterator[tuple[str, bytes]]:
+        for i in range(40):
+            yield str(i), data
+        raise ConnectionError("the bucket is gone")
+
+    rows = []
+    with pytest.raises(ConnectionError, match="the bucket is gone"):
+        rows.extend(scorer.score_stream(images()))
+        pytest.fail("no error")
+    rows = []
+    with pytest.raises(ConnectionError):
+        for row in scorer.score_stream(images()):
+            rows.append(row.key)
+    assert rows == [b"%d" % i for i in range(40)]
+    with pytest.raises(ConnectionError):
+        scorer.score_bytes(data for _, data in images())
+    assert scorer.score_bytes([data]).ok.all()
+
+
+def test_progress(scorer: Scorer, folder: Path, photo: Image.Image) -> None:
+    seen: list[Progress] = []
+    scorer.score(folder, progress=seen.append)
+    assert [(each.done, each.total) for each in seen] == [(i, 13) for i in range(1, 14)] and seen[-1].failed == 3
+    data = encode(photo.resize((64, 64)), "PNG")
+    for images, total in (([("a", data), ("b", b"junk")], 2), (iter([("a", data), ("b", b"junk")]), None)):
+        seen.clear()
+        for row in scorer.score_stream(images, progress=seen.append):
+            assert seen[-1].done == len(seen) == 1 + (row.key == b"b")
+        assert seen == [Progress(1, 0, total), Progress(2, 1, total)]
+
+    def stop(progress: Progress) -> None:
+        raise KeyError(progress.done)
+
+    with pytest.raises(KeyError, match="1"):
+        scorer.score_bytes([data] * 50, progress=stop)
+    assert scorer.score_bytes([data], progress=seen.append).ok.all()  # the call has ended
 
 
 def test_module_level_score(bundle: Path, folder: Path) -> None:
     one = metaqap_fast.score(folder / "0.png", model=str(bundle))
     assert len(one) == 1 and one.ok.all()
-    two = metaqap_fast.score([folder / "0.png", folder / "1.png"], model=str(bundle))
-    assert two.score[0] == one.score[0]
+    sources = [folder / "0.png", str(folder / "1.png")]
+    for two in (metaqap_fast.score(sources, model=bundle), metaqap_fast.score(*sources, model=bundle)):
+        assert len(two) == 2 and two.score[0] == one.score[0]
+
+
+def test_one_source_several_or_a_list_of_them(scorer: Scorer, folder: Path) -> None:
+    a, b = folder / "0.png", os.fsencode(folder / "1.png")
+    one, both = scorer.score(a), scorer.score(a, b)
+    assert len(one) == 1 and len(both) == 2
+    for same in (scorer.score([a, b]), scorer.score((a,), b), scorer.score(iter([a, b]))):
+        assert same.keys == both.keys and same.score.tobytes() == both.score.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.score(), "no source given"),
+        (lambda s: s.score([]), "no source given"),
+        (lambda s: s.score(None), "a source is None, not the name of a folder or file"),
+        (lambda s: s.score(["a", 3]), "a source is an int"),
+        (lambda s: s.score("/nowhere"), "no such file or folder: /nowhere"),
+        (lambda s: s.score(b"\x89PNG\0\0"), "use score_bytes"),
+        (lambda s: s.score([GRAY]), "use score_arrays"),
+        (lambda s: s.score_bytes(b"..."), r"images is a bytes, .* score_bytes\(\[data\]\)"),
+        (lambda s: s.score_bytes("a.jpg"), "images is a str"),
+        (lambda s: s.score_bytes(None), "images is None"),
+        (lambda s: s.score_bytes([b"", GRAY]), r"images\[1\] is an array \[4, 4\] of uint8, .* use score_arrays"),
+        (lambda s: s.score_bytes([Image.new("L", (4, 4))]), r"images\[0\] is an Image, .* use score_arrays"),
+        (lambda s: s.score_bytes(["a.jpg"]), r"images\[0\] is a str, .* use score"),
+        (lambda s: s.score_bytes([None]), r"images\[0\] is None, not the bytes of an image file"),
+        (lambda s: list(s.score_stream(5)), "images is an int, not an iterable of pairs"),
+        (lambda s: list(s.score_stream([b"data"])), r"images\[0\] is a bytes, not a pair \(key, bytes\)"),
+        (lambda s: list(s.score_stream([("a", b"")] * 3 + [("b", None)])), r"images\[3\] \(key 'b'\) is None"),
+        (lambda s: list(s.score_stream([("a", "a.jpg")])), r"images\[0\] \(key 'a'\) is a str, .* use score"),
+        (lambda s: list(s.score_stream([(7, b"")])), r"the key of images\[0\] is an int"),
+        (lambda s: list(s.score_stream([("a", b"", 1)])), r"images\[0\] is a tuple, not a pair"),
+        (lambda s: list(s.score_stream([("\ud800", b"")])), r"the key of images\[0\]"),
+        (lambda s: s.score_arrays(np.zeros((8, 8, 3), np.uint8)), r"array \[8, 8, 3\] .* score_arrays\(\[image\]\)"),
+        (lambda s: s.score_arrays(GRAY), r"images is an array \[4, 4\]"),
+        (lambda s: s.score_arrays(Image.new("L", (4, 4))), r"images is an Image, .* score_arrays\(\[image\]\)"),
+    ],
+)
+def test_what_is_no_image_is_named(scorer: Scorer, call: Callable[[Scorer], object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(scorer)
+
+
+@pytest.mark.parametrize("limit", ["batch_size", "max_pixels", "max_bytes", "max_seconds", "max_memory"])
+@pytest.mark.parametrize("value", [0, -1, "16", float("nan")])
+def test_limits_are_positive_numbers(bundle: Path, limit: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"{limit} is {value!r}, not a positive number"):
+        Scorer(bundle, **{limit: value})  # type: ignore[arg-type]
+
+
+def test_max_bytes(bundle: Path, photo: Image.Image) -> None:
+    data = encode(photo.resize((64, 64)), "PNG")
+    with Scorer(bundle, max_bytes=len(data)) as scorer:
+        assert scorer.score_bytes([data, data + b"0", memoryview(data + b"0")]).status.tolist() == [0, 4, 4]
+        assert [row.error for row in scorer.score_stream([("a", data + b"0")])] == [
+            f"{len(data) + 1} bytes, over the limit of {len(data)}"
+        ]
+
+
+def test_a_decoder_does_not_outlive_a_model_that_fails(bundle: Path) -> None:
+    before = children()
+    with pytest.raises(UsageError) as error:
+        Scorer(bundle, precision="fp8")
+    assert children() == before, error  # held: its traceback has the Scorer
+
+
+def children() -> set[str]:
+    return set(Path("/proc/self/task").joinpath(str(os.getpid()), "children").read_text().split())
 
 
 @pytest.mark.parametrize(
@@ -104,7 +227,6 @@ def test_module_level_score(bundle: Path, folder: Path) -> None:
         ({"device": "cuda:0", "engine": "native"}, "cuda:0"),
         ({"precision": "fp32", "engine": "native"}, "fp32"),
         ({"views": "all"}, "all"),
-        ({"batch_size": 0}, "batch size"),
         ({"model": "nosuch"}, "nosuch"),
     ],
 )
@@ -127,96 +249,6 @@ def test_unscaled_views_see_pixels_that_fit_hides(bundle: Path) -> None:
     unscaled = Scorer(str(bundle), views="unscaled").score_arrays([image])
     assert unscaled.members[0, 1] == pytest.approx(0.8, abs=1e-4) and fit.members[0, 1] < 0.4
     assert unscaled.members[0, 0] == pytest.approx(fit.members[0, 0], abs=0.01)
-
-
-# --- overlap ---------------------------------------------------------------------------------------------
-
-
-def noted(made: list[int]) -> Iterator[int]:
-    """0 to 99; `made` has what has been asked for."""
-    for i in range(100):
-        made.append(i)
-        yield i
-
-
-def test_overlap_keeps_order_and_runs_ahead_by_its_depth_only() -> None:
-    made: list[int] = []
-    stream = overlap(noted(made), depth=4)
-    assert next(stream) == 0
-    time.sleep(0.3)
-    assert 4 <= len(made) <= 7
-    assert list(stream) == list(range(1, 100))
-
-
-def test_overlap_runs_ahead_by_its_bytes_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metaqap_fast.overlap.AHEAD_BYTES", 100)
-    # Taken, in the queue, and the one that does not fit in; the queue is filled up again when half of it is free.
-    for weight, fewest, most in ((200, 3, 3), (40, 4, 5), (1, 100, 100)):
-        made: list[int] = []
-        stream = overlap(noted(made), 1000, lambda _, weight=weight: weight)  # type: ignore[misc]
-        assert next(stream) == 0
-        time.sleep(0.3)
-        assert fewest <= len(made) <= most
-        assert list(stream) == list(range(1, 100))
-
-
-def test_overlap_wakes_its_thread_for_many_items_at_once() -> None:
-    made: list[int] = []
-    stream = overlap(noted(made), depth=8)
-    found = [next(stream)]
-    time.sleep(0.3)
-    full = len(made)
-    assert 9 <= full <= 10  # eight in the queue, and the one that does not fit in
-    found += islice(stream, 2)
-    time.sleep(0.3)
-    assert len(made) == full
-    found += islice(stream, 3)
-    time.sleep(0.3)
-    assert len(made) > full
-    assert found + list(stream) == list(range(100))
-
-
-def test_overlap_holds_no_item_back() -> None:
-    more = threading.Event()
-
-    def produce() -> Iterator[int]:
-        time.sleep(0.2)  # its consumer waits by now
-        yield 1
-        more.wait(10)
-
-    stream = overlap(produce(), depth=64)
-    start = time.monotonic()
-    assert next(stream) == 1 and time.monotonic() - start < 1
-    more.set()
-    assert list(stream) == []
-
-
-def test_overlap_passes_exceptions_on() -> None:
-    def produce() -> Iterator[int]:
-        yield 1
-        raise ValueError("broken")
-
-    stream = overlap(produce(), depth=2)
-    assert next(stream) == 1
-    with pytest.raises(ValueError, match="broken"):
-        next(stream)
-
-
-def test_overlap_stops_its_thread_when_closed() -> None:
-    closed = threading.Event()
-
-    def produce() -> Iterator[int]:
-        try:
-            while True:
-                yield 1
-        finally:
-            closed.set()
-
-    stream = overlap(produce(), depth=1)
-    next(stream)
-    stream.close()  # type: ignore[attr-defined]
-    assert closed.wait(2)
-    assert not any(t.name.startswith("overlap-produce") and t.is_alive() for t in threading.enumerate())
 
 
 SIGNALLED = """

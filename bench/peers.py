@@ -52,7 +52,7 @@ def cases(
 
 
 def sections(figures: Figures) -> list[Section]:
-    """One table for each size: every peer, how many times faster ours is, and whether the scores agree."""
+    """One table for each size: every peer, our speed-up over it, and whether the scores agree."""
     labels = figures.labels()
     made = []
     for size in dict.fromkeys(entry["size"] for entry in labels.values()):
@@ -79,7 +79,7 @@ def sections(figures: Figures) -> list[Section]:
             )
             if isinstance(rate, Interval):
                 bars.append((title, rate))
-        columns = ["", "images/s", *(f"ours {precision} over it" for precision in ours)]
+        columns = ["", "images/s", *(f"speed-up, {precision}" for precision in ours)]
         made.append(
             Section(
                 f"The same images and the same job, {size}",
@@ -95,7 +95,7 @@ def sections(figures: Figures) -> list[Section]:
 def summary(figures: Figures) -> Section:
     """For quoting: how many times faster ours is than each peer, on the first size."""
     full = sections(figures)[0]
-    places = [0, *(i for i, name in enumerate(full.columns) if name.startswith("ours "))]
+    places = [0, *(i for i, name in enumerate(full.columns) if name.startswith("speed-up"))]
     rows = [[row[i] for i in places] for row in full.rows if not row[0].startswith("metaqap-fast")]
     return Section(full.title, [full.columns[i] for i in places], rows)
 

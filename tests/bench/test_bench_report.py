@@ -142,7 +142,7 @@ def test_the_table_of_peers(tmp_path: Path) -> None:
     eager = rows["torch eager, one image at a time"]
     assert show(eager[2]).startswith("4.00") and eager[5] == pytest.approx(0.05)
     assert rows["BRISQUE (package brisque)"][1] == "skipped" and "not installed" in "".join(report.warnings(run))
-    assert report.summary(run).columns == ["", "ours fp32 over it"]
+    assert report.summary(run).columns == ["", "speed-up, fp32"]
 
 
 def test_markdown() -> None:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,11 @@ def time_cases(
     kind: str, cases: Sequence[Case], settings: dict[str, Any], sources: dict[str, list[str]], options: dict[str, Any]
 ) -> None:
     """Run the cases into a run's folder, then show it."""
-    how = Settings(options["repeats"], options["seconds"], options["patience"], options["seed"])
+    sampling = Settings(options["repeats"], options["seconds"], options["patience"], options["seed"])
     images = {size: describe(paths, options.get("count")) for size, paths in sources.items()}
-    sampling: dict[str, Any] = {
-        "repeats": how.repeats,
-        "seconds": how.seconds,
-        "patience": how.patience,
-        "seed": how.seed,
-    }
-    sampling["cases"] = [case.name for case in cases]
-    with recording(kind, {**settings, **sampling, "images": images}, options) as record:
-        timed = sample(cases, record, how, lambda line: click.echo(line, err=True))
+    told = {**settings, **asdict(sampling), "cases": [case.name for case in cases], "images": images}
+    with recording(kind, told, options) as record:
+        timed = sample(cases, record, sampling, lambda line: click.echo(line, err=True))
     if not timed:
         raise MetaqapError("nothing could be timed; the reasons stand above")
 

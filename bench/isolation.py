@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from metaqap_fast.decode import Decoder
 from metaqap_fast.decode.local import LocalDecoder
@@ -28,13 +28,11 @@ from metaqap_fast.options import MODEL
 from metaqap_fast.records import Entry
 from metaqap_fast.scorer import Scorer
 
-TICKS = os.sysconf("SC_CLK_TCK")
 
-
-def processor_seconds(pid: int) -> float:
+def processor_seconds(process: psutil.Process) -> float:
     """Processor time that a process has used, all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def measure(
@@ -46,8 +44,8 @@ def measure(
     assert isinstance(isolated, Supervisor), "on a GPU nothing is decoded in a process"
     decoders: dict[str, Decoder] = {"isolated": isolated, "here": LocalDecoder(isolated.options)}
     entries = list(islice(Listing(sources), images))
-    worker = isolated.pid
-    assert worker is not None
+    assert isolated.pid is not None
+    worker = psutil.Process(isolated.pid)
 
     def timed(name: str, some: Sequence[Entry]) -> dict[str, float]:
         scorer.decoder = decoders[name]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
 from bench_runs import record, samples
 from bundles import write_bundle
-from metaqap_fast.bench import accuracy, ceilings, flops, gate, report
+from metaqap_fast.bench import accuracy, ceilings, flops, gate, report, soak
 from metaqap_fast.bench.job import NotInstalled, prepare
 from metaqap_fast.bench.quality import CHANGES, coverage, ordered_pairs
 from metaqap_fast.bench.runs import read
@@ -242,6 +244,13 @@ def test_growth_is_fitted(tmp_path: Path) -> None:
     (axes,) = times.pictures[0]().axes
     assert axes.get_ylim() == (10, 1000) and len(axes.lines[0].get_xydata()) == 6  # 80 to 200 us a row
     assert growth.rows[0][1].value == pytest.approx(1.2) and growth.rows[1][1].value == pytest.approx(0)
+
+
+def test_the_soak_watches_a_process() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        seen = soak.sample(psutil.Process(process.pid))
+    assert seen["handles"] == 3 and seen["threads"] == 1 and 0 < seen["memory_mb"] < 10
+    assert soak.growth([0, 1, 2, 3, 4, 5], [90, 10, 12, 14, 16, 18]) == pytest.approx(8)  # not the warm-up
 
 
 # --- the gate ---

@@ -113,7 +113,7 @@ def burn(seconds: float) -> str:
 def test_our_own_children_do_not_count_as_others_and_strangers_do() -> None:
     before = idle.read()
     subprocess.run([sys.executable, "-c", burn(0.4)], check=True)
-    assert idle.read().own - before.own > 0.35
+    assert idle.read().own - before.own > 0.35  # the kernel's counters step by 0.01
     # A stranger, whose parent is gone, on one CPU: of many CPUs it would have a small share.
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
@@ -143,13 +143,13 @@ def test_costs_are_those_of_the_work_and_its_children(tmp_path: Path) -> None:
     before = usage.read()
     (tmp_path / "data").read_bytes()
     subprocess.run(["cat", tmp_path / "data"], check=True, stdout=subprocess.DEVNULL)  # gone when it is asked for
-    child = subprocess.Popen([sys.executable, "-c", f"{burn(0.3)}\nprint(flush=True)\ntime.sleep(60)"], stdout=-1)
+    child = subprocess.Popen([sys.executable, "-c", f"{burn(0.4)}\nprint(flush=True)\ntime.sleep(60)"], stdout=-1)
     assert child.stdout is not None and child.stdout.readline()
     spent = usage.spent(before, usage.read())
     child.kill()
     child.communicate()
     assert 20_000_000 <= spent["read_bytes"] - look < 25_000_000  # and what Python reads to start
-    assert spent["cpu_seconds"] > 0.29
+    assert spent["cpu_seconds"] > 0.35  # the kernel's counters, two for each process, step by 0.01
     zone = tmp_path / "intel-rapl:0"
     zone.mkdir()
     (zone / "energy_uj").write_text("2500000\n")

@@ -157,7 +157,7 @@ def _shortest(values: NDArray[Any]) -> list[float | None]:
 
 
 def _write_csv(file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     out = csv.writer(text)
     for number, table in enumerate(tables):
         columns = {name: _plain(column, values) for name, column, values in exported(table)}

@@ -26,7 +26,7 @@ FORMS = ("csv", "jsonl", "parquet")
 
 @pytest.fixture
 def table() -> ScoreTable:
-    good = a_row(b"a, b.jpg", 0.25, 0.1, members=(0.5, 0.7426247), width=4, height=3, nbytes=1 << 40)
+    good = a_row("ä, b.jpg".encode(), 0.25, 0.1, members=(0.5, 0.7426247), width=4, height=3, nbytes=1 << 40)
     bad = a_row(b"caf\xe9.jpg", status=Status.corrupt, error="broken, \udcff badly", nbytes=13)
     return ScoreTable.from_rows([good, bad], {"members": ["m", "n"], "engine": "e"})
 
@@ -42,18 +42,20 @@ def read(path: Path) -> list[dict[str, object]]:
 
 def test_csv(table: ScoreTable, tmp_path: Path) -> None:
     assert export(table, tmp_path / "s.csv") == 2
-    assert (tmp_path / "s.csv").read_bytes().decode().splitlines() == [
+    written = (tmp_path / "s.csv").read_bytes().decode()
+    assert written.count("\r\n") == written.count("\n") == 3  # as RFC 4180 has it
+    assert written.splitlines() == [
         "path,score,uncertainty,status,error,width,height,bytes,member_m,member_n",
-        '"a, b.jpg",0.25,0.1,ok,,4,3,1099511627776,0.5,0.7426247',
+        '"ä, b.jpg",0.25,0.1,ok,,4,3,1099511627776,0.5,0.7426247',
         'caf\\xe9.jpg,,,corrupt,"broken, \\xff badly",0,0,13,,',
     ]
 
 
 def test_jsonl(table: ScoreTable, tmp_path: Path) -> None:
     export(table, tmp_path / "s.jsonl")
-    first, second = (tmp_path / "s.jsonl").read_text().splitlines()
+    first, second = (tmp_path / "s.jsonl").read_text(encoding="utf-8").splitlines()
     assert first == (
-        '{"path": "a, b.jpg", "score": 0.25, "uncertainty": 0.1, "status": "ok", "error": "", "width": 4, '
+        '{"path": "ä, b.jpg", "score": 0.25, "uncertainty": 0.1, "status": "ok", "error": "", "width": 4, '
         '"height": 3, "bytes": 1099511627776, "member_m": 0.5, "member_n": 0.7426247}'
     )
     assert json.loads(second)["score"] is None and json.loads(second)["member_n"] is None
@@ -63,7 +65,7 @@ def test_parquet(table: ScoreTable, tmp_path: Path) -> None:
     export(table, tmp_path / "s.parquet")
     found = pq.read_table(tmp_path / "s.parquet")
     assert found.schema == table.to_arrow().schema and found.column("score").to_pylist() == [0.25, None]
-    assert found.column("path").to_pylist() == ["a, b.jpg", "caf\\xe9.jpg"]
+    assert found.column("path").to_pylist() == ["ä, b.jpg", "caf\\xe9.jpg"]
     assert json.loads(found.schema.metadata[b"engine"]) == "e"
 
 

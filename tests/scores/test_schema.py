@@ -7,12 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
-from metaqap_fast.scores.schema import COLUMNS, escaped
+from metaqap_fast.records import Stored
+from metaqap_fast.scores.schema import COLUMNS, Column, columns_of, escaped, select
 from metaqap_fast.scores.table import ScoreTable
 from rows import a_row
 
@@ -108,6 +114,80 @@ def test_a_column_is_one_entry(tree: Path, tmp_path: Path, name: str) -> None:
     }
     back = ScoreTable.read(tmp_path / "new.h5")  # without the entry: the column is one that this version does not know
     assert back.keys == [b"a", b"b"] and not hasattr(back, name)
+
+
+class Kind(IntEnum):
+    sharp = 0
+    blurred = 3
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One column of each kind, all but the first with a default."""
+
+    number: Annotated[int, Stored("u8")]
+    key: Annotated[bytes, Stored(name="path")] = b"?"
+    note: Annotated[str, Stored(meaning="in words")] = "none"
+    kind: Annotated[Kind, Stored("u1")] = Kind.blurred
+    reasons: Annotated[NDArray[np.float32], Stored("f4")] = field(default_factory=lambda: np.array(0.25, np.float32))
+
+
+TOYS = {column.field: column for column in columns_of(Toy)}
+THREE, NONE = {"reasons": ["x", "y", "z"]}, {"members": ["m"]}
+
+
+def test_what_a_column_is() -> None:
+    def told(column: Column) -> list[object]:
+        return [column.name, column.is_text, column.is_wide, column.is_optional, column.enum, column.stored.meaning]
+
+    assert told(TOYS["number"]) == ["number", False, False, False, None, ""]
+    assert told(TOYS["key"]) == ["path", True, False, True, None, ""]
+    assert told(TOYS["note"]) == ["note", True, False, True, None, "in words"]
+    assert told(TOYS["kind"]) == ["kind", False, False, True, Kind, ""]
+    assert told(TOYS["reasons"]) == ["reasons", False, True, True, None, ""]
+    assert TOYS["reasons"].labels(THREE) == ["x", "y", "z"] and TOYS["reasons"].labels(NONE) == []
+    assert TOYS["reasons"].shape(5, THREE) == (5, 3) and TOYS["number"].shape(5, THREE) == (5,)
+    with pytest.raises(KeyError):  # what every file has must say what it is
+        COLUMNS[3].labels({})
+
+
+def test_a_column_of_values() -> None:
+    assert TOYS["number"].of([1, 2**64 - 1], NONE).dtype == np.uint64  # type: ignore[union-attr]
+    assert TOYS["key"].of((b"a", b"b"), NONE) == [b"a", b"b"]
+    kinds = TOYS["kind"].of([Kind.blurred, Kind.sharp], NONE)
+    assert kinds.tolist() == [3, 0] and kinds.dtype == np.uint8  # type: ignore[union-attr]
+    assert TOYS["kind"].value(kinds, 0) is Kind.blurred
+    rows = TOYS["reasons"].of([np.array([1, 2, 3]), np.array(4)], THREE)
+    assert rows.tolist() == [[1, 2, 3], [4, 4, 4]] and rows.dtype == np.float32  # type: ignore[union-attr]
+    assert TOYS["reasons"].value(rows, 0).tolist() == [1, 2, 3]
+    assert TOYS["reasons"].of([], THREE).shape == (0, 3)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="reshape"):
+        TOYS["reasons"].of([np.array([1])], THREE)
+
+
+def test_rows_of_a_file_without_the_column() -> None:
+    assert TOYS["note"].absent(2, NONE) == ["none", "none"]
+    assert TOYS["kind"].absent(2, NONE).tolist() == [3, 3]  # type: ignore[union-attr]
+    column = TOYS["reasons"]
+    assert column.absent(2, THREE).tolist() == [[0.25] * 3] * 2  # type: ignore[union-attr]
+    unknown = column.absent(2, NONE)  # of a file that did not even say what the numbers stand for
+    assert unknown.shape == (2, 0) and unknown.dtype == np.float32  # type: ignore[union-attr]
+    assert column.fitted(unknown, (3,)).tolist() == [[0.25] * 3] * 2
+    known = column.of([np.array([1, 2, 3])], THREE)
+    assert column.fitted(known, (3,)) is known
+    assert column.concatenate([unknown, known, unknown]).tolist() == [*[[0.25] * 3] * 2, [1, 2, 3], *[[0.25] * 3] * 2]
+    assert column.concatenate([unknown, unknown]).shape == (4, 0)  # type: ignore[union-attr]
+    assert TOYS["note"].concatenate([["a"], [], ["b", "c"]]) == ["a", "b", "c"]
+    assert TOYS["number"].concatenate([np.array([1]), np.array([2])]).tolist() == [1, 2]  # type: ignore[union-attr]
+    members = COLUMNS[3]  # in every file, so another width is another model
+    with pytest.raises(ValueError, match="must match exactly"):
+        members.concatenate([np.zeros((1, 0)), np.zeros((1, 2))])
+
+
+def test_rows_are_chosen() -> None:
+    assert select([b"a", b"b", b"c"], np.array([2, 0])) == [b"c", b"a"]
+    assert select([b"a", b"b", b"c"], slice(1, None)) == [b"b", b"c"]
+    assert np.asarray(select(np.arange(3), np.array([2, 0]))).tolist() == [2, 0]
 
 
 def test_columns_are_the_fields_of_a_row() -> None:

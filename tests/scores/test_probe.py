@@ -1,0 +1,56 @@
+"""A score file from elsewhere is read by another process first; this one has seen neither a hang nor a crash."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metaqap_fast.errors import MetaqapError
+from metaqap_fast.scores import probe
+from metaqap_fast.scores.probe import try_out
+from metaqap_fast.scores.table import ScoreTable
+from rows import a_row
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    ScoreTable.from_rows([a_row(b"a")], {"members": ["a", "b"]}).save(tmp_path / "s.h5")
+    return tmp_path / "s.h5"
+
+
+def test_it_is_read_to_its_end_in_another_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this program wherever it is imported from, in silence; a module in the current folder is not imported."""
+    done: list[Any] = []
+    original = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: done.append((original(*a, **k), k)) or done[-1][0])
+    (path.parent / "h5py.py").write_text("import os; os.abort()")
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert try_out("s.h5") is None
+    assert done[0][0].returncode == 0 and done[0][1]["timeout"] == pytest.approx(30 + path.stat().st_size / 1e6)
+    assert {done[0][1][name] for name in ("stdin", "stdout", "stderr")} == {subprocess.DEVNULL}
+
+
+def test_what_is_wrong_in_an_orderly_way_is_left_to_the_reader(path: Path) -> None:
+    path.write_bytes(b"no score file")
+    try_out(path)
+    try_out(path.parent / "missing.h5")
+
+
+def test_a_hang_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "SECONDS", 1.0)
+    monkeypatch.setattr(probe, "_CODE", "import time; time.sleep(60)")
+    with pytest.raises(MetaqapError, match=rf"^{path} is damaged: HDF5 has not read it in 1 seconds$"):
+        try_out(path)
+
+
+def test_a_crash_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_CODE", "import os; os.abort()")
+    with pytest.raises(MetaqapError, match=rf"^{path} is damaged: HDF5 crashes on it \(SIGABRT\)$"):
+        try_out(path)
+    monkeypatch.setattr(probe, "_CODE", "raise SystemExit(1)")
+    try_out(path)

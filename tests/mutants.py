@@ -1,6 +1,6 @@
 """Changes the program, one small thing at a time, and counts the changes that its tests do not notice.
 
-    python tests/mutants.py ROOM... [--sample 200] [--seed 0] [--tree .]
+    python tests/mutants.py [ROOM...] [--sample 200] [--seed 0] [--tree .]
 
 Works on a copy. Mutants are those of cosmic-ray: an operator, a number or a keyword is another. Left out are those
 that change nothing when the program runs: in annotations, and `is` in place of `==`. Survivors are printed; each is
@@ -14,90 +14,127 @@ import ast
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+from functools import partial
 from pathlib import Path
 
-from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import MutationSpec, WorkerOutcome, WorkResult
+import pytest
+from cosmic_ray.ast import ast_nodes, get_ast_from_path
+from cosmic_ray.mutating import use_mutation
+from cosmic_ray.plugins import get_operator, operator_names
 
 # What is changed, and the tests that are to notice: quick ones, for each change runs them all.
 ROOMS = {
     "views": (["metaqap_fast/decode/views.py"], ["tests/decode/test_views.py"]),
-    "formats": (["metaqap_fast/formats"], ["tests/formats"]),
+    "formats": (["metaqap_fast/formats/*.py"], ["tests/formats"]),
 }
-SECONDS = 120  # a mutant that takes longer is one that was noticed
+SECONDS = 60  # of processor time: a change that costs more was noticed
+
+
+@dataclass(frozen=True, order=True)
+class Mutant:
+    """The change that an operator makes to a file at its n-th opportunity."""
+
+    file: Path
+    line: int
+    column: int
+    operator: str
+    occurrence: int
 
 
 def main() -> None:
-    """Run the mutants of some rooms; print the score and the survivors of each."""
+    """Try the mutants of some rooms; print the score and the survivors of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("room", nargs="*", default=list(ROOMS), choices=[*ROOMS, []])
+    parser.add_argument("room", nargs="*", help=f"one of {', '.join(ROOMS)}; all of them if none is named")
     parser.add_argument("--sample", type=int, default=200, help="mutants of each room, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tree", type=Path, default=Path(__file__).parents[1], help="another checkout")
     options = parser.parse_args()
-    for room in options.room:
+    for room in options.room or ROOMS:
+        patterns, tests = ROOMS[room]
         with tempfile.TemporaryDirectory() as work:
-            measure(room, options.tree, Path(work), options.sample, options.seed)
+            copy = Path(work, "copy")
+            left_out = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "results")
+            shutil.copytree(options.tree, copy, symlinks=True, ignore=left_out)
+            in_a_fork(partial(measure, room, copy, patterns, tests, options.sample, options.seed))
 
 
-def measure(room: str, tree: Path, work: Path, sample: int, seed: int) -> None:
-    """One room's mutants."""
-    modules, tests = ROOMS[room]
-    copy = work / "copy"
-    shutil.copytree(
-        tree, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", "results")
-    )
-    command = f"{sys.executable} -B -m pytest -x -q -p no:cacheprovider {' '.join(tests)}"
-    (work / "settings.toml").write_text(
-        f"[cosmic-ray]\nmodule-path = {modules}\ntimeout = {SECONDS}\nexcluded-modules = []\n"
-        f"test-command = {command!r}\n[cosmic-ray.distributor]\nname = 'local'\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
-
-    def run(*arguments: str | Path) -> None:
-        subprocess.run(arguments, cwd=copy, env=environment, check=True)
-
-    run(*command.split())  # without a change they pass
-    session = work / "session.sqlite"
-    run(sys.executable, "-m", "cosmic_ray.cli", "init", work / "settings.toml", session)
-    with use_db(session, WorkDB.Mode.open) as database:
-        items = {item.job_id: item.mutations[0] for item in database.work_items}
-        chosen = [job for job, mutation in sorted(items.items(), key=_place) if not _idle(copy, mutation)]
-        kept = random.Random(seed).sample(chosen, min(sample, len(chosen)))
-        database.set_multiple_results(items.keys() - set(kept), WorkResult(WorkerOutcome.SKIPPED))
-    run(sys.executable, "-m", "cosmic_ray.cli", "exec", work / "settings.toml", session)
-    with use_db(session, WorkDB.Mode.open) as database:
-        results = [(items[job], result) for job, result in database.results if job in kept]
-    noticed = Counter(result.is_killed for _, result in results)
-    print(f"{room}: {noticed[True]} of {len(results)} mutants noticed, {len(chosen)} in all")
-    for mutation, result in sorted(results, key=lambda pair: _place(("", pair[0]))):
-        if not result.is_killed:
-            print(f"  {mutation.module_path}:{mutation.start_pos[0]} {mutation.operator_name}")
-            changes = (result.diff or "").splitlines()[2:]
-            print(*(f"    {line}" for line in changes if line.startswith(("-", "+"))), sep="\n")
+def measure(room: str, copy: Path, patterns: Sequence[str], tests: Sequence[str], sample: int, seed: int) -> int:
+    """One room's mutants, in a process of its own."""
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    pytest.main(["-q", "--collect-only", "--no-header", *tests])  # imports what every run needs
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(copy)):
+            del sys.modules[name]
+    sys.dont_write_bytecode = True
+    if run(tests):
+        raise SystemExit(f"{room}: the tests fail without a change")
+    found = sorted(each for pattern in patterns for file in sorted(copy.glob(pattern)) for each in mutants(file))
+    chosen = sorted(random.Random(seed).sample(found, min(sample, len(found))))
+    survivors = 0
+    for mutant in chosen:
+        with use_mutation(mutant.file, get_operator(mutant.operator)(), mutant.occurrence) as (before, after):
+            if run(tests):
+                continue
+        survivors += 1
+        print(f"{mutant.file.relative_to(copy)}:{mutant.line} {mutant.operator}")
+        lines = list(unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm=""))[3:]
+        print(*(f"    {line}" for line in lines), sep="\n", flush=True)
+    print(f"{room}: {len(chosen) - survivors} of {len(chosen)} mutants noticed; there are {len(found)}", flush=True)
+    return 0
 
 
-def _place(item: tuple[str, MutationSpec]) -> tuple[object, ...]:
-    mutation = item[1]
-    return str(mutation.module_path), mutation.start_pos, mutation.operator_name, mutation.occurrence
+def run(tests: Sequence[str]) -> int:
+    """The tests' exit status in a process of their own: 0 if nothing was noticed."""
+
+    def quietly() -> int:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+
+    return in_a_fork(quietly)
 
 
-def _idle(tree: Path, mutation: MutationSpec) -> bool:
-    """Whether it changes nothing that runs."""
-    if mutation.operator_name.endswith(("_Is", "_IsNot")):
-        return True
-    place = mutation.start_pos
-    for node in ast.walk(ast.parse((tree / mutation.module_path).read_text())):
-        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if annotation is not None:
-                start = annotation.lineno, annotation.col_offset
-                if start <= place < (annotation.end_lineno, annotation.end_col_offset):
-                    return True
-    return False
+def in_a_fork(work: Callable[[], int]) -> int:
+    """What a function returns, called in a copy of this process; not 0 if that dies."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = work()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    return os.waitpid(pid, 0)[1]
+
+
+def mutants(file: Path) -> Iterator[Mutant]:
+    """All of a file's that change what runs."""
+    annotations = [
+        ((each.lineno, each.col_offset), (each.end_lineno, each.end_col_offset))
+        for node in ast.walk(ast.parse(file.read_text()))
+        for each in (getattr(node, "annotation", None), getattr(node, "returns", None))
+        if each is not None
+    ]
+    tree = get_ast_from_path(file)
+    for name in operator_names():
+        if get_operator(name).arguments() or name.endswith(("_Is", "_IsNot")):
+            continue
+        operator = get_operator(name)()
+        places = (place for node in ast_nodes(tree) for place in operator.mutation_positions(node))
+        for occurrence, ((line, column), _) in enumerate(places):
+            if not any(first <= (line, column) < last for first, last in annotations):
+                yield Mutant(file, line, column, name, occurrence)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,11 @@ Options = dict[str, Any]
 
 def gemm(options: Options) -> Work:
     """Matrix products by OpenVINO in one precision, streams and threads as the engine has them; units: operations."""
-    import openvino as ov
-    from openvino import opset13 as op
+    from metaqap_fast.engine.openvino_core import library, shared_core
+    from metaqap_fast.engine.openvino_engine import HINTS
 
-    from metaqap_fast.engine.openvino import _HINTS
-
-    precision = options["precision"]
+    ov, precision = library(), options["precision"]
+    op = ov.opset13
     random = np.random.default_rng(0)
     x = image = op.parameter([SIDE, SIDE], ov.Type.f32, "x")
     bounds = [op.constant(np.full((1, 1), value, np.float32)) for value in (-1.0, 1.0)]
@@ -43,12 +42,12 @@ def gemm(options: Options) -> Work:
         x = op.matmul(x, weights, False, True)
     model = ov.Model([op.reduce_max(x, op.constant(np.array([0, 1])))], [image], "gemm")
     config = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
         "ENABLE_CPU_PINNING": False,
     }
-    queue: Any = ov.AsyncInferQueue(ov.Core().compile_model(model, "CPU", config))
+    queue: Any = ov.AsyncInferQueue(shared_core().compile_model(model, "CPU", config))
     data = random.uniform(-1, 1, (SIDE, SIDE)).astype(np.float32)
 
     def work() -> float:

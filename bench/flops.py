@@ -28,12 +28,10 @@ class Work:
 
 def count(bundle: Bundle) -> Work:
     """Of all members of a bundle together."""
-    import openvino as ov
-
-    from metaqap_fast.engine.openvino import merged
+    from metaqap_fast.engine.openvino_engine import merged
 
     operations = numbers = 0.0
-    for node in merged(ov.Core(), bundle).get_ordered_ops():
+    for node in merged(bundle).get_ordered_ops():
         found = _operations(node)
         if found:
             operations += found

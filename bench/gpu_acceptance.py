@@ -30,8 +30,8 @@ from PIL import Image
 from metaqap_fast.bench import gpu_promises
 from metaqap_fast.bench.gpu_promises import ENGINES, Results, Step
 from metaqap_fast.engine import cuda
-from metaqap_fast.engine.deviation import generated
 from metaqap_fast.engine.gpu import tensorrt_build
+from metaqap_fast.engine.samples import generated
 from metaqap_fast.errors import MetaqapError
 
 FORMAT = 2

@@ -40,7 +40,7 @@ from metaqap_fast.bench.gpu_measure import (
     whole_rate,
 )
 from metaqap_fast.bench.tiny import SIZE, write_tiny
-from metaqap_fast.engine.deviation import generated
+from metaqap_fast.engine.samples import generated
 from metaqap_fast.infer import scored
 from metaqap_fast.input.files import Listing
 from metaqap_fast.input.reading import read_all

@@ -23,6 +23,7 @@ from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import Work
 from metaqap_fast.decode import DecodeOptions, Decoder, Limits
 from metaqap_fast.decode import create as create_decoder
+from metaqap_fast.engine.protocol import Engine
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.infer import scored
 from metaqap_fast.input.files import File, Listing
@@ -107,13 +108,16 @@ def combine(options: Options) -> Work:
     return Work(lambda: _exhaust(scored(stored, ((i, nothing) for i in range(ROWS)), meta)))
 
 
-class _Stored:
+class _Stored(Engine):
     """An engine that knows its predictions already."""
+
+    name, precision, device = "stored", "fp32", "cpu"
 
     def __init__(self, predictions: NDArray[np.float32]) -> None:
         self._predictions = predictions
 
-    def predict(self, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def predict(self, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+        """What it knows, by the tag."""
         return ((tag, self._predictions[tag]) for tag, _ in items)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from metaqap_fast.engine.protocol import Engine
 from metaqap_fast.gpu_errors import translated
 from metaqap_fast.model.meta import Meta, combine, combine_tensors
 from metaqap_fast.records import Scored
@@ -15,37 +16,27 @@ from metaqap_fast.records import Scored
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from metaqap_fast.engine.gpu.engine import Batch
-
 T = TypeVar("T")
 
 
-def scored(engine: Any, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterator[tuple[T, Scored]]:
+def scored(engine: Engine, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterator[tuple[T, Scored]]:
     """Views to scores: an engine and the meta-learner, on the engine's device.
 
+    Predictions that stay on a GPU are combined there, and one batch is read back while the next runs; members, scores
+    and uncertainties are all that crosses.
+
     Args:
-        engine: `metaqap_fast.engine.Engine`; with `batches` its predictions stay on a GPU until they are combined.
-        items: (tag, views [N, S, S, 3] uint8).
+        engine: what predicts.
+        items: (tag, views [N, S, S, 3] uint8); N = 0 gives NaN.
         meta: the bundle's meta-learner.
     """
-    if hasattr(engine, "batches"):
-        yield from _on_device(engine, items, meta)
-        return
-    for tag, predictions in engine.predict(items):
-        if not len(predictions):
-            yield tag, Scored(np.full(len(meta.weights), np.nan, np.float32), np.nan, np.nan)
-            continue
-        members = predictions.mean(axis=0)
-        score, uncertainty = combine(members[None], meta)
-        yield tag, Scored(members, float(score[0]), float(uncertainty[0]))
-
-
-def _on_device(engine: Any, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterator[tuple[T, Scored]]:
-    """One batch is read back while the next runs; members, scores and uncertainties are all that crosses."""
     previous: tuple[list[T], Callable[[], NDArray[np.float32]]] | None = None
     for batch in engine.batches(items):
+        if isinstance(batch.predictions, np.ndarray):
+            yield from _combined(batch.tags, batch.counts, batch.predictions, meta)
+            continue
         with engine.on_stream(), translated(engine.device):
-            started = batch.tags, engine.read_back(_rows(batch, meta))
+            started = batch.tags, engine.read_back(_rows(batch.predictions, batch.counts, meta))
         if previous is not None:
             yield from _finish(*previous)
         previous = started
@@ -53,12 +44,27 @@ def _on_device(engine: Any, items: Iterable[tuple[T, Any]], meta: Meta) -> Itera
         yield from _finish(*previous)
 
 
-def _rows(batch: Batch[T], meta: Meta) -> Tensor:
+def _combined(
+    tags: list[T], counts: list[int], predictions: NDArray[np.float32], meta: Meta
+) -> Iterator[tuple[T, Scored]]:
+    """Image by image, so that none depends on what it was run with."""
+    start = 0
+    for tag, count in zip(tags, counts, strict=True):
+        if count:
+            members = predictions[start : start + count].mean(axis=0)
+            score, uncertainty = combine(members[None], meta)
+            yield tag, Scored(members, float(score[0]), float(uncertainty[0]))
+        else:
+            yield tag, Scored(np.full(len(meta.weights), np.nan, np.float32), np.nan, np.nan)
+        start += count
+
+
+def _rows(predictions: Tensor, counts: list[int], meta: Meta) -> Tensor:
     """Members, score and uncertainty of each image [B, M + 2], on the device."""
     import torch
 
     with torch.inference_mode():
-        members = view_means(batch.predictions, batch.counts)
+        members = view_means(predictions, counts)
         score, uncertainty = combine_tensors(members, meta)
         return torch.cat([members, score[:, None], uncertainty[:, None]], 1)
 

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino as ov
 import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from metaqap_fast.decode import DecodeOptions, create
-from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.engine.openvino_core import library, shared_core
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.input.files import File
 from metaqap_fast.input.reading import read_all
@@ -148,7 +147,7 @@ def _on_cpu(network: nn.Module, views: Iterable[NDArray[np.uint8]], collect: Col
         export_onnx(network, path)
         hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
         model = shared_core().compile_model(path, "CPU", hints)
-    queue = ov.AsyncInferQueue(model)
+    queue = library().AsyncInferQueue(model)
     outputs = range(len(model.outputs))
     queue.set_callback(lambda request, row: collect(row, [request.get_output_tensor(i).data[0] for i in outputs]))
     for row, view in enumerate(views):

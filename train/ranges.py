@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
-from openvino import opset13 as op
 
-from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.engine.openvino_core import library, shared_core
 from metaqap_fast.engine.openvino_int8 import conv_inputs
 
 
@@ -23,7 +21,8 @@ def measure_ranges(path: Path, views: Iterable[NDArray[np.uint8]]) -> dict[str, 
         path: the member's ONNX file.
         views: photographs [S, S, 3] uint8.
     """
-    core = shared_core()
+    core, ov = shared_core(), library()
+    op = ov.opset13
     model = core.read_model(path)
     tensors = dict(list(conv_inputs(model).items())[1:])
     axes = op.constant(np.arange(4, dtype=np.int64))

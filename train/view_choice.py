@@ -15,11 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from metaqap_fast.decode import DecodeOptions, create
-from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.engine.openvino_core import library, shared_core
 from metaqap_fast.evaluate import measure
 from metaqap_fast.train.datasets import biq2021
 from metaqap_fast.train.features import export_onnx, views_of
@@ -84,7 +83,7 @@ def _features(path: Path, views: Iterable[NDArray[np.uint8]], size: int) -> NDAr
     model = core.read_model(path)
     model.reshape([1, size, size, 3])
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-    queue = ov.AsyncInferQueue(core.compile_model(model, "CPU", hints))
+    queue = library().AsyncInferQueue(core.compile_model(model, "CPU", hints))
     rows: dict[int, NDArray[np.float32]] = {}
     queue.set_callback(lambda request, i: rows.__setitem__(i, request.get_output_tensor(0).data[0].copy()))
     for i, view in enumerate(views):

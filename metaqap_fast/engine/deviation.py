@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.model.meta import combine
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-COUNT = 8
 # Largest difference of a score from fp32's, on photographs: asserted in tests, and what a user may count on.
 TOLERANCE = {"fp32": 0.0005, "fp16": 0.002, "bf16": 0.02, "int8": 0.06, "fp8": 0.15}
 
@@ -50,7 +48,7 @@ def deviation(bundle: Bundle, predict: Predict, views: NDArray[np.uint8], images
 
 def reference(bundle: Bundle, views: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Members [N, M] by OpenVINO in fp32."""
-    from metaqap_fast.engine.openvino import OpenVINOEngine
+    from metaqap_fast.engine.openvino_engine import OpenVINOEngine
 
     engine = OpenVINOEngine(bundle, "fp32")
     try:
@@ -73,37 +71,3 @@ def graph_predict(bundle: Bundle, precision: str) -> Predict:
             return np.concatenate([network(torch.from_numpy(view[None])).numpy() for view in views])
 
     return predict
-
-
-def photographs(sources: Path, size: int, count: int = COUNT) -> NDArray[np.uint8]:
-    """The first view of some photographs of a folder, spread over it: [N, size, size, 3].
-
-    Raises:
-        MetaqapError: none can be read.
-    """
-    from metaqap_fast.decode import DecodeOptions, create
-    from metaqap_fast.input.files import Listing
-    from metaqap_fast.input.reading import read_all
-
-    entries = list(Listing([sources]))
-    chosen = entries[:: max(1, len(entries) // count)][:count]
-    views = [image.views[0] for image in create(DecodeOptions(size)).stream(read_all(chosen)) if image.error is None]
-    if not views:
-        raise MetaqapError(f"{sources} holds no photograph that can be read")
-    return np.stack(views)
-
-
-def generated(size: int, count: int = COUNT, seed: int = 0) -> NDArray[np.uint8]:
-    """Views with the spectrum of photographs (amplitude 1/f), some blurred, some noisy: [N, size, size, 3] uint8."""
-    random = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
-    frequency[0, 0] = 1 / size
-    out = np.empty((count, size, size, 3), np.uint8)
-    for i in range(count):
-        noise = random.normal(size=(3, size, size // 2 + 1)) + 1j * random.normal(size=(3, size, size // 2 + 1))
-        noise[1:] = 0.5 * noise[0] + 0.3 * noise[1:]
-        planes = np.fft.irfft2(noise / frequency ** (1.0 + 0.5 * (i % 3)), s=(size, size))
-        planes = (planes - planes.mean()) / planes.std() * 50 + random.uniform(80, 170)
-        planes += random.normal(size=planes.shape) * (0, 4, 16)[i // 3 % 3]
-        out[i] = np.clip(planes.round(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
-    return out

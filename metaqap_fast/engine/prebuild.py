@@ -39,9 +39,9 @@ def compile_model(
     missing = [name for name in ("torch", "onnx") if find_spec(name) is None]
     if missing:
         raise MetaqapError(f"compiling needs {' and '.join(missing)}: pip install 'metaqap-fast[gpu]'")
-    from metaqap_fast.engine.deviation import generated, photographs
     from metaqap_fast.engine.gpu.tensorrt_build import find
     from metaqap_fast.engine.gpu.tensorrt_engine import compile_bundle
+    from metaqap_fast.engine.samples import generated, photographs
 
     library = find(engine)
     targets = [name.strip().lower() for name in target.split(",") if name.strip()]
@@ -59,7 +59,7 @@ def compile_model(
 
 def _openvino(bundle: bundles.Bundle, precision: str, target: str, say: Callable[[str], None]) -> dict[str, Any]:
     """OpenVINO keeps what it compiles itself; making the engine once is enough."""
-    from metaqap_fast.engine.openvino import OpenVINOEngine
+    from metaqap_fast.engine.openvino_engine import OpenVINOEngine
 
     if target:
         raise UsageError("OpenVINO compiles for this CPU: leave out --target")

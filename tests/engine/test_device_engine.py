@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metaqap_fast.engine.gpu import torch_engine
 from metaqap_fast.engine.gpu.engine import DeviceEngine, fitting, together
-from metaqap_fast.engine.openvino import OpenVINOEngine
+from metaqap_fast.engine.openvino_engine import OpenVINOEngine
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.infer import scored, view_means

@@ -13,7 +13,6 @@ from metaqap_fast import Scorer
 from metaqap_fast.engine import cuda
 from metaqap_fast.engine.choice import choose
 from metaqap_fast.engine.cuda import Gpu, NoGpu
-from metaqap_fast.engine.openvino import default_precision
 from metaqap_fast.errors import MetaqapError, UsageError
 
 H100 = Gpu(0, "NVIDIA H100", 90, 80 << 30)
@@ -97,13 +96,29 @@ def old() -> list[Gpu]:
 @pytest.mark.parametrize(
     ("engine", "device", "gpus", "packages", "expected", "gpu", "words"),
     [
-        ("auto", "auto", both, {"torch", "tensorrt"}, "tensorrt", H100, ""),
-        ("auto", "cuda:1", both, {"torch", "tensorrt"}, "tensorrt", ADA, ""),
-        ("auto", "auto", both, {"torch"}, "torch", H100, r"TensorRT is faster: pip install 'metaqap-fast[gpu]'"),
-        ("auto", "auto", both, set(), "openvino", None, "NVIDIA H100 stays unused: pip install 'metaqap-fast[gpu]'"),
-        ("auto", "auto", none, {"torch", "tensorrt"}, "openvino", None, ""),
-        ("auto", "auto", old, {"torch", "tensorrt"}, "openvino", None, "no GPU is used: the NVIDIA driver is too old"),
-        ("auto", "cpu", both, {"torch", "tensorrt"}, "openvino", None, ""),
+        ("auto", "auto", both, {"torch", "tensorrt"}, "tensorrt torch", H100, ""),
+        ("auto", "cuda:1", both, {"torch", "tensorrt"}, "tensorrt torch", ADA, ""),
+        ("auto", "auto", both, {"torch"}, "torch", H100, "the tensorrt engine is faster: pip install 'metaqap"),
+        (
+            "auto",
+            "auto",
+            both,
+            set(),
+            "native openvino",
+            None,
+            "NVIDIA H100 stays unused: pip install",
+        ),
+        ("auto", "auto", none, {"torch", "tensorrt"}, "native openvino", None, ""),
+        (
+            "auto",
+            "auto",
+            old,
+            {"torch", "tensorrt"},
+            "native openvino",
+            None,
+            "no GPU is used: the NVIDIA driver is too old",
+        ),
+        ("auto", "cpu", both, {"torch", "tensorrt"}, "native openvino", None, ""),
         ("openvino", "auto", both, {"torch"}, "openvino", None, ""),
         ("native", "auto", both, {"torch"}, "native", None, ""),
         ("native", "cpu", none, set(), "native", None, ""),
@@ -116,8 +131,8 @@ def old() -> list[Gpu]:
 def test_choice(
     engine: str, device: str, gpus: Any, packages: set[str], expected: str, gpu: Gpu | None, words: str
 ) -> None:
-    choice = choose(engine, device, gpus, packages.__contains__)
-    assert (choice.engine, choice.gpu) == (expected, gpu) and choice.reason
+    choice = choose(engine, device, gpus, {*packages, "native", "openvino"}.__contains__)
+    assert (choice.engines, choice.gpu) == (tuple(expected.split()), gpu) and choice.reason
     assert words in choice.warning and bool(words) == bool(choice.warning)
 
 
@@ -141,7 +156,7 @@ def test_what_cannot_be_is_one_clear_line(
     engine: str, device: str, gpus: Any, packages: set[str], kind: type[MetaqapError], words: str
 ) -> None:
     with pytest.raises(MetaqapError) as caught:
-        choose(engine, device, gpus, packages.__contains__)
+        choose(engine, device, gpus, {*packages, "native", "openvino"}.__contains__)
     assert type(caught.value) is kind and words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -163,13 +178,3 @@ def test_the_engine_and_its_reason_are_shown(cli: Any, bundle: Path, folder: Pat
     arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", "--engine", "torch", "--device", "cpu"]
     shown = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert shown.returncode == 0 and "engine torch (asked for), precision fp32, device cpu" in shown.stderr
-
-
-@pytest.mark.parametrize(
-    ("flags", "precision"),
-    [("avx2 fma", "fp32"), ("avx512f avx512_bf16", "bf16"), ("amx_bf16 amx_tile", "bf16"), ("avx512_fp16", "fp32")],
-)
-def test_bf16_only_where_a_cpu_multiplies_in_it(tmp_path: Path, flags: str, precision: str) -> None:
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
-    assert default_precision(tmp_path / "cpuinfo") == precision
-    assert default_precision(tmp_path / "none") == "fp32"

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from openvino import opset13 as op
 from torch import nn
 
 from metaqap_fast.engine.native.reader import Unsuited, read
+from metaqap_fast.engine.openvino_core import library
 from metaqap_fast.model import bundle as bundles
 from native_reference import exported, graph, head, member
 
 BUNDLE = bundles.load()
+op = library().opset13
 
 
 def model(size: int = 512) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from metaqap_fast.engine.deviation import TOLERANCE, generated, reference
+import float64
+from metaqap_fast.engine.deviation import TOLERANCE, reference
 from metaqap_fast.engine.native import engine as native
 from metaqap_fast.engine.native.correction import corrected, typical
 from metaqap_fast.engine.native.library import AMX, AVX, Kernel, aligned_bytes
@@ -25,6 +26,7 @@ from metaqap_fast.engine.native.packing import (
     whole_numbers,
 )
 from metaqap_fast.engine.native.reader import Network, read
+from metaqap_fast.engine.samples import generated
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.meta import combine
 from metaqap_fast.train.ranges import measure_ranges
@@ -84,10 +86,30 @@ def run(network: Network, how: int, ranges: Sequence[float] | None = None) -> tu
     return kernel.run(VIEWS[-1], aligned_bytes(kernel.workspace))
 
 
+def rounding(network: Network, exact: float64.Pooled) -> NDArray[np.float64]:
+    """What float32 may make of the taps, as `differences` gives it."""
+    return float64.K * differences(float64.flat(float64.pooled(network, VIEWS[-1], errors=0)), exact)
+
+
 @pytest.mark.parametrize("name", [*MEMBERS, *NETWORKS])
 def test_the_graph_is_read_as_it_is(case: Callable[[str], Case], name: str) -> None:
-    """What was read, computed in fp32, is what OpenVINO computes of the graph."""
-    assert differences(case(name).taps, pooled(case(name).network, VIEWS[-1])).max() < 1e-5
+    """What was read is what OpenVINO computes of the graph in fp32, up to fp32's rounding."""
+    network = case(name).network
+    exact = float64.pooled(network, VIEWS[-1])
+    found, allowed = differences(case(name).taps, exact), rounding(network, exact)
+    assert (found <= allowed).all(), (found / allowed).max(0)
+    print(f"{name}: {found.max():.1e} of {allowed.max():.1e} allowed, {(found / allowed).max():.2f} of it at most")
+
+
+def test_rounding_is_less_than_a_misread_graph(case: Callable[[str], Case]) -> None:
+    """What the test above would not see: a padding of one block in eighteen that is off by a pixel."""
+    network = case("mobilenetv2").network
+    exact, block = float64.pooled(network, VIEWS[-1]), network.blocks[16]
+    assert block.depthwise is not None
+    top, left = block.depthwise.pads
+    shifted = replace(block, depthwise=replace(block.depthwise, pads=(top - 1, left)))
+    other = replace(network, blocks=(*network.blocks[:16], shifted, *network.blocks[17:]))
+    assert (differences(float64.flat(float64.pooled(other, VIEWS[-1])), exact) > rounding(network, exact)).any()
 
 
 @KINDS

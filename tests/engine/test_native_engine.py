@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metaqap_fast import engine as engines
-from metaqap_fast.engine.deviation import generated
 from metaqap_fast.engine.native import engine as native
 from metaqap_fast.engine.native import library as kernel
 from metaqap_fast.engine.native.engine import NativeEngine
 from metaqap_fast.engine.native.library import AMX, AVX, Kernel
 from metaqap_fast.engine.native.reader import Unsuited
+from metaqap_fast.engine.samples import generated
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle, Member
@@ -154,7 +154,7 @@ def test_closing_while_images_are_in_flight(small: Bundle, more: int, monkeypatc
 @pytest.fixture
 def on_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU with bf16, as far as the choice goes."""
-    monkeypatch.setattr("metaqap_fast.engine.openvino.default_precision", lambda: "bf16")
+    monkeypatch.setattr("metaqap_fast.engine.cpu.default_precision", lambda: "bf16")
 
 
 def made(bundle: Bundle, *arguments: str) -> tuple[str, str, str]:
@@ -180,10 +180,11 @@ def test_native_if_asked_for(small: Bundle, precision: str) -> None:
 
 
 def test_openvino_where_native_is_no_choice(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert made(small, "auto", "cpu", "fp32") == ("openvino", "fp32", "the cpu was asked for")
-    assert made(small, "openvino", "auto", "bf16") == ("openvino", "bf16", "asked for")
-    monkeypatch.setattr("metaqap_fast.engine.openvino.default_precision", lambda: "fp32")
-    assert made(small, "auto", "cpu") == ("openvino", "fp32", "the cpu was asked for")
+    passed_over = "the cpu was asked for; the native engine has no fp32"
+    assert made(small, "auto", "cpu", "fp32") == ("openvino", "fp32", passed_over)
+    assert made(small, "openvino", "auto", "int8") == ("openvino", "int8", "asked for")
+    monkeypatch.setattr("metaqap_fast.engine.cpu.default_precision", lambda: "fp32")
+    assert made(small, "auto", "cpu") == ("openvino", "fp32", passed_over)
     with pytest.raises(UsageError, match="the native engine has no fp32"):
         engines.create(small, "native", "cpu", "fp32")
 
@@ -194,7 +195,7 @@ def refused(bundle: Bundle, reason: str, precision: str = "auto") -> None:
     assert (name, said) == ("openvino", f"the cpu was asked for; the native engine does not run: {reason}")
     with pytest.raises(MetaqapError) as caught:
         engines.create(bundle, "native", "cpu", precision)
-    assert str(caught.value) == f"the native engine cannot run: {reason}" and type(caught.value) is MetaqapError
+    assert str(caught.value) == f"the native engine does not run: {reason}" and type(caught.value) is MetaqapError
 
 
 @pytest.mark.usefixtures("on_bf16")

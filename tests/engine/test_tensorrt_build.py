@@ -12,11 +12,12 @@ from PIL import Image
 from bundles import tiny_member
 from metaqap_fast.bench.gpu_paper import SIZES, paper_bundle
 from metaqap_fast.decode import DecodeOptions, create
-from metaqap_fast.engine.deviation import TOLERANCE, deviation, generated, graph_predict, reference
+from metaqap_fast.engine.deviation import TOLERANCE, deviation, graph_predict, reference
 from metaqap_fast.engine.gpu import lowering as graph
 from metaqap_fast.engine.gpu.tensorrt_build import Library, Options, build, find
 from metaqap_fast.engine.gpu.tensorrt_engine import FIRST_FP8, prepare
-from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.engine.openvino_core import shared_core
+from metaqap_fast.engine.samples import generated
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Member

@@ -92,7 +92,8 @@ def test_refused_and_failing_engines() -> None:
 
 
 def saved(key: cache.Key = KEY, data: bytes = b"plan") -> Path:
-    return cache.save(key, data, {"deviation": {"score_max": 0.001}})
+    assert cache.save(key, data, {"deviation": {"score_max": 0.001}})
+    return cache.root() / key.slot / key.digest[:32]
 
 
 def test_an_engine_comes_back_with_its_metadata() -> None:

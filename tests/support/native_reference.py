@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from metaqap_fast.engine.native.library import AMX, ARITHMETIC, AVX, arithmetic
 from metaqap_fast.engine.native.reader import Convolution, Network, Unsuited
-from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.engine.openvino_core import library, shared_core
 from metaqap_fast.train.features import export_onnx
 from metaqap_fast.train.member import VIEW_SIZE, Features, Member
 from metaqap_fast.train.networks import read_config
@@ -154,7 +153,7 @@ def head(model: Any) -> Any:
 
 def by_openvino(model: Any, views: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
     """What the head reads of each view, in fp32."""
-    taps = ov.Model([head(model).input_value(0)], model.get_parameters(), "taps")
+    taps = library().Model([head(model).input_value(0)], model.get_parameters(), "taps")
     compiled = shared_core().compile_model(taps, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return [compiled({0: view[None]})[0].ravel().copy() for view in views]
 

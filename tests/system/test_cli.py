@@ -181,7 +181,7 @@ def test_interrupt_commits_and_resume_completes(
 # The engine holds 1,500 images up for a minute, and the compiler holds the main thread: as large models do.
 STUCK_ENGINE = """
 import time
-from metaqap_fast.engine.openvino import OpenVINOEngine
+from metaqap_fast.engine.openvino_engine import OpenVINOEngine
 real = OpenVINOEngine.predict
 def predict(self, items):
     for i, item in enumerate(real(self, items)):
@@ -193,7 +193,7 @@ OpenVINOEngine.predict = predict
 """
 STUCK_COMPILER = """
 import hashlib
-from metaqap_fast.engine import openvino
+from metaqap_fast.engine import openvino_engine as openvino
 def merged(*_, **__):
     open({sign!r}, "w").close()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)

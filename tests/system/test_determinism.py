@@ -14,7 +14,7 @@ from PIL import Image
 import crash
 from images import blur, crop, encode, jpeg, noise
 from metaqap_fast import Scorer
-from metaqap_fast.engine.openvino import OpenVINOEngine
+from metaqap_fast.engine.openvino_engine import OpenVINOEngine
 from metaqap_fast.model import bundle as bundles
 
 THREADS = (1, 2, 5)

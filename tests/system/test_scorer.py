@@ -301,7 +301,8 @@ def test_memory_does_not_grow_with_the_number_of_images(bundle: Path, tmp_path: 
 def test_many_large_files_are_not_all_in_memory(bundle: Path, tmp_path: Path, photo: Image.Image) -> None:
     """Sixty of 30 MB before an engine that is slower than the disk: 1.8 GB, were they all read ahead."""
     code = (
-        "import sys, time; from metaqap_fast.engine import openvino; from metaqap_fast.cli import main\n"
+        "import sys, time; from metaqap_fast.engine import openvino_engine as openvino\n"
+        "from metaqap_fast.cli import main\n"
         "real = openvino.OpenVINOEngine.predict\n"
         "def predict(self, items):\n"
         "    for item in real(self, items):\n"

@@ -12,15 +12,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metaqap_fast.engine import T
+from metaqap_fast.engine.protocol import Batch, Engine, T
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.gpu_errors import first_line, out_of_memory, translated
 from metaqap_fast.records import DeviceViews
@@ -48,17 +47,8 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Batch(Generic[T]):
-    """Images that were run together: a tag and a number of views for each, predictions [sum(counts), M]."""
-
-    tags: list[T]
-    counts: list[int]
-    predictions: Tensor
-
-
-class DeviceEngine:
-    """See `metaqap_fast.engine.Engine`; `batches` is the way that leaves predictions on the device.
+class DeviceEngine(Engine):
+    """See `metaqap_fast.engine.protocol.Engine`; `batches` leaves predictions on the device.
 
     Args:
         runner: the network.
@@ -68,7 +58,6 @@ class DeviceEngine:
 
     def __init__(self, runner: Runner, name: str, precision: str, device: str, device_id: int | None) -> None:
         self.name, self.precision, self.device, self.device_id = name, precision, device, device_id
-        self.reason = ""
         self.runner = runner
 
     @property
@@ -77,10 +66,10 @@ class DeviceEngine:
         return int(self.runner.image.shape[0])
 
     def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
-        """See `metaqap_fast.engine.Engine.predict`."""
+        """See `metaqap_fast.engine.protocol.Engine.predict`."""
         for batch in self.batches(items):
             with translated(self.device), self.on_stream():
-                rows = batch.predictions.cpu().numpy()
+                rows = torch.as_tensor(batch.predictions).cpu().numpy()
             start = 0
             for tag, count in zip(batch.tags, batch.counts, strict=True):
                 yield tag, rows[start : start + count]
@@ -107,13 +96,13 @@ class DeviceEngine:
             yield self._batch(tags, waiting)
 
     def on_stream(self) -> AbstractContextManager[Any]:
-        """Work inside is queued behind this engine's."""
+        """See `metaqap_fast.engine.protocol.Engine.on_stream`."""
         return on(self.runner.stream)
 
     def read_back(self, rows: Tensor) -> Callable[[], NDArray[np.float32]]:
-        """Start to bring rows to the host, behind this engine's work; call what is returned to wait for them.
+        """See `metaqap_fast.engine.protocol.Engine.read_back`.
 
-        CUDA's errors are late: it is then that a lost GPU shows (`GpuLost`).
+        CUDA's errors are late: it is when waiting that a lost GPU shows (`GpuLost`).
         """
         stream = self.runner.stream
         if stream is None:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from metaqap_fast import __version__
-from metaqap_fast.engine.openvino import cache_dir
-from metaqap_fast.errors import MetaqapError
+from metaqap_fast.engine import cache
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -58,29 +55,24 @@ class Key:
 
 
 def root() -> Path:
-    """The folder of engines in the cache; made for this user alone.
+    """The folder of engines in the cache.
 
     Raises:
-        MetaqapError: it cannot be made.
+        FileNotFoundError: there is no home folder to have a cache in.
     """
-    path = cache_dir() / "engines"
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise MetaqapError(f"cannot make {path}: {error.strerror}. Set METAQAP_FAST_CACHE to another folder") from None
-    return path
+    return cache.location() / "engines"
 
 
 def load(key: Key) -> tuple[bytes, dict[str, Any]] | None:
     """The engine and its metadata, or None, with a message if one was there that cannot be used."""
-    folder = root() / key.slot / key.digest[:32]
     name = f"{key.part} of {key.model} in {key.precision}"
-    if not folder.is_dir():
-        _say_what_changed(key, name)
-        return None
     try:
-        document = json.loads(_read(folder / "engine.json"))
-        plan = _read(folder / "engine.plan")
+        folder = root() / key.slot / key.digest[:32]
+        if not folder.is_dir():
+            _say_what_changed(key, name)
+            return None
+        document = json.loads(cache.read(folder / "engine.json"))
+        plan = cache.read(folder / "engine.plan")
     except (OSError, ValueError) as error:
         log.warning("the engine for %s cannot be used: %s. Building it again", name, error)
         return None
@@ -93,9 +85,8 @@ def load(key: Key) -> tuple[bytes, dict[str, Any]] | None:
     return plan, document
 
 
-def save(key: Key, plan: bytes, metadata: dict[str, Any]) -> Path:
-    """Keep an engine; whole or not at all, for this user alone. Returns its folder."""
-    folder = root() / key.slot / key.digest[:32]
+def save(key: Key, plan: bytes, metadata: dict[str, Any]) -> bool:
+    """Keep an engine, whole or not at all, for this user alone, if the cache can be written."""
     document = {
         "program_version": __version__,
         "key": key.as_dict(),
@@ -103,55 +94,50 @@ def save(key: Key, plan: bytes, metadata: dict[str, Any]) -> Path:
         "bytes": len(plan),
         **metadata,
     }
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = (json.dumps(document, indent=1) + "\n").encode()
     # The plan first: an engine without its metadata is not there.
-    write_private(folder / "engine.plan", plan)
-    write_private(folder / "engine.json", (json.dumps(document, indent=1) + "\n").encode())
-    return folder
+    return _write(_file(key, "engine.plan"), plan) and _write(_file(key, "engine.json"), text)
 
 
 def load_compiled(key: Key) -> bytes:
     """What the library compiled for an engine on this GPU; empty if nothing is kept."""
-    return read_private(root() / key.slot / key.digest[:32] / "engine.compiled")
+    return _read(_file(key, "engine.compiled"))
 
 
 def save_compiled(key: Key, data: bytes) -> None:
     """Keep that beside the engine."""
-    write_private(root() / key.slot / key.digest[:32] / "engine.compiled", data)
+    _write(_file(key, "engine.compiled"), data)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file by one that only this user can read and write."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+def timings(name: str) -> bytes:
+    """What a builder measured before on such a GPU; empty if nothing is kept."""
+    return _read(f"{name}.timing")
+
+
+def save_timings(name: str, data: bytes) -> None:
+    """Keep that for the next build."""
+    _write(f"{name}.timing", data)
+
+
+def _file(key: Key, name: str) -> str:
+    return f"{key.slot}/{key.digest[:32]}/{name}"
+
+
+def _read(name: str) -> bytes:
+    """A file that may be missing, damaged or not ours; then empty."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _read(path: Path) -> bytes:
-    """A file that is this user's alone; the check is on what was opened, not on a name."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid != os.getuid():
-            raise PermissionError(f"{path} belongs to another user")
-        if status.st_mode & 0o022:
-            raise PermissionError(f"{path} can be written by others")
-        return file.read()
-
-
-def read_private(path: Path) -> bytes:
-    """A file of this cache that may be missing, damaged or not ours; then empty."""
-    try:
-        return _read(path)
+        return cache.read(root() / name)
     except OSError:
         return b""
+
+
+def _write(name: str, data: bytes) -> bool:
+    try:
+        cache.write(root() / name, data)
+    except OSError as error:
+        cache.unwritable(str(error))
+        return False
+    return True
 
 
 def _say_what_changed(key: Key, name: str) -> None:
@@ -160,7 +146,7 @@ def _say_what_changed(key: Key, name: str) -> None:
     if not found:
         return
     try:
-        old = json.loads(_read(found[-1]))["key"]
+        old = json.loads(cache.read(found[-1]))["key"]
         new = key.as_dict()
         changed = [f"{field} {old.get(field)!r}, now {new[field]!r}" for field in new if old.get(field) != new[field]]
     except (OSError, ValueError, KeyError, AttributeError) as error:

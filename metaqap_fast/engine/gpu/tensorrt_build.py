@@ -172,14 +172,13 @@ def build(
     if options.portable:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     _set_targets(library, config, options.targets)
-    path = cache.root() / f"{_safe(timing)}.timing" if timing else None
-    if path is not None:
-        config.set_timing_cache(config.create_timing_cache(cache.read_private(path)), False)
+    if timing:
+        config.set_timing_cache(config.create_timing_cache(cache.timings(_safe(timing))), False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise MetaqapError(f"{library.version} failed to build the network: {messages.last()}")
-    if path is not None and (timings := config.get_timing_cache()) is not None:
-        cache.write_private(path, bytes(timings.serialize()))
+    if timing and (timings := config.get_timing_cache()) is not None:
+        cache.save_timings(_safe(timing), bytes(timings.serialize()))
     return bytes(plan)
 
 

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaqap_fast.engine.cuda import Gpu
-from metaqap_fast.engine.deviation import deviation, generated
+from metaqap_fast.engine.deviation import deviation
 from metaqap_fast.engine.gpu import lowering as graph
 from metaqap_fast.engine.gpu import plan_cache as cache
 from metaqap_fast.engine.gpu.engine import DeviceEngine, Graph, fitting, on, stream_for
 from metaqap_fast.engine.gpu.tensorrt_build import RTX_TARGETS, Library, Log, Options, build, check_targets, find
+from metaqap_fast.engine.samples import generated
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model.bundle import Bundle, Member
 

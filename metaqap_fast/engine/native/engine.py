@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.engine import T
-from metaqap_fast.engine.deviation import generated
+from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.native.correction import corrected, typical
 from metaqap_fast.engine.native.library import AMX, ARITHMETIC, Kernel, aligned_bytes, arithmetic
 from metaqap_fast.engine.native.reader import Network, Unsuited, read
-from metaqap_fast.engine.openvino import shared_core
+from metaqap_fast.engine.openvino_core import shared_core
+from metaqap_fast.engine.protocol import Engine, T
+from metaqap_fast.engine.samples import generated
+from metaqap_fast.engine.table import ENGINES, either
 from metaqap_fast.errors import UsageError
 from metaqap_fast.model.bundle import Bundle
 
-PRECISIONS = ("bf16", "int8")
+PRECISIONS = ENGINES["native"].precisions
 AHEAD = 8  # views in flight for each thread
 TYPICAL = 4  # views that int8's biases are corrected on
 
@@ -73,8 +75,8 @@ def largest(model: Any, ranges: Mapping[str, tuple[float, float]]) -> list[float
     return found
 
 
-class NativeEngine:
-    """See `metaqap_fast.engine.Engine`.
+class NativeEngine(Engine):
+    """See `metaqap_fast.engine.protocol.Engine`.
 
     Args:
         bundle: the model.
@@ -88,12 +90,10 @@ class NativeEngine:
     """
 
     name = "native"
-    device_id: int | None = None
-    reason = ""
 
     def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
         if precision not in ("auto", *PRECISIONS):
-            raise UsageError(f"the native engine has no {precision}: use bf16 or int8, or --engine openvino")
+            raise UsageError(f"the native engine has no {precision}: use {either(PRECISIONS)}, or --engine openvino")
         how = arithmetic()
         if how not in ARITHMETIC:
             raise Unsuited("this CPU does not multiply in bf16 (AVX512-BF16 or AMX)")
@@ -109,7 +109,7 @@ class NativeEngine:
             self._free.put(aligned_bytes(max(kernel.workspace for kernel in self._kernels)))
 
     def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
-        """See `metaqap_fast.engine.Engine.predict`."""
+        """See `metaqap_fast.engine.protocol.Engine.predict`."""
         flying: deque[tuple[T, list[Future[list[float]]]]] = deque()
         views = 0
 
@@ -148,3 +148,8 @@ class NativeEngine:
     def close(self) -> None:
         """Wait for what is in flight and end the threads."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def create(bundle: Bundle, precision: str, gpu: Gpu | None) -> NativeEngine:
+    """See `metaqap_fast.engine.table.Spec`."""
+    return NativeEngine(bundle, precision)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metaqap_fast.engine import cpu
 from metaqap_fast.engine.native.packing import (
     CAP,
     CUT,
@@ -115,7 +116,8 @@ def arithmetic() -> int:
     Raises:
         Unsuited: as `library`.
     """
-    return int(library().mobilenet_arithmetic())
+    best = int(library().mobilenet_arithmetic())  # of the machine; the CPU that is played may have less
+    return best if cpu.has("amx") else min(best, AVX) if cpu.has("avx512_bf16") else 0
 
 
 class Kernel:

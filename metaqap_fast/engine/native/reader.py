@@ -15,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.engine.openvino_int8 import constant
+from metaqap_fast.engine.protocol import Unsuited as Unsuited
 
 Floats = NDArray[np.float32]
 _N = TypeVar("_N")
-
-
-class Unsuited(Exception):
-    """Why a network is none that the kernel runs, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class Engine(Protocol):
     """Runs a bundle's members on views.
 
     An engine inherits from this class and gives `predict`, and the three methods after it if its predictions stay on a
-    device. Its `name`, `precision` and `device` say what really runs; they are recorded in every score file. `device_id`
-    is the number of the GPU, None on a CPU; `reason` says why this engine, for people.
+    device. Its `name`, `precision` and `device` say what really runs; they are recorded in every score file.
+    `device_id` is the number of the GPU, None on a CPU; `reason` says why this engine, for people.
     """
 
     name: str

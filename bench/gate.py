@@ -17,12 +17,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from metaqap_fast.bench import usage
-from metaqap_fast.bench.idle import tree_seconds
+from metaqap_fast.bench.idle import tree, tree_seconds
 from metaqap_fast.bench.images import First, generate
 from metaqap_fast.bench.peer_works import eager_loop
 from metaqap_fast.input.reading import read_all
@@ -75,9 +73,11 @@ def measure(model: str = "default", images: int = IMAGES, rounds: int = ROUNDS) 
                 action()
                 wall[name].append(time.perf_counter() - start)
                 cpu[name].append(tree_seconds() - spent)
-        moved = _moved(whole)
+        read, written = _moved(whole)
         entries.entries = entries.entries[:1]
-        fixed = _moved(whole)  # what a run reads and writes whatever the number of images: its own score file
+        fixed_read, fixed_written = _moved(
+            whole
+        )  # what a run reads and writes whatever the number of images: its own score file
         scorer.close()
     nbytes = sum(len(image.data) for image in encoded[1:])
     handed = nbytes + sum(view.nbytes for view in views[1:])
@@ -86,8 +86,8 @@ def measure(model: str = "default", images: int = IMAGES, rounds: int = ROUNDS) 
         "eager CPU time over ours": cost["eager"] / (cost["whole"] / images),
         "CPU time of the stages over the whole": (cost["decode"] + cost["inference"]) / cost["whole"],
         OVERLAP: _overlap(wall),
-        "bytes read over bytes of the files": (moved["read_bytes"] - fixed["read_bytes"]) / nbytes,
-        "bytes written over bytes handed on": (moved["written_bytes"] - fixed["written_bytes"]) / handed,
+        "bytes read over bytes of the files": (read - fixed_read) / nbytes,
+        "bytes written over bytes handed on": (written - fixed_written) / handed,
     }
 
 
@@ -96,10 +96,13 @@ def _overlap(wall: dict[str, list[float]]) -> float:
     return max(min(wall["decode"]), min(wall["inference"])) / min(wall["whole"])
 
 
-def _moved(work: Callable[[], object]) -> dict[str, Any]:
-    before = usage.read()
+def _moved(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that this process and its decoder read and wrote meanwhile; a look at all processes would count too."""
+    processes = tree()
+    before = [process.io_counters() for process in processes]
     work()
-    return usage.spent(before, usage.read())
+    pairs = list(zip(before, (process.io_counters() for process in processes), strict=True))
+    return sum(b.read_chars - a.read_chars for a, b in pairs), sum(b.write_chars - a.write_chars for a, b in pairs)
 
 
 def broken(ratios: dict[str, float]) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 from metaqap_fast import decode, forked
 from metaqap_fast import engine as engines
 from metaqap_fast.decode import DecodeOptions, Limits
+from metaqap_fast.engine.table import ENGINES, versions
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.infer import scored
 from metaqap_fast.input import Source, memory, open_sources
@@ -272,9 +273,11 @@ class Scorer:
             "score_direction": "higher is better",
             "score_scale": str(document.get("score_scale", "")),
             "engine": self.engine.name,
+            "engine_version": versions(ENGINES[self.engine.name].packages),
             "precision": self.engine.precision,
             "device": self.engine.device,
             "preprocessing": f"views={self.views}, view size {self.bundle.view_size}",
+            "decoder": versions(decode.PACKAGES) + (" on a GPU" if self.engine.device_id is not None else ""),
         }
 
     def _listed(self, source: Source, progress: OnProgress | None) -> ScoreTable:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ class Spec:
         modules: what has to be installed.
         library: "module:function" that tells whether a library which is more than a module is installed.
         hint: what to do where something is missing.
+        packages: distributions whose version decides the predictions.
     """
 
     factory: str
@@ -37,6 +40,7 @@ class Spec:
     modules: tuple[str, ...] = ()
     library: str = ""
     hint: str = "pip install 'metaqap-fast[gpu]'"
+    packages: tuple[str, ...] = ()
 
     def make(self, bundle: Bundle, precision: str, gpu: Gpu | None) -> Engine:
         """The engine; see `factory`."""
@@ -59,6 +63,7 @@ ENGINES: dict[str, Spec] = {
         modules=("torch", "triton", "onnx"),
         library="metaqap_fast.engine.gpu.tensorrt_build:installed",
         hint="pip install 'metaqap-fast[gpu]' (or [rtx] for TensorRT-RTX)",
+        packages=("tensorrt-cu13", "tensorrt-rtx-cu13-libs"),
     ),
     "native": Spec(
         "metaqap_fast.engine.native.engine:create",
@@ -71,6 +76,7 @@ ENGINES: dict[str, Spec] = {
         devices=("cpu",),
         precisions=("fp32", "bf16", "int8"),
         automatic=("cpu",),
+        packages=("openvino",),
     ),
     "torch": Spec(
         "metaqap_fast.engine.gpu.torch_engine:create",
@@ -78,8 +84,18 @@ ENGINES: dict[str, Spec] = {
         precisions=("fp32", "bf16", "fp16"),
         automatic=("cuda",),
         modules=("torch", "triton", "onnx"),
+        packages=("torch",),
     ),
 }
+
+
+def versions(packages: Iterable[str]) -> str:
+    """Names and versions of those distributions that are installed."""
+    found = []
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{package} {metadata.version(package)}")
+    return ", ".join(found)
 
 
 def _function(name: str) -> Any:

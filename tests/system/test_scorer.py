@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,8 @@ def test_folder(scorer: Scorer, folder: Path) -> None:
     assert len(table) == 13 and np.isfinite(table.score[table.ok]).all() and np.isnan(table.score[~table.ok]).all()
     assert table.keys == [entry.key for entry in open_sources([folder])]
     assert table.attributes["engine"] == "openvino" and table.attributes["precision"] == "fp32"
+    assert table.attributes["engine_version"] == f"openvino {metadata.version('openvino')}"
+    assert table.attributes["decoder"] == f"nvidia-dali-cuda130 {metadata.version('nvidia-dali-cuda130')}"
 
 
 def test_batch_size_and_order_change_nothing(bundle: Path, folder: Path) -> None:

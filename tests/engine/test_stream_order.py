@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from stream_order import Event, Order, Stream, stand_in
 
 from metaqap_fast.decode import DecodeOptions
 from metaqap_fast.decode import lanes as lanes_module
@@ -19,6 +18,7 @@ from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.infer import scored
 from metaqap_fast.model.meta import Meta
 from metaqap_fast.records import Decoded, Encoded
+from stream_order import Event, Order, Stream, stand_in
 
 META = Meta((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
 SIZE = 64

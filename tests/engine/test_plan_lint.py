@@ -1,0 +1,163 @@
+"""What the engines that are really built hold, and that the names which our code uses are TensorRT's own."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import plans
+from metaqap_fast.engine.gpu import lowering as graph
+from metaqap_fast.engine.gpu.tensorrt_build import Library, Options, build, find
+from metaqap_fast.model import bundle as bundles
+
+BUNDLE = bundles.load()
+BATCH = 64
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="the rtx extra is not installed: nothing is built")
+    return find("tensorrt_rtx")
+
+
+def built(library: Library, precision: str) -> plans.Plan:
+    model = graph.merged(BUNDLE, precision).SerializeToString()
+    return plans.read(build(library, model, BUNDLE.view_size, BATCH, Options(targets=("sm89",))), BATCH)
+
+
+def test_fp16_is_fused_and_leaves_nothing_to_be_chosen_later(library: Library) -> None:
+    found = built(library, "fp16")
+    nodes = graph.merged(BUNDLE, "fp16").graph.node
+    convolutions = {node.output[0] for node in nodes if node.op_type == "Conv"}
+    activated = [node for node in nodes if node.op_type in ("Clip", "Relu") and node.input[0] in convolutions]
+    assert found.convolutions == found.with_bias >= len(convolutions) - len(BUNDLE.members)  # first ones may be merged
+    assert found.with_activation >= len(activated) - len(BUNDLE.members)
+    assert found.runtime_tactics == 0 and found.static_tactics >= found.convolutions
+    assert 100 < found.megabytes <= 150 and found.streams == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "least"), [("int8", 4.0), ("fp8", 2.0)])
+def test_what_the_documents_say_of_eight_bits(library: Library, precision: str, least: float) -> None:
+    """They move more bytes than fp16, and most of their convolutions are not fused: they are not recommended."""
+    found = built(library, precision)
+    assert found.megabytes > least * 145 and found.with_bias < found.convolutions / 2
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+# What the variables of engine/gpu hold, and the class of the library that it is.
+HOLDS = {
+    "builder": "Builder",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "optimisation": "IOptimizationProfile",
+    "timings": "ITimingCache",
+    "_runtime": "Runtime",
+    "context": "IExecutionContext",
+    "engine": "ICudaEngine",
+}
+CONFIGS = {"build": "IBuilderConfig", "_set_targets": "IBuilderConfig", "_context": "IRuntimeConfig"}
+RTX_ALONE = {"IRuntimeConfig", "IRuntimeCache", "DynamicShapesKernelSpecializationStrategy", "ComputeCapability",
+             "IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability",
+             "BuilderFlag.REQUIRE_USER_ALLOCATION", "ICudaEngine.create_runtime_config",
+             "IExecutionContext.is_stream_capturable"}  # fmt: skip
+FOLDER = Path(graph.__file__).parent
+
+
+def used() -> set[str]:
+    """Names of the library that our code uses: `Class.member`, or what the module itself has."""
+    found = set()
+    for path in (FOLDER / "tensorrt_build.py", FOLDER / "tensorrt_engine.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                found |= set(filter(None, (_name(node, function.name) for node in ast.walk(function))))
+    return found
+
+
+def _name(node: ast.AST, function: str) -> str | None:
+    if not isinstance(node, ast.Attribute):
+        return None
+    chain = ast.unparse(node).split(".")
+    if "trt" in chain[:-1]:
+        return ".".join(chain[chain.index("trt") + 1 :])
+    holder = chain[-2]
+    if holder == "config" and function in CONFIGS:
+        return f"{CONFIGS[function]}.{chain[-1]}"
+    if holder == "cache" and function in ("_context", "compiled") and chain[-1] in ("deserialize", "serialize"):
+        return f"IRuntimeCache.{chain[-1]}"
+    if holder == "engine" and function in ("create", "predict"):
+        return None  # our own
+    return f"{HOLDS[holder]}.{chain[-1]}" if holder in HOLDS else None
+
+
+def test_the_names_are_collected() -> None:
+    names = used()
+    for name in ("Builder.build_serialized_network", "IExecutionContext.execute_async_v3", "BuilderFlag.TF32",
+                 "Runtime.deserialize_cuda_engine", "IBuilderConfig.max_aux_streams", "IRuntimeCache.serialize",
+                 "IRuntimeConfig.set_runtime_cache", "ICudaEngine.create_execution_context"):  # fmt: skip
+        assert name in names
+    assert len(names) > 30
+
+
+CHECK = """
+import functools, importlib, json, sys
+module = importlib.import_module(sys.argv[1])
+def there(name):
+    try:
+        functools.reduce(getattr, name.split("."), module)
+    except AttributeError:
+        return False
+    return True
+print(json.dumps([name for name in json.loads(sys.argv[2]) if not there(name)]))
+"""
+
+
+def missing(module: str, names: set[str], environment: dict[str, str] | None = None) -> set[str]:
+    command = [sys.executable, "-c", CHECK, module, json.dumps(sorted(names))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def test_the_names_are_those_of_tensorrt_rtx(library: Library) -> None:
+    assert missing(library.trt.__name__, used()) == set()
+
+
+# Of libnvinfer, libnvonnxparser and libnvinfer_plugin, the functions that the bindings want when they are imported.
+STUBS = {
+    "libnvinfer": "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL "
+    "getBuilderPluginRegistry getPluginRegistry",
+    "libnvonnxparser": "createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getNvOnnxParserVersion",
+    "libnvinfer_plugin": "initLibNvInferPlugins",
+}
+
+
+@pytest.mark.parametrize("version", ["10.16.1.11", "11.4.0.106"])
+def test_the_names_are_those_of_tensorrt(version: str, tmp_path: Path) -> None:
+    """The bindings' wheel stands on the package index, its libraries do not: stubs take their place."""
+    compiler = shutil.which("cc")
+    if compiler is None or importlib.util.find_spec("pip") is None:
+        pytest.skip("needs a C compiler and pip")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path)]
+    done = subprocess.run([*command, f"tensorrt-cu13-bindings=={version}"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no bindings to check the names against: {done.stderr.strip().splitlines()[-1]}")
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path)
+    source, major = tmp_path / "stub.c", version.split(".")[0]
+    for name, symbols in STUBS.items():
+        source.write_text("".join(f"void *{symbol}(void) {{ return 0; }}\n" for symbol in symbols.split()))
+        target = str(tmp_path / f"{name}.so.{major}")
+        subprocess.run([compiler, "-shared", "-fPIC", "-w", "-o", target, str(source)], check=True)
+    environment = {"PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}
+    lacking = missing("tensorrt_bindings", used(), environment)
+    assert {name for name in lacking if not RTX_ALONE & {name, name.split(".")[0]}} == set()

@@ -26,7 +26,7 @@ class GpuLost(MetaqapError):
     """The GPU, or what drives it, stopped working in the middle of a run."""
 
 
-class DecoderDisagrees(MetaqapError):
+class DecoderDisagrees(GpuLost):
     """A GPU's decoder gave pixels that are not those of the file, without saying so."""
 
     exit_code = 4

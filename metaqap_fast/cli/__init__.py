@@ -1,7 +1,8 @@
 """The command line: options in, exit status out; the work is elsewhere.
 
-Exit status: 0 done (failed images are rows), 3 with --strict when any image failed, 2 usage, 1 could not
-complete, 130, 143 or 129 interrupted (SIGINT, SIGTERM, SIGHUP) with everything scored so far committed.
+Exit status: 0 done (failed images are rows), 3 with --strict when any image failed, 2 usage, 1 could not complete, 4 a
+GPU's decoder gave wrong pixels, 130, 143 or 129 interrupted (SIGINT, SIGTERM, SIGHUP) with everything scored so far
+committed.
 
 What cannot be written to standard error is dropped and stops nothing. Results that cannot be written to standard
 output are status 1, with a line on standard error; files that were made stay.
@@ -24,6 +25,7 @@ from metaqap_fast.cli.inspect import inspect
 from metaqap_fast.cli.score import score
 from metaqap_fast.cli.train import train
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.gpu_errors import GpuLost
 
 
 class _Group(click.Group):
@@ -47,6 +49,8 @@ class _Group(click.Group):
         except MetaqapError as error:
             _say(str(error))
             status = error.exit_code
+            if isinstance(error, GpuLost):  # its libraries may abort or hang where the interpreter takes them down
+                signals.leave(status)
         except OSError as error:
             _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             status = 1

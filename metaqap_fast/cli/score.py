@@ -103,6 +103,7 @@ def score(
                         scorer = Scorer(device=devices[0], **settings)
                     report.started(scorer)
                     summary = run(scorer, listing, output, mode, report.progress, trace, **saving, stopped=stopped)
+                    scorer.close()  # a GPU's libraries may abort if the interpreter ends before them
         except signals.INTERRUPTIONS as error:
             stopped(error)
             raise

@@ -163,7 +163,7 @@ class DeviceDecoder(LocalDecoder):
         if int(cpus.views.max()) > DARK:
             raise DecoderDisagrees(
                 f"the decoder on {self._device} gave black pixels for {job.key!r}, which is not black: images that "
-                "it decoded before may be wrong too. Score them again with --device cpu --overwrite"
+                "it decoded before may be wrong too. Score them again with --device cpu --overwrite, or another driver"
             )
         return Decoded(job.key, job.nbytes, found, job.width, job.height)
 
@@ -172,7 +172,8 @@ class DeviceDecoder(LocalDecoder):
         if off > probe.LEVELS:
             raise DecoderDisagrees(
                 f"the decoder on {self._device} gives wrong pixels, {off} levels off on a known JPEG: no row was made "
-                "of this batch. Rows committed so far are safe; go on with --resume --device cpu, or another driver"
+                "of this batch. Rows committed so far are safe; go on with --resume and another driver, or score with "
+                "--device cpu into another file"
             )
 
 

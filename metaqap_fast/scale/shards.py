@@ -23,6 +23,7 @@ from typing import Any
 
 from metaqap_fast import signals
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.input.files import File, Listing
 from metaqap_fast.options import OutputMode
 from metaqap_fast.run import Summary, run
@@ -136,7 +137,9 @@ def _supervise(
                 continue
             if "error" in message:
                 kind = UsageError if message["exit_code"] == UsageError.exit_code else MetaqapError
-                raise kind(f"{orders[index]['options']['device']}: {message['error']}")
+                error = kind(f"{orders[index]['options']['device']}: {message['error']}")
+                error.exit_code = message["exit_code"]
+                raise error
             latest[index] = message
             summary.statuses = sum((Counter(m["statuses"]) for m in latest.values()), Counter[str]())
             summary.skipped = max(m["skipped"] for m in latest.values())  # each process sees the whole listing
@@ -205,6 +208,8 @@ def main() -> None:
             out.write(json.dumps({"statuses": dict(summary.statuses), "skipped": summary.skipped}) + "\n")
 
     try:
+        if order["options"]["device"].startswith("cuda"):  # on a CPU engines share the cores better than we do
+            os.sched_setaffinity(0, cores(order["index"], order["count"]))
         from metaqap_fast.scorer import Scorer
 
         final = Path(order["final"])
@@ -215,9 +220,19 @@ def main() -> None:
         share = Share(order["sources"], order["index"], order["count"], done)
         scorer = Scorer(**order["options"])
         say(run(scorer, share, order["output"], order["mode"], say, **order["saving"], stopped=_stopped), now=True)
+        scorer.close()
     except MetaqapError as error:
         out.write(json.dumps({"error": str(error), "exit_code": error.exit_code}) + "\n")
+        if isinstance(error, GpuLost):
+            signals.leave(error.exit_code)
         sys.exit(error.exit_code)
+
+
+def cores(index: int, count: int) -> set[int]:
+    """The process's share of the cores: each starts as many threads as it has, of several libraries."""
+    there = sorted(os.sched_getaffinity(0))
+    each = max(1, len(there) // count)
+    return {there[place % len(there)] for place in range(index * each, (index + 1) * each)}
 
 
 def _stopped(error: BaseException) -> None:

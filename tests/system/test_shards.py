@@ -15,9 +15,10 @@ from PIL import Image
 
 from metaqap_fast import UsageError
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.gpu_errors import DecoderDisagrees
 from metaqap_fast.input.files import Listing
 from metaqap_fast.run import Summary
-from metaqap_fast.scale.shards import Share, run_shards, shard_path
+from metaqap_fast.scale.shards import Share, cores, run_shards, shard_path
 from metaqap_fast.scores.table import ScoreTable
 
 COMMAND = [sys.executable, "-c", "from metaqap_fast.cli import main; main()"]
@@ -38,6 +39,27 @@ def test_shares_are_the_listing_dealt_out(folder: Path) -> None:
     assert dealt == [keys[0::3], keys[1::3], keys[2::3]]
     left = Share([str(folder)], 0, 3, frozenset(keys[:4]))
     assert [entry.key for entry in left] == [key for key in keys[0::3] if key not in keys[:4]]
+
+
+def test_the_cores_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of a GPU's processes starts a decoding thread on every core."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 8, 9, 10, 11})
+    assert [cores(i, 3) for i in range(3)] == [{0, 1}, {2, 3}, {8, 9}]
+    assert [cores(i, 10) for i in (0, 9)] == [{0}, {1}]
+
+
+def test_a_decoder_that_gives_wrong_pixels_has_a_status_of_its_own(
+    bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("metaqap_fast.signals.leave", lambda status: left.append(status))
+
+    def wrong(*_: object, **__: object) -> None:
+        raise DecoderDisagrees("the decoder on cuda:0 gives wrong pixels")
+
+    monkeypatch.setattr("metaqap_fast.scorer.Scorer.stream", wrong)
+    result = cli("score", folder, "-o", tmp_path / "s.h5", "--model", bundle, "--precision", "fp32")
+    assert result.exit_code == 4 and left == [4] and "gives wrong pixels" in result.stderr
 
 
 def test_two_processes_give_the_file_of_one(cli: Any, bundle: Path, folder: Path, tmp_path: Path) -> None:

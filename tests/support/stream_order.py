@@ -33,6 +33,7 @@ class Order:
         self.races: Counter[str] = Counter()
         self.host: Clock = {}
         self.count, self.operations, self.counts_host = 0, 0, host
+        self.kept: list[torch.Tensor] = []  # so that no address is used twice
 
     @property
     def current(self) -> str:
@@ -62,6 +63,7 @@ class Order:
                     self.races[f"{name} on {stream} uses what {by} wrote on {where}, unordered"] += 1
             self.count += 1
             clock[stream] = self.count
+            self.kept += outs
             for place in written:
                 self.writes[place] = (stream, self.count, name)
 

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metaqap_fast.decode.views import MAX_ASPECT, MAX_GRID, cut, target_size
+from metaqap_fast.options import Views
 
 S = 32
 
@@ -66,7 +67,8 @@ def test_number_of_views(height: int, width: int, count: int) -> None:
 
 def test_a_square_view_is_the_image_itself() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (S, S, 3), dtype=np.uint8)
-    assert np.array_equal(cut(pixels, S, "fit")[0], pixels)
+    found = cut(pixels, S, "fit")
+    assert np.array_equal(found[0], pixels) and np.shares_memory(found, pixels)  # not a copy
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,54 @@ def test_where_views_are_cut(length: int, starts: list[int]) -> None:
         found = cut(pixels.swapaxes(0, 1) if turned else pixels, S, "fit")
         expected = [pixels[start : start + S] for start in starts]
         assert np.array_equal(found, [each.swapaxes(0, 1) for each in expected] if turned else expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((64, 48), (43, 32)),  # the shorter side fits
+        ((48, 64), (32, 43)),
+        ((256, 32), (256, 32)),  # as long as a strip may be
+        ((257, 32), (256, 32)),
+        ((10_000, 100), (256, 3)),  # longer: fitted by its longer side
+        ((100, 10_000), (3, 256)),
+        ((30_000, 1), (256, 1)),
+        ((31, 20), (31, 20)),  # not enlarged
+        ((320, 20), (256, 16)),
+    ],
+)
+def test_what_an_image_is_resized_to(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert target_size(*size, S, "fit") == expected
+    assert target_size(*size, S, "unscaled") == size
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"),
+    [
+        (8 * S + 2, [1 + i * S for i in range(8)]),
+        (8 * S + 3, [0, 32, 65, 97, 130, 162, 195, 227]),  # a ninth would be needed: spread instead
+        (1000, [0, 138, 277, 415, 553, 691, 830, 968]),
+    ],
+)
+@pytest.mark.parametrize("mode", ["fit", "unscaled"])
+def test_no_more_than_eight_views_along_a_side(length: int, starts: list[int], mode: Views) -> None:
+    pixels = np.random.default_rng(length).integers(0, 256, (length, S, 3), np.uint8)
+    assert np.array_equal(cut(pixels, S, mode), [pixels[start : start + S] for start in starts])
+    assert np.array_equal(cut(pixels.swapaxes(0, 1), S, mode)[-1], pixels[starts[-1] :][:S].swapaxes(0, 1))
+
+
+def test_each_mode_has_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metaqap_fast.decode.views.MAX_GRID", 3)
+    pixels = np.zeros((S, 8 * S, 3), np.uint8)
+    assert len(cut(pixels, S, "fit")) == 8 and len(cut(pixels, S, "unscaled")) == 3
+
+
+def test_rows_of_views_come_one_after_the_other() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2 * S, 3 * S, 3), np.uint8)
+    found = cut(pixels, S, "unscaled")
+    for i, view in enumerate(found):
+        y, x = i // 3 * S, i % 3 * S
+        assert np.array_equal(view, pixels[y : y + S, x : x + S])
 
 
 def test_native_grid_is_bounded() -> None:

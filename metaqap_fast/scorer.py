@@ -273,7 +273,7 @@ class Scorer:
             "score_direction": "higher is better",
             "score_scale": str(document.get("score_scale", "")),
             "engine": self.engine.name,
-            "engine_version": versions(ENGINES[self.engine.name].packages),
+            "engine_version": self.engine.version or versions(ENGINES[self.engine.name].packages),
             "precision": self.engine.precision,
             "device": self.engine.device,
             "preprocessing": f"views={self.views}, view size {self.bundle.view_size}",

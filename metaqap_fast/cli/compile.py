@@ -33,6 +33,11 @@ import click
     help="GPU architectures such as sm89, which need not be at hand (TensorRT-RTX only).  [default: the GPU at hand]",
 )
 @click.option(
+    "--portable",
+    is_flag=True,
+    help="An engine for all GPUs from sm80 on, which the lean runtime runs where TensorRT cannot be installed.",
+)
+@click.option(
     "--layout",
     type=click.Choice(["merged", "members"]),
     default="merged",
@@ -45,7 +50,7 @@ import click
     default=64,
     show_default=True,
     metavar="N",
-    help="Largest number of views computed at once.",
+    help="Number of views computed at once.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cuda:N", help="GPU to build for.")
 @click.option(

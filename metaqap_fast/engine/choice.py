@@ -78,11 +78,11 @@ def _automatic(
         return Choice(on_cpu, None, str(error), "" if error.plain else f"no GPU is used: {error}")
     first, *_ = candidates = automatic("cuda")
     there = tuple(name for name in candidates if installed(name))
-    missing = ENGINES[first].hint
     if first in there:
         return Choice(there, gpu, f"{gpu.name} and {first} are there")
     if there:
-        return Choice(there, gpu, f"{first} is not installed", f"the {first} engine is faster: {missing}")
+        return Choice(there, gpu, f"{first} is not installed", f"the {first} engine is faster: {ENGINES[first].hint}")
+    missing = ENGINES[candidates[-1]].hint
     if wanted != "auto":
         raise MetaqapError(f"{gpu.device} ({gpu.name}) cannot be used without more packages: {missing}")
     return Choice(

@@ -23,6 +23,7 @@ def compile_model(
     device: str,
     photos: Path | None,
     say: Callable[[str], None],
+    portable: bool = False,
 ) -> list[dict[str, Any]]:
     """Build into the cache; returns each engine's metadata. The arguments are the command's.
 
@@ -53,7 +54,9 @@ def compile_model(
     images = str(photos) if photos else "generated"
     documents = []
     for precision in wanted:
-        documents += compile_bundle(bundle, precision, layout, library, gpu, targets, batch, views, images, say)
+        documents += compile_bundle(
+            bundle, precision, layout, library, gpu, targets, batch, views, images, say, portable
+        )
     return documents
 
 

@@ -39,7 +39,8 @@ class Engine(Protocol):
 
     An engine inherits from this class and gives `predict`, and the three methods after it if its predictions stay on a
     device. Its `name`, `precision` and `device` say what really runs; they are recorded in every score file.
-    `device_id` is the number of the GPU, None on a CPU; `reason` says why this engine, for people.
+    `device_id` is the number of the GPU, None on a CPU; `reason` says why this engine, for people; `version`
+    what decides its predictions beside its library's packages, if there is anything: recorded, and compared on resume.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Engine(Protocol):
     device: str
     device_id: int | None = None
     reason: str = ""
+    version: str = ""
 
     def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
         """Member predictions of a stream of images, in order.

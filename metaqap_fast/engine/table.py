@@ -60,10 +60,9 @@ ENGINES: dict[str, Spec] = {
         devices=("cuda",),
         precisions=("fp32", "bf16", "fp16", "int8", "fp8"),
         automatic=("cuda",),
-        modules=("torch", "triton", "onnx"),
+        modules=("torch", "onnx"),
         library="metaqap_fast.engine.gpu.tensorrt_build:installed",
-        hint="pip install 'metaqap-fast[gpu]' (or [rtx] for TensorRT-RTX)",
-        packages=("tensorrt-cu13", "tensorrt-rtx-cu13-libs"),
+        hint="pip install 'metaqap-fast[tensorrt]' (or [rtx], for GeForce and RTX cards; see docs/gpu.md)",
     ),
     "native": Spec(
         "metaqap_fast.engine.native.engine:create",

@@ -36,7 +36,8 @@ def test_engines_for_two_targets(cli: Any, bundle: Path, folder: Path, tmp_path:
         (["--target", "sm90", "--engine", "tensorrt_rtx"], "no target sm90"),
         (["--target", "sm89", "--precision", "int8", "--engine", "tensorrt_rtx"], "no ranges for int8"),
         (["--engine", "openvino", "--target", "sm89"], "leave out --target"),
-        (["--target", "sm89", "--engine", "tensorrt"], "pip install 'metaqap-fast[gpu]'"),
+        (["--target", "sm89", "--engine", "tensorrt"], "pip install 'metaqap-fast[tensorrt]'"),
+        (["--target", "sm89", "--portable", "--engine", "tensorrt_rtx"], "makes no portable engines"),
     ],
 )
 def test_what_cannot_be_compiled(cli: Any, bundle: Path, options: list[str], words: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.gpu import torch_engine
 from metaqap_fast.engine.gpu.engine import DeviceEngine, fitting, together
 from metaqap_fast.engine.openvino_engine import OpenVINOEngine
@@ -53,7 +55,7 @@ class Means:
 
 
 def engine(runner: Means) -> DeviceEngine:
-    return DeviceEngine(runner, "test", "fp32", "cuda:0: Test", None)
+    return DeviceEngine(runner, "torch", "fp32", "cuda:0: Test", None)
 
 
 def images(*counts: int) -> list[tuple[int, np.ndarray]]:
@@ -176,3 +178,24 @@ def test_torch_engine_agrees_with_openvino(bundle: Path) -> None:
     assert (torches.name, torches.precision) == ("torch", "fp32")
     for (tag, ours), (same, theirs) in zip(torches.predict(items), openvino.predict(items), strict=True):
         assert tag == same and ours.shape == theirs.shape and np.abs(ours - theirs).max(initial=0) < 1e-5
+
+
+def test_where_torch_cannot_compile_the_networks_run_as_they_are(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slim machine has no C compiler; its GPU works all the same."""
+    made: list[str] = []
+
+    def runner(network: Any, *sizes: Any) -> Means:
+        made.append(network if isinstance(network, str) else "plain")
+        if network == "compiled":
+            raise RuntimeError("InductorError: RuntimeError: Failed to find C compiler.\nMore")
+        return Means(2)
+
+    monkeypatch.setattr(torch_engine, "TorchRunner", runner)
+    monkeypatch.setattr(torch_engine, "module", lambda graph: torch.nn.Identity())
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: "compiled")
+    engine = torch_engine.create(bundles.load(str(bundle)), "fp16", Gpu(0, "NVIDIA Test", 90, 1 << 30))
+    assert made == ["compiled", "plain"] and engine.device_id == 0
+    assert "Failed to find C compiler. Running them as they are" in caplog.text

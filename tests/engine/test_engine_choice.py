@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +148,7 @@ def test_choice(
         ("tensorrt", "cpu", both, set(), UsageError, "the tensorrt engine runs on a GPU"),
         ("tensorrt", "auto", none, {"torch"}, MetaqapError, "--engine tensorrt needs a GPU: no NVIDIA driver"),
         ("auto", "cuda:0", old, {"torch"}, MetaqapError, "--device cuda:0 needs a GPU: the NVIDIA driver is too old"),
-        ("tensorrt", "auto", both, {"torch"}, MetaqapError, "pip install 'metaqap-fast[gpu]' (or [rtx]"),
+        ("tensorrt", "auto", both, {"torch"}, MetaqapError, "pip install 'metaqap-fast[tensorrt]' (or [rtx]"),
         ("torch", "auto", both, set(), MetaqapError, "the torch engine needs more packages: pip install"),
         ("torch", "cpu", both, set(), MetaqapError, "the torch engine needs more packages: pip install"),
         ("auto", "cuda:0", both, set(), MetaqapError, "cuda:0 (NVIDIA H100) cannot be used without more packages"),
@@ -158,6 +160,32 @@ def test_what_cannot_be_is_one_clear_line(
     with pytest.raises(MetaqapError) as caught:
         choose(engine, device, gpus, {*packages, "native", "openvino"}.__contains__)
     assert type(caught.value) is kind and words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_tensorrt_is_not_made_for_is_torchs(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TensorRT-RTX can be imported on an H100, but builds nothing for it."""
+    from metaqap_fast import engine as engines
+    from metaqap_fast.engine.gpu import tensorrt_build, torch_engine
+    from metaqap_fast.engine.table import ENGINES
+    from metaqap_fast.model import bundle as bundles
+
+    rtx = types.ModuleType("tensorrt_rtx")
+    rtx.__dict__.update(Runtime=object, __version__="1.7.1")
+    for name in (name for names in tensorrt_build.MODULES.values() for name in names):
+        monkeypatch.setitem(sys.modules, name, rtx if name == "tensorrt_rtx" else None)
+    monkeypatch.setattr("metaqap_fast.engine.choice.choose.__defaults__", (both, lambda name: True))
+    monkeypatch.setattr(torch_engine, "create", lambda bundle, precision, gpu: Made())
+    assert ENGINES["tensorrt"].library and not caplog.text
+    made = engines.create(bundles.load(str(bundle)), "auto", "auto", "fp16")
+    assert made.name == "torch" and "tensorrt_rtx 1.7.1 does not build for sm90" in made.reason
+    with pytest.raises(MetaqapError, match="does not build for sm90"):
+        engines.create(bundles.load(str(bundle)), "tensorrt", "auto", "fp16")
+
+
+class Made:
+    name, precision, device, device_id, reason = "torch", "fp16", "cuda:0", 0, ""
 
 
 def test_an_unused_gpu_is_spoken_of(

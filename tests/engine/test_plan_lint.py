@@ -70,6 +70,7 @@ RTX_ALONE = {"IRuntimeConfig", "IRuntimeCache", "DynamicShapesKernelSpecializati
              "IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability",
              "BuilderFlag.REQUIRE_USER_ALLOCATION", "ICudaEngine.create_runtime_config",
              "IExecutionContext.is_stream_capturable"}  # fmt: skip
+LEAN = {"Runtime", "ICudaEngine", "IExecutionContext", "ILogger", "ExecutionContextAllocationStrategy"}
 FOLDER = Path(graph.__file__).parent
 
 
@@ -138,17 +139,25 @@ STUBS = {
     "getBuilderPluginRegistry getPluginRegistry",
     "libnvonnxparser": "createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getNvOnnxParserVersion",
     "libnvinfer_plugin": "initLibNvInferPlugins",
+    "libnvinfer_lean": "createInferRuntime_INTERNAL createInferRefitter_INTERNAL getPluginRegistry",
 }
 
 
-@pytest.mark.parametrize("version", ["10.16.1.11", "11.4.0.106"])
-def test_the_names_are_those_of_tensorrt(version: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "module", "version"),
+    [
+        ("tensorrt-cu13-bindings", "tensorrt_bindings", "10.16.1.11"),
+        ("tensorrt-cu13-bindings", "tensorrt_bindings", "11.4.0.106"),
+        ("tensorrt-lean-cu13-bindings", "tensorrt_lean_bindings", "11.4.0.106"),
+    ],
+)
+def test_the_names_are_those_of_tensorrt(package: str, module: str, version: str, tmp_path: Path) -> None:
     """The bindings' wheel stands on the package index, its libraries do not: stubs take their place."""
     compiler = shutil.which("cc")
     if compiler is None or importlib.util.find_spec("pip") is None:
         pytest.skip("needs a C compiler and pip")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path)]
-    done = subprocess.run([*command, f"tensorrt-cu13-bindings=={version}"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, f"{package}=={version}"], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no bindings to check the names against: {done.stderr.strip().splitlines()[-1]}")
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
@@ -159,5 +168,7 @@ def test_the_names_are_those_of_tensorrt(version: str, tmp_path: Path) -> None:
         target = str(tmp_path / f"{name}.so.{major}")
         subprocess.run([compiler, "-shared", "-fPIC", "-w", "-o", target, str(source)], check=True)
     environment = {"PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}
-    lacking = missing("tensorrt_bindings", used(), environment)
+    names = used() if "lean" not in package else {name for name in used() if name.split(".")[0] in LEAN}
+    assert len(names) >= 9
+    lacking = missing(module, names, environment)
     assert {name for name in lacking if not RTX_ALONE & {name, name.split(".")[0]}} == set()

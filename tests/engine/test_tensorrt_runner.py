@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,10 @@ from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.gpu import plan_cache as cache
 from metaqap_fast.engine.gpu import tensorrt_engine as tensorrt
 from metaqap_fast.engine.gpu.engine import DeviceEngine
-from metaqap_fast.engine.gpu.tensorrt_build import Library, Options, find
+from metaqap_fast.engine.gpu.tensorrt_build import MODULES, Library, Options, find
 from metaqap_fast.engine.gpu.tensorrt_engine import EngineRefused, TensorRTRunner
-from metaqap_fast.errors import MetaqapError
+from metaqap_fast.engine.protocol import Unsuited
+from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 
@@ -258,10 +260,49 @@ def test_a_batch_that_does_not_fit_is_built_again_smaller(
     assert "too little memory for 8 views at once: going on with 4" in caplog.text
 
 
-def test_rtx_says_which_gpus_it_is_for(tiny: Bundle) -> None:
-    rtx, hopper = Library(fake_tensorrt, "tensorrt_rtx"), Gpu(0, "NVIDIA H100", 90, 80 << 30)
-    with pytest.raises(MetaqapError, match=r"does not build for NVIDIA H100 \(sm90\), only for sm75, .*--engine torch"):
-        tensorrt.create(tiny, "fp16", hopper, 8, "merged", rtx)
+def modules(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """These libraries are installed, and no others."""
+    for name in (name for names in MODULES.values() for name in names):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name, version in versions.items():
+        module = types.ModuleType(name)
+        module.__dict__.update({**vars(fake_tensorrt), "__version__": version})
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_rtx_is_not_taken_for_a_gpu_that_it_does_not_build_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules(monkeypatch, tensorrt_rtx="1.7.1")
+    assert find(target="sm89").is_rtx
+    with pytest.raises(Unsuited, match=r"^tensorrt_rtx 1\.7\.1 does not build for sm90, only for sm75, .*sm121$"):
+        find(target="sm90")
+    modules(monkeypatch, tensorrt_rtx="1.7.1", tensorrt_lean="11.4.0")
+    assert find(target="sm90").kind == "tensorrt_lean" and find(target="sm89").is_rtx
+    modules(monkeypatch, tensorrt_rtx="1.7.1", tensorrt_bindings="11.4.0")
+    assert find(target="sm89").kind == "tensorrt"
+
+
+def test_the_lean_runtime_runs_what_was_built_elsewhere(
+    tiny: Bundle, builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lean, hopper = Library(fake_tensorrt, "tensorrt_lean"), Gpu(0, "NVIDIA H100", 90, 80 << 30)
+    with pytest.raises(Unsuited, match=r"builds none, .*`metaqap-fast compile --portable -o FOLDER` where TensorRT is"):
+        tensorrt.create(tiny, "fp16", hopper, 8, "merged", lean)
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    arguments = (tiny, "fp16", "merged", LIBRARY, GPU, [], 8, pixels, "none", lambda text: None)
+    tensorrt.compile_bundle(*arguments, portable=True)
+    engine = tensorrt.create(tiny, "fp16", hopper, 8, "merged", lean)
+    assert engine.reason == "tensorrt_lean 11.4.0" and len(builds) == 1
+    with pytest.raises(UsageError, match="makes no portable engines"):
+        rtx = Library(fake_tensorrt, "tensorrt_rtx")
+        tensorrt.compile_bundle(tiny, "fp16", "merged", rtx, GPU, [], 8, pixels, "none", lambda _: None, portable=True)
+
+
+def test_the_score_file_says_which_engine_it_was(tiny: Bundle, builds: list[str]) -> None:
+    """Builds are timed, and differ: a run must not go on with another build than it began with."""
+    first = tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY).version
+    assert first.startswith("tensorrt 11.4.0, engine ") and len(first) == len("tensorrt 11.4.0, engine ") + 16
+    assert tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY).version == first
+    assert tensorrt.create(tiny, "fp16", GPU, 16, "merged", LIBRARY).version != first
 
 
 def test_engines_are_built_on_the_gpu_that_they_are_for(
@@ -298,21 +339,19 @@ def test_a_wrong_network_is_seen_in_the_metadata(tiny: Bundle, builds: list[str]
 
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+    for name in (name for names in MODULES.values() for name in names):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MetaqapError, match=r"pip install 'metaqap-fast\[gpu\]'"):
+    with pytest.raises(MetaqapError, match=r"pip install 'metaqap-fast\[tensorrt\]'"):
         find()
     with pytest.raises(MetaqapError, match=r"pip install 'metaqap-fast\[rtx\]'"):
         find("tensorrt_rtx")
 
 
 def test_an_old_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import types
-
-    for name in ("tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+    for name in (name for names in MODULES.values() for name in names):
         monkeypatch.setitem(sys.modules, name, None)
     old = types.ModuleType("tensorrt")
-    old.Builder, old.__version__ = object, "8.6.1"  # type: ignore[attr-defined]
+    old.Runtime, old.__version__ = object, "8.6.1"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", old)
     with pytest.raises(MetaqapError, match=r"TensorRT 8\.6\.1 is too old, 10\.8 is needed"):
         find()

@@ -11,21 +11,29 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from metaqap_fast.engine.gpu import plan_cache as cache
+from metaqap_fast.engine.protocol import Unsuited
 from metaqap_fast.errors import MetaqapError, UsageError
 
 log = logging.getLogger(__name__)
 # The distributions `tensorrt` and `tensorrt-rtx` are thin names for the bindings, which may also stand alone.
-MODULES = ("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings")
+# By kind, in the order in which they are looked for.
+MODULES = {
+    "tensorrt": ("tensorrt", "tensorrt_bindings"),
+    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+    "tensorrt_lean": ("tensorrt_lean", "tensorrt_lean_bindings"),
+}
+EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx", "tensorrt_lean": "lean"}
 OLDEST = (10, 8)
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "current")
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """TensorRT's Python module. `kind` is `tensorrt` or `tensorrt_rtx`."""
+    """TensorRT's Python module. `kind` is `tensorrt`, `tensorrt_rtx` or `tensorrt_lean`."""
 
     trt: Any
     kind: str
@@ -39,6 +47,11 @@ class Library:
     def is_rtx(self) -> bool:
         """Whether it builds for GPUs that are not there."""
         return self.kind == "tensorrt_rtx"
+
+    @property
+    def builds(self) -> bool:
+        """Whether it builds engines; the lean runtime only runs those that are built to be portable."""
+        return self.kind != "tensorrt_lean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,40 +75,47 @@ class Options:
         return tuple((name, str(value)) for name, value in (values | {"workspace": self.workspace}).items())
 
 
-def find(kind: str | None = None) -> Library:
-    """The installed TensorRT; the full one before TensorRT-RTX.
+def find(kind: str | None = None, target: str | None = None) -> Library:
+    """An installed TensorRT; the full one before TensorRT-RTX, and that before the lean runtime.
 
     Args:
-        kind: `tensorrt` or `tensorrt_rtx` for that one alone.
+        kind: `tensorrt`, `tensorrt_rtx` or `tensorrt_lean` for that one alone.
+        target: the GPU that it must run on, such as sm90.
 
     Raises:
-        MetaqapError: none is installed, it does not load, or it is too old; the message says what to install.
+        Unsuited: none is installed, none loads, or none is for that GPU; the message says what to install.
     """
     problems = []
-    for name in MODULES:
-        own = "tensorrt_rtx" if "rtx" in name else "tensorrt"
-        if kind not in (None, own):
-            continue
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                problems.append(f"{name}: {error}")
-            continue
-        except (ImportError, OSError, FileNotFoundError) as error:
-            problems.append(f"{name} does not load: {error}")
-            continue
-        if not hasattr(module, "Builder"):
-            continue
-        library = Library(module, own)
-        number = tuple(int(n) for n in re.findall(r"\d+", module.__version__)[:2])
-        if not library.is_rtx and number < OLDEST:
-            problems.append(f"TensorRT {module.__version__} is too old, {OLDEST[0]}.{OLDEST[1]} is needed")
-            continue
-        return library
-    extra = "rtx" if kind == "tensorrt_rtx" else "gpu"
-    why = f" ({'; '.join(problems)})" if problems else ""
-    raise MetaqapError(f"TensorRT is not installed: pip install 'metaqap-fast[{extra}]'{why}")
+    for own in MODULES if kind is None else (kind,):
+        for name in MODULES[own]:
+            try:
+                module = importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name != name:
+                    problems.append(f"{name}: {error}")
+                continue
+            except (ImportError, OSError) as error:
+                problems.append(f"{name} does not load: {error}")
+                continue
+            if not hasattr(module, "Runtime"):
+                continue
+            if problem := _problem(Library(module, own), target):
+                problems.append(problem)
+                continue
+            return Library(module, own)
+    if problems:
+        raise Unsuited("; ".join(problems))
+    raise Unsuited(f"TensorRT is not installed: pip install 'metaqap-fast[{EXTRAS[kind or 'tensorrt']}]'")
+
+
+def _problem(library: Library, target: str | None) -> str:
+    """Why this library cannot be used; empty if it can."""
+    number = tuple(int(n) for n in re.findall(r"\d+", library.trt.__version__)[:2])
+    if not library.is_rtx and number < OLDEST:
+        return f"TensorRT {library.trt.__version__} is too old, {OLDEST[0]}.{OLDEST[1]} is needed"
+    if library.is_rtx and target is not None and target not in RTX_TARGETS:
+        return f"{library.version} does not build for {target}, only for {', '.join(RTX_TARGETS[:-1])}"
+    return ""
 
 
 class Log:
@@ -209,11 +229,6 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
-def installed() -> str | None:
-    """`tensorrt` or `tensorrt_rtx`, whichever would be used; None without either. Imports neither."""
-    from importlib.util import find_spec
-
-    for name in MODULES:
-        if name in sys.modules or find_spec(name) is not None:
-            return "tensorrt_rtx" if "rtx" in name else "tensorrt"
-    return None
+def installed() -> bool:
+    """Whether any TensorRT seems to be there. Imports none."""
+    return any(name in sys.modules or find_spec(name) is not None for names in MODULES.values() for name in names)

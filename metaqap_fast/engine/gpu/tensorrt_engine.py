@@ -6,6 +6,7 @@ are torch tensors, so that no allocation happens after the first batch and full 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,8 @@ from metaqap_fast.engine.deviation import deviation
 from metaqap_fast.engine.gpu import lowering as graph
 from metaqap_fast.engine.gpu import plan_cache as cache
 from metaqap_fast.engine.gpu.engine import DeviceEngine, Graph, fitting, on, stream_for
-from metaqap_fast.engine.gpu.tensorrt_build import RTX_TARGETS, Library, Log, Options, build, check_targets, find
+from metaqap_fast.engine.gpu.tensorrt_build import Library, Log, Options, build, check_targets, find
+from metaqap_fast.engine.protocol import Unsuited
 from metaqap_fast.engine.samples import generated
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model.bundle import Bundle, Member
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 BATCH = 64
 FIRST_FP8 = 89  # Ada; Hopper is 90
 LAYOUTS = ("merged", "members")
+PORTABLE = "sm80 and newer"  # what an engine is for that is built to run on other GPUs, by other versions
 
 
 class EngineRefused(MetaqapError):
@@ -64,6 +67,7 @@ class TensorRTRunner:
         compiled: Sequence[bytes] = (),
     ) -> None:
         self.members = members
+        self.digest = hashlib.sha256(b"".join(plans)).hexdigest()
         where = torch.device(device)
         self._messages = Log(library.trt)
         self._runtime = library.trt.Runtime(self._messages.logger)
@@ -201,11 +205,12 @@ def create(
         UsageError: int8 or fp8 without ranges, fp8 on a GPU that has none.
         MetaqapError: no library, or it refuses the network or the GPU.
     """
-    library = library or find()
-    options = options or Options()
-    where = _where(library, gpu)
+    target = f"sm{gpu.capability}"
+    library = library or find(target=target)
+    options = options or Options(portable=not library.builds, compatible=not library.builds)
+    where = _where(library, gpu, options)
     if library.is_rtx and not options.targets:
-        options = replace(options, targets=_rtx_targets(library, gpu))
+        options = replace(options, targets=(target,))
     precision = "fp16" if precision == "auto" else precision
     device = f"cuda:{gpu.index}: {gpu.name}"
     parts: list[Part] = []
@@ -231,6 +236,7 @@ def create(
     assert isinstance(runner, TensorRTRunner)
     engine = DeviceEngine(runner, "tensorrt", precision, device, gpu.index)
     engine.reason = library.version
+    engine.version = f"{library.version}, engine {runner.digest[:16]}"
     if any(part.built for part in parts):
 
         def predict(views: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -245,19 +251,11 @@ def create(
     return engine
 
 
-def _where(library: Library, gpu: Gpu) -> str:
+def _where(library: Library, gpu: Gpu, options: Options) -> str:
     """What a cached engine is for: an architecture, or (TensorRT) the very model of GPU that it was timed on."""
+    if options.portable:
+        return PORTABLE
     return f"sm{gpu.capability}" if library.is_rtx else f"{gpu.name} sm{gpu.capability}"
-
-
-def _rtx_targets(library: Library, gpu: Gpu) -> tuple[str, ...]:
-    name = f"sm{gpu.capability}"
-    if name not in RTX_TARGETS:
-        raise MetaqapError(
-            f"{library.version} does not build for {gpu.name} ({name}), only for {', '.join(RTX_TARGETS[:-1])}: use "
-            "--engine torch, or TensorRT"
-        )
-    return (name,)
 
 
 @dataclass(slots=True)
@@ -275,6 +273,12 @@ class Part:
         """The engine; `fresh` builds it whatever the cache holds."""
         if not fresh and self.built is None and (found := cache.load(self.key)) is not None:
             return found[0]
+        if not self.library.builds:
+            raise Unsuited(
+                f"{self.library.version} runs engines, but builds none, and there is none for {self.key.model} in "
+                f"{self.key.precision}: make it with `metaqap-fast compile --portable -o FOLDER` where TensorRT is "
+                "installed, and set METAQAP_FAST_CACHE to that folder"
+            )
         if fresh or self.built is None:
             name = f"{self.key.part} of {self.key.model} in {self.key.precision}"
             log.warning("building an engine with %s for %s: %s", self.library.version, self.key.gpu, name)
@@ -313,6 +317,8 @@ def prepare(
     """
     if layout not in LAYOUTS:
         raise UsageError(f"unknown layout {layout!r}: one of {', '.join(LAYOUTS)}")
+    if precision == "fp8" and where == PORTABLE:
+        raise UsageError("an engine for all GPUs from sm80 on has no fp8: use --precision fp16")
     if precision == "fp8" and (found := re.search(r"sm(\d+)$", where)) and int(found[1]) < FIRST_FP8:
         raise UsageError(f"{where} has no fp8, which begins with sm{FIRST_FP8}: use --precision int8 or fp16")
     groups: Iterable[tuple[str, tuple[Member, ...]]] = (
@@ -322,7 +328,14 @@ def prepare(
     for name, members in groups:
         model = graph.merged(bundle, precision, members)
         key = cache.Key(
-            bundle.name, name, precision, graph.digest(model), library.version, where, batch, options.as_pairs()
+            bundle.name,
+            name,
+            precision,
+            graph.digest(model),
+            "tensorrt" if options.compatible else library.version,
+            where,
+            batch,
+            options.as_pairs(),
         )
         parts.append(Part(key, library, model.SerializeToString(), bundle.view_size, options))
     return parts
@@ -339,6 +352,7 @@ def compile_bundle(
     views: NDArray[np.uint8],
     images: str,
     say: Callable[[str], None],
+    portable: bool = False,
 ) -> list[dict[str, Any]]:
     """Build a bundle's engines into the cache; returns their metadata.
 
@@ -348,15 +362,19 @@ def compile_bundle(
     from metaqap_fast.engine.deviation import graph_predict
 
     targets = check_targets(library, targets)
+    if portable:
+        if library.kind != "tensorrt":
+            raise UsageError(f"{library.version} makes no portable engines: leave out --portable, or use TensorRT")
+        targets = [PORTABLE]
     if not targets:
         if gpu is None:
             raise UsageError("there is no GPU to build for: name targets, for example --target sm89, or use a GPU")
-        targets = list(_rtx_targets(library, gpu)) if library.is_rtx else [_where(library, gpu)]
+        targets = [_where(library, gpu, Options())]
     report = deviation(bundle, graph_predict(bundle, precision), views, images, "the graph, by torch on the cpu")
     say(f"{precision}: scores move by at most {report['score_max']:.5f}, on average {report['score_mean']:.5f}")
     documents = []
     for target in targets:
-        options = Options(targets=(target,) if library.is_rtx else ())
+        options = Options((target,) if library.is_rtx else (), portable=portable, compatible=portable)
         for part in prepare(bundle, precision, layout, library, target, batch, options):
             if (found := cache.load(part.key)) is not None:
                 say(f"{target}: {part.key.part} is there already")

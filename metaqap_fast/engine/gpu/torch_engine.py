@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,10 @@ from metaqap_fast.engine.gpu import lowering as graph
 from metaqap_fast.engine.gpu.engine import DeviceEngine, Graph, fitting, on, stream_for
 from metaqap_fast.engine.gpu.onnx_torch import module
 from metaqap_fast.errors import UsageError
+from metaqap_fast.gpu_errors import first_line, lost, out_of_memory
 from metaqap_fast.model.bundle import Bundle
 
+log = logging.getLogger(__name__)
 BATCH = {"cuda": 64, "cpu": 4}
 
 
@@ -72,11 +75,20 @@ def create(bundle: Bundle, precision: str, gpu: Gpu | None, batch: int | None = 
         # fp32 takes the same kernels in every run; lower precisions, whose scores hold within a bound, the fastest.
         torch.backends.cudnn.benchmark = precision != "fp32"
         torch.backends.cudnn.deterministic = precision == "fp32"
-        network = torch.compile(network.to(device), dynamic=False)
+        network = network.to(device)
     name = f"cuda:{gpu.index}: {gpu.name}" if gpu else f"cpu: {torch.get_num_threads()} threads"
 
     def make(batch: int) -> TorchRunner:
-        return TorchRunner(network, bundle.view_size, len(bundle.members), batch, device)
+        sizes = bundle.view_size, len(bundle.members), batch, device
+        if gpu is None:
+            return TorchRunner(network, *sizes)
+        try:
+            return TorchRunner(torch.compile(network, dynamic=False), *sizes)
+        except Exception as error:
+            if lost(error) or out_of_memory(error):
+                raise
+            log.warning("torch cannot compile the networks here: %s. Running them as they are", first_line(error))
+            return TorchRunner(network, *sizes)
 
     runner = fitting(make, batch or BATCH["cuda" if gpu else "cpu"], name)
     return DeviceEngine(runner, "torch", precision, name, gpu.index if gpu else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def test_a_choice_of_rows_is_a_table(table: ScoreTable, rows: object, expected: 
 def test_what_chooses_no_rows_is_an_index_error(table: ScoreTable, rows: object) -> None:
     with pytest.raises(IndexError):
         table[rows]  # type: ignore[call-overload]
+
+
+def test_rows_are_not_chosen_in_two_dimensions(table: ScoreTable) -> None:
+    with pytest.raises(IndexError, match="a number, a slice, or a one-dimensional mask or list of numbers"):
+        table[np.ones((2, 2), int)]
 
 
 def test_a_table_gives_its_rows_and_is_made_of_them(table: ScoreTable) -> None:
@@ -169,7 +175,9 @@ def test_pandas(table: ScoreTable) -> None:
 
 
 def test_arrow(table: ScoreTable) -> None:
+    table.attributes["odd"] = np.float32(0.5)  # JSON has no word for it
     arrow = table.to_arrow()
+    assert json.loads(arrow.schema.metadata[b"odd"]) == "0.5"
     assert arrow.column("score").to_pylist()[3:] == [np.float32(0.3), None, 0.5]
     assert {name: str(arrow.schema.field(name).type) for name in arrow.column_names} == {
         "path": "string", "score": "float", "uncertainty": "float", "status": "string", "error": "string",

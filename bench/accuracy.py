@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from metaqap_fast.bench import plots
+from metaqap_fast.bench import plots, stats
 from metaqap_fast.bench.figures import Figures, Section
 from metaqap_fast.bench.quality import F64, LEVELS, coverage, ordered_pairs
-from metaqap_fast.bench.stats import DRAWS, Interval
+from metaqap_fast.bench.stats import Interval
 from metaqap_fast.evaluate import METRICS, bootstrap, measure, srocc
 
 Rows = list[dict[str, Any]]
@@ -136,11 +136,7 @@ def robustness(rows: Rows) -> Section:
 
 def mean(values: F64) -> Any:
     """Mean with its bootstrap interval; a dash without values."""
-    if not len(values):
-        return "-"
-    index = np.random.default_rng(0).integers(0, len(values), (min(DRAWS, 500), len(values)))
-    low, high = np.percentile(values[index].mean(1), [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high), len(values))
+    return stats.mean(values) if len(values) else "-"
 
 
 def column(rows: Sequence[dict[str, Any]], name: str) -> F64:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 DRAWS = 2000
 LEVEL = 95.0
+MOST_VALUES = 10_000_000  # redrawn at a time: 80 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,15 @@ def interval(samples: Sequence[float]) -> Interval:
         ValueError: no samples.
     """
     return _bootstrap(np.median, samples)
+
+
+def mean(samples: Sequence[float] | F64) -> Interval:
+    """Mean of one or more samples with its bootstrap interval.
+
+    Raises:
+        ValueError: no samples.
+    """
+    return _bootstrap(np.mean, samples)
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
@@ -94,6 +104,9 @@ def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float] | F64, p
         raise ValueError("no samples")
     # scipy asks for two of each; one that stands twice is redrawn as itself.
     data = [np.repeat(each, 2) if len(each) == 1 else np.asarray(each, np.float64) for each in samples]
-    drawn = bootstrap(data, statistic, n_resamples=DRAWS, paired=paired, vectorized=True, method="percentile", rng=0)
+    batch = max(1, MOST_VALUES // sum(map(len, data)))
+    drawn = bootstrap(
+        data, statistic, n_resamples=DRAWS, batch=batch, paired=paired, vectorized=True, method="percentile", rng=0
+    )
     low, high = np.nanpercentile(drawn.bootstrap_distribution, [50 - LEVEL / 2, 50 + LEVEL / 2])
     return Interval(float(statistic(*data, axis=-1)), float(low), float(high), count)

@@ -47,6 +47,8 @@ def test_medians_and_ratios_have_intervals_that_hold_the_truth() -> None:
     assert (alone.value, alone.low, alone.high, alone.count) == (3.0, 3.0, 3.0, 1)
     half = stats.ratio([2.0, 4.0, 6.0], [2.0])  # one sample is redrawn as itself
     assert (half.value, half.low, half.high, half.count) == (2.0, 1.0, 3.0, 1)
+    mean = stats.mean(rng.normal(10, 1, 2500))  # the standard error is 0.02
+    assert abs(mean.value - 10) < 0.1 and mean.high - mean.low == pytest.approx(2 * 1.96 * 0.02, rel=0.1)
     with pytest.raises(ValueError, match="no samples"):
         stats.interval([])
 

@@ -54,4 +54,4 @@ def paper_bundle(folder: Path, names: Iterable[str] = tuple(SIZES)) -> Bundle:
     for name in names:
         export(name, folder / f"{name}.onnx")
         members.append(Member(name, folder / f"{name}.onnx", {}))
-    return replace(bundles.load(), name="paper", members=tuple(members), view_size=VIEW)
+    return replace(bundles.load(), name="paper", members=tuple(members), view_size=VIEW, digest="")

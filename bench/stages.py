@@ -180,7 +180,8 @@ def alone(bundle: Bundle, member: str) -> Bundle:
     if not found:
         names = ", ".join(each.name for each in bundle.members)
         raise UsageError(f"{bundle.name} has no member {member!r}: one of {names}")
-    return replace(bundle, name=f"{bundle.name}-{member}", members=found, meta=replace(bundle.meta, weights=(1.0,)))
+    meta = replace(bundle.meta, weights=(1.0,))
+    return replace(bundle, name=f"{bundle.name}-{member}", members=found, meta=meta, digest="")
 
 
 def forget(entries: Iterable[File]) -> None:

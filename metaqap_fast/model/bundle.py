@@ -44,7 +44,8 @@ class Bundle:
     """A checked model bundle.
 
     `view_size` is the side S of the members' input in pixels; `document` the whole `bundle.json`;
-    `digest` the sha256 of `bundle.json`, which holds the digests of all other files.
+    `digest` the sha256 of `bundle.json`, which holds the digests of all other files: compiled models are kept under
+    it. It is empty where a bundle is made of another's members in memory.
     """
 
     name: str

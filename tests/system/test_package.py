@@ -14,10 +14,13 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import imports
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGE_SOURCES = [p for d in ("metaqap_fast", "kernels", "train", "bench") for p in sorted((ROOT / d).rglob("*.py"))]
+LINKED = ("kernels", "train", "bench")  # folders at the top that are links in the package
+LEFT_OUT = ("metaqap_fast/bench/results/", "metaqap_fast/kernels/cpu/")  # of what is committed there
+PACKAGE_SOURCES = list(imports.walk(ROOT / "metaqap_fast"))
 
 
 @pytest.mark.parametrize(
@@ -85,15 +88,44 @@ def test_stages_do_not_reach_back() -> None:
         )
 
 
-def wheel_of(folder: Path, **environment: str) -> Path:
-    """Built in a folder of its own: neither does it leave anything in the checkout, nor use what is left there."""
-    config = folder / "build.cfg"
-    config.write_text(f"[build]\nbuild_base = {folder / 'build'}\n")
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", str(folder), str(ROOT)]
-    surroundings = {**os.environ, "DIST_EXTRA_CONFIG": str(config), **environment}
-    subprocess.run(build, check=True, capture_output=True, env=surroundings)
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the checkout, links kept: what is built leaves nothing in the checkout and uses nothing from it."""
+    ignored = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "*.so", "*.egg-info", "build", "work")
+    return shutil.copytree(ROOT, tmp_path / "tree", symlinks=True, ignore=ignored)
+
+
+def pip(command: str, *arguments: object, **environment: str) -> None:
+    build = [sys.executable, "-m", "pip", command, "-q", "--no-deps", "--no-cache-dir", *map(str, arguments)]
+    subprocess.run(build, check=True, capture_output=True, env={**os.environ, **environment})
+
+
+def wheel_of(source: Path, folder: Path, **environment: str) -> Path:
+    pip("wheel", "-w", folder, source, **environment)
     (wheel,) = folder.glob("*.whl")
     return wheel
+
+
+def names_in(wheel: Path) -> set[str]:
+    """Without the metadata."""
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
+WORKS = """
+import sys, metaqap_fast, metaqap_fast.kernels.checks, metaqap_fast.train.recipe, metaqap_fast.bench.runs
+from metaqap_fast.engine.native.library import library
+from metaqap_fast.model import bundle
+print(metaqap_fast.__file__, bundle.load().name, metaqap_fast.train.recipe.__file__)
+if sys.argv[1] == "compiled":
+    library()
+"""
+
+
+def works(folder: Path, **environment: str) -> str:
+    """Where the package is, used from `folder`."""
+    command = [sys.executable, "-c", WORKS, "compiled" if can_compile() else "without the kernel"]
+    surroundings = {**os.environ, "PYTHONPATH": "", **environment}
+    return subprocess.run(command, cwd=folder, env=surroundings, check=True, capture_output=True, text=True).stdout
 
 
 def can_compile() -> bool:
@@ -103,8 +135,8 @@ def can_compile() -> bool:
     return bool(shutil.which(compiler[0])) and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def test_without_a_compiler_the_package_installs_without_the_kernel(tmp_path: Path) -> None:
-    names = zipfile.ZipFile(wheel_of(tmp_path, CC="/bin/false")).namelist()
+def test_without_a_compiler_the_package_installs_without_the_kernel(tree: Path, tmp_path: Path) -> None:
+    names = names_in(wheel_of(tree, tmp_path, CC="/bin/false"))
     assert "metaqap_fast/engine/native/engine.py" in names and not [name for name in names if name.endswith(".so")]
 
 
@@ -115,32 +147,37 @@ def test_what_the_kernel_is_built_from_is_all_named() -> None:
     assert {*module["sources"], *module["depends"]} == files
 
 
-def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    wheel = wheel_of(tmp_path)
-    names = zipfile.ZipFile(wheel).namelist()
+def test_wheel_and_source_distribution_work_outside_the_checkout(tree: Path, tmp_path: Path) -> None:
+    wheel = wheel_of(tree, tmp_path)
+    names = names_in(wheel)
     compiled = f"metaqap_fast/engine/native/_mobilenet{sysconfig.get_config_var('EXT_SUFFIX')}"
     assert (compiled in names) == can_compile()
-    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"metaqap_fast"}
-    for needed in (
-        "kernels/__init__.py",
-        "train/run.py",
-        "train/configs/resnet50.toml",
-        "bench/__init__.py",
-        "model/default/bundle.json",
-        "py.typed",
-    ):
-        assert f"metaqap_fast/{needed}" in names
+    assert {name.split("/")[0] for name in names} == {"metaqap_fast"}
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], check=True, capture_output=True, text=True).stdout.split()
+    links = {f"metaqap_fast/{name}" for name in LINKED}
+    inside = {name for name in listed if name.startswith("metaqap_fast/")} - links
+    inside |= {f"metaqap_fast/{name}" for name in listed if name.split("/")[0] in LINKED}
+    inside = {name for name in inside if not name.startswith(LEFT_OUT)}
+    assert names - {compiled} == inside
     assert wheel.stat().st_size < 60e6
+
+    made = tmp_path / "sdist"
+    made.mkdir()
+    code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, made], cwd=tree, check=True, capture_output=True)
+    (archive,) = made.iterdir()
+    assert names_in(wheel_of(archive, made)) == names
+
     target = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(target)
-    code = "import metaqap_fast, metaqap_fast.model.bundle as b; print(metaqap_fast.__file__, b.load().name)"
-    if compiled in names:
-        code += "; import metaqap_fast.engine.native.library as n; assert n.arithmetic() in (0, *n.ARITHMETIC)"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(target)}, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert str(target) in result.stdout
+    assert str(target) in works(tmp_path, PYTHONPATH=str(target))
+
+
+def test_an_editable_installation_works_outside_the_checkout(tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    pip("install", "-e", tree, "--target", target)
+    (tmp_path / "sitecustomize.py").write_text(f"import site; site.addsitedir({str(target)!r})")
+    assert works(tmp_path, PYTHONPATH=str(tmp_path)).count(str(tree)) == 2
 
 
 def test_files_stay_readable_in_one_sitting() -> None:

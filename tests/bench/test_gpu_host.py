@@ -1,0 +1,21 @@
+"""The host's cost for an image on the GPU path is measured on the code that a GPU is scored with."""
+
+from __future__ import annotations
+
+import pytest
+
+from metaqap_fast.bench import gpu_host
+
+
+def test_every_image_is_scored_and_its_cost_is_a_number() -> None:
+    found = gpu_host.host_microseconds(images=130, rounds=1)
+    assert 10 < found["cpu_us"] < 20_000 and found["wall_us"] > 0 and 90 < found["kB_an_image"] < 130
+
+
+def test_failed_images_are_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: object, *_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(gpu_host.Ready, "run", gone)
+    with pytest.raises(Exception, match="does not start"):
+        gpu_host.host_microseconds(images=8, rounds=1)

@@ -13,6 +13,7 @@ import argparse
 import ast
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -37,7 +38,7 @@ ROOMS = {
         ["tests/scores", "--deselect=tests/scores/test_schema.py::test_a_column_is_one_entry"],  # starts interpreters
     ),
 }
-SECONDS = 60  # of processor time: a change that costs more was noticed
+SECONDS, MEMORY = 30, 8 << 30  # of processor time, bytes: a change that costs more was noticed
 
 
 @dataclass(frozen=True, order=True)
@@ -100,6 +101,7 @@ def run(tests: Sequence[str]) -> int:
     def quietly() -> int:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         with open(os.devnull, "w") as null:
             os.dup2(null.fileno(), 1)
             os.dup2(null.fileno(), 2)

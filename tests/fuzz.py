@@ -14,6 +14,8 @@ from pathlib import Path
 
 import atheris
 
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
 with atheris.instrument_imports(include=["metaqap_fast"]):
     from fuzz_targets import TARGETS
 

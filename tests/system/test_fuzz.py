@@ -44,7 +44,7 @@ def test_a_score_file_on_which_hdf5_hangs_is_damaged(bundle: Path, folder: Path,
         "evaluate": ["evaluate", out, "--labels", labels],
         "resume": ["score", folder, "--model", bundle, "-o", out, "--resume"],
     }[command]
-    code = "from metaqap_fast import probe; probe.SECONDS = 1.0; from metaqap_fast.cli import main; main()"
+    code = "from metaqap_fast.scores import probe; probe.SECONDS = 1.0; from metaqap_fast.cli import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60
     )

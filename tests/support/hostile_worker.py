@@ -60,6 +60,7 @@ DEEDS = {
     b"OVER": overflow,
     b"EATS": eat,
     b"SLOW": lambda: time.sleep(0.8),
+    b"NAPS": lambda: time.sleep(0.22),
     b"ROTS": lambda: rotten.append(1),
 }
 

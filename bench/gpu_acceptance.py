@@ -27,6 +27,7 @@ from typing import Any
 
 from PIL import Image
 
+from metaqap_fast import child
 from metaqap_fast.bench import gpu_promises
 from metaqap_fast.bench.gpu_promises import ENGINES, Results, Step
 from metaqap_fast.engine import cuda
@@ -81,7 +82,7 @@ def last_object(text: str) -> dict[str, Any] | None:
 def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        child.end([process])
 
 
 def measure(

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from metaqap_fast import child
 from metaqap_fast.bench import idle
 from metaqap_fast.bench.runs import Recorder
 
@@ -111,7 +112,7 @@ def once(case: Case, settings: Settings) -> dict[str, Any]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # also when interrupted, and what the work left behind
-        process.wait()
+        child.end([process])
     try:
         result: dict[str, Any] = json.loads(out)
         return result

@@ -40,6 +40,7 @@ def rows(options: Options) -> Work:
 
 def workers(options: Options) -> Work:
     """A process for each device; their start counts, as it does for a user."""
+    from metaqap_fast.input import open_sources
     from metaqap_fast.scale.shards import run_shards
 
     facts: dict[str, Any] = {}
@@ -47,7 +48,8 @@ def workers(options: Options) -> Work:
     def work() -> float:
         with tempfile.TemporaryDirectory() as folder:
             output = os.path.join(folder, "scores.h5")
-            summary = run_shards(options["devices"], options["sources"], output, "new", {"model": options["model"]})
+            source = open_sources(options["sources"])
+            summary = run_shards(options["devices"], source, output, "new", {"model": options["model"]})
         facts["scored"] = summary.scored
         return float(summary.images)
 

@@ -1,99 +1,83 @@
-"""What a person sees: progress, summary, and the description of files. Everything on stderr but results."""
+"""What a person sees of a run: progress on standard error, the summary there or as JSON on standard output."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from metaqap_fast.errors import MetaqapError
 from metaqap_fast.streams import counted, shown
 
 if TYPE_CHECKING:
-    from metaqap_fast.input.files import Listing
     from metaqap_fast.run import Summary
-    from metaqap_fast.scorer import Scorer
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class Report:
-    """Progress of one run: a bar on a terminal, a line every few seconds elsewhere, silence if asked for."""
+    """Progress of one run: a bar on a terminal, a line every few seconds elsewhere, silence if asked for.
 
-    def __init__(self, listing: Listing, quiet: bool = False, as_json: bool = False) -> None:
+    Args:
+        total: how many images there are, once that is known.
+        quiet: say nothing.
+        as_json: say nothing but the summary, on standard output.
+    """
+
+    def __init__(self, total: Callable[[], int | None], quiet: bool = False, as_json: bool = False) -> None:
+        self._total = total
         self._quiet, self._json = quiet, as_json
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._terminal = sys.stderr.isatty() and not quiet and not as_json
-        self._listing = listing
-        self._total: int | None = None
         self._last = time.monotonic()
+        self._model = ""
         self._bar: Any = None
 
     def __enter__(self) -> Report:
         logging.basicConfig(format="metaqap-fast: %(message)s", level=logging.WARNING)
-        if not self._quiet:
-            threading.Thread(target=self._count, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.stop()  # gives the terminal its cursor back
 
-    def _count(self) -> None:
-        with suppress(MetaqapError):  # the run itself will meet it too
-            self._total = self._listing.count()
-
-    def started(self, scorer: Scorer) -> None:
-        """Say loudly what runs."""
-        engine, model = scorer.engine, scorer.bundle
+    def started(self, about: Mapping[str, Any]) -> None:
+        """Say loudly what runs, see `run.about`; with several devices, on each."""
+        text = {name: _escape(str(value)) for name, value in about.items()}
         self._say(
-            f"engine [bold]{engine.name}[/] ({_escape(engine.reason)}), precision [bold]{engine.precision}[/], "
-            f"device [bold]{_escape(engine.device)}[/]"
+            f"engine [bold]{text['engine']}[/] ({text['reason']}), precision [bold]{text['precision']}[/], "
+            f"device [bold]{text['device']}[/]"
         )
-        members = counted(len(model.members), "member")
-        self._say(f"model {_escape(model.name)}: {members}, {scorer.views} views of {model.view_size} px")
-        if self._terminal:
-            from rich import progress
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.fields[rate]:.1f} img/s"),
-                progress.TimeRemainingColumn(),
-                progress.TextColumn("[red]{task.fields[failed]}"),
-                console=self.console,
-            )
-            self._bar.add_task("scoring", total=None, rate=0.0, failed="")
-            self._bar.start()
+        members = counted(about["members"], "member")
+        model = f"model {text['model']}: {members}, {text['views']} views of {text['view_size']} px"
+        if model != self._model:
+            self._say(model)
+        self._model = model
+        if self._terminal and self._bar is None:
+            self._bar = _bar(self.console)
 
     def progress(self, summary: Summary) -> None:
-        """Called after every row."""
+        """Called after every row, or now and then. Images that were there already count as done."""
+        done, total, failed = summary.passed + summary.images, self._total(), f"{summary.failed} failed"
         if self._bar is not None:
-            failed = f"{summary.failed} failed" if summary.failed else ""
-            total = None if self._total is None else max(self._total - summary.done, summary.images)
-            self._bar.update(0, completed=summary.images, total=total, rate=summary.rate, failed=failed)
+            shown_total = total if total is None else max(total, done)
+            failed = failed if summary.failed else ""
+            self._bar.update(0, completed=done, total=shown_total, rate=summary.rate, failed=failed)
             return
         now = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
-            of = "" if self._total is None else f" of {self._total - summary.done}"
-            left = (
-                f", {(self._total - summary.done - summary.images) / summary.rate:.0f} s left"
-                if self._total and summary.rate
-                else ""
-            )
-            self._say(f"{summary.images}{of} images, {summary.failed} failed, {summary.rate:.1f} img/s{left}")
+            of = "" if total is None else f" of {total:,}"
+            left = f", {(total - done) / summary.rate:.0f} s left" if total is not None and summary.rate else ""
+            self._say(f"{done:,}{of} images, {failed}, {summary.rate:.1f} images/s{left}")
 
     def interrupted(self, output: str) -> None:
         """After Ctrl-C or SIGTERM."""
@@ -115,17 +99,33 @@ class Report:
             self._say(f"{counted(summary.done, 'row')} there already")
         if summary.skipped:
             self._say(f"{counted(summary.skipped, 'file')} skipped: no image extension")
-        extremes = summary.as_dict()
-        for name in ("worst", "best"):
-            if extremes[name]:
+        for name, extremes in (("worst", summary.worst), ("best", summary.best)):
+            if extremes:
                 self._say(f"{name}:")
-            for entry in extremes[name]:
-                self._say(f"  {entry['score']:.3f}  {_escape(entry['path'])}")
+            for score, path in extremes:
+                self._say(f"  {score:.3f}  {_escape(path)}")
         self._say(f"written to [bold]{_escape(summary.output)}[/]")
 
     def _say(self, text: str) -> None:
         if not self._quiet and not self._json:
             self.console.print(text)
+
+
+def _bar(console: Console) -> Any:
+    from rich import progress
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]:.1f} images/s"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("[red]{task.fields[failed]}"),
+        console=console,
+    )
+    bar.add_task("scoring", total=None, rate=0.0, failed="")
+    bar.start()
+    return bar
 
 
 def _escape(text: str) -> str:

@@ -69,23 +69,24 @@ def score(
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
     from metaqap_fast.cli.progress import Report
-    from metaqap_fast.input.files import Listing
-    from metaqap_fast.run import run
+    from metaqap_fast.input import open_sources
+    from metaqap_fast.input.ahead import Ahead
+    from metaqap_fast.run import about, run
     from metaqap_fast.scale.shards import run_shards
     from metaqap_fast.scorer import Scorer
     from metaqap_fast.scores.store import check_output
     from metaqap_fast.trace import Trace
 
     mode: OutputMode = "resume" if resume else "overwrite" if overwrite else "new"
-    listing = Listing(source)
-    listing.first()
-    check_output(output, mode)  # before the seconds that a model takes to compile
     devices = settings.pop("device").split(",")
     if profile and len(devices) > 1:
         raise click.UsageError("--profile is for one device")
+    listing = Ahead(open_sources(source))
+    listing.check()
+    check_output(output, mode)  # before the seconds that a model takes to compile
     trace = Trace(profile) if profile else None
     saving: dict[str, Any] = {"rows_per_part": rows_per_part, "retry_failed": retry_failed}
-    report = Report(listing, quiet=quiet, as_json=as_json)
+    report = Report(lambda: listing.total, quiet=quiet, as_json=as_json)
 
     def stopped(error: BaseException) -> None:
         """End an interrupted run at once: everything is committed, and to close engine and decoder takes seconds."""
@@ -97,11 +98,13 @@ def score(
         try:
             with report:
                 if len(devices) > 1:
-                    summary = run_shards(devices, listing.sources, output, mode, settings, report.progress, saving)
+                    summary = run_shards(
+                        devices, listing, output, mode, settings, report.progress, report.started, **saving
+                    )
                 else:
                     with signals.at_once(stopped):
                         scorer = Scorer(device=devices[0], **settings)
-                    report.started(scorer)
+                    report.started(about(scorer))
                     summary = run(scorer, listing, output, mode, report.progress, trace, **saving, stopped=stopped)
                     scorer.close()  # a GPU's libraries may abort if the interpreter ends before them
         except signals.INTERRUPTIONS as error:

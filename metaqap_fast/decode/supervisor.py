@@ -13,16 +13,15 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from metaqap_fast import child
 from metaqap_fast.decode import DecodeOptions, Limits, wire
 from metaqap_fast.decode.wire import Death
 from metaqap_fast.errors import ImageError, MetaqapError, Status
@@ -31,7 +30,6 @@ from metaqap_fast.options import PIXEL_BYTES
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
 START_SECONDS = 120.0  # importing DALI from a cold network disk
-END_SECONDS = 10.0  # for a killed process to be gone; it may be waiting for a disk or a device
 STARTS = 3  # tries
 BATCH_BYTES = 64 << 20  # encoded bytes of one batch
 AHEAD = 2  # batches with the worker
@@ -110,7 +108,7 @@ class _Worker:
     def _death(self) -> Death:
         """What it died of, after it has hung up."""
         try:
-            code = self.process.wait(END_SECONDS)
+            code = self.process.wait(child.SECONDS_TO_DIE)
         except subprocess.TimeoutExpired:
             return Death(Status.corrupt, "the decoder crashed (and does not end)")
         if code == -signal.SIGKILL:
@@ -120,11 +118,9 @@ class _Worker:
 
     def end(self) -> None:
         """Kill it."""
-        self.process.kill()
+        child.end([self.process])
         self.connection.close()
         self.lifeline.close()
-        with suppress(subprocess.TimeoutExpired):  # the kernel ends it when the device that it waits for comes back
-            self.process.wait(END_SECONDS)
 
 
 class Supervisor:
@@ -223,12 +219,10 @@ class Supervisor:
     def _started(self) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         alive, lifeline = os.pipe()
-        # -I: neither the current folder nor the environment can put another module in front of ours.
-        code = f"import sys; sys.path[:] = sys.argv[3].split(chr(0x1f)); from {MODULE} import main; main()"
+        code = f"from {MODULE} import main; main()"
         numbers = f"{theirs.fileno()},{alive},{self.limits.max_memory}"
-        path = "\x1f".join(str(Path(entry).absolute()) for entry in sys.path)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", code, numbers, json.dumps(asdict(self.options)), path],
+            child.command(code, numbers, json.dumps(asdict(self.options))),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # what C libraries say about bad images: the rows say it

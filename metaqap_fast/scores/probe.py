@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
+from metaqap_fast import child
 from metaqap_fast.errors import MetaqapError
 
 SECONDS = 30.0  # and one for each megabyte
-_CODE = (
-    "import sys; sys.path[:] = sys.argv[2].split(chr(0x1f))\n"
-    "from metaqap_fast.scores.merge import chunks\n"
-    "for _ in chunks(sys.argv[1]): pass"
-)
+_CODE = """
+import sys
+from metaqap_fast.scores.merge import chunks
+for _ in chunks(sys.argv[1]): pass
+"""
 
 
 def try_out(path: str | os.PathLike[str]) -> None:
@@ -32,17 +31,13 @@ def try_out(path: str | os.PathLike[str]) -> None:
         seconds = SECONDS + os.stat(path).st_size / 1e6
     except OSError:
         return
-    modules = "\x1f".join(str(Path(entry).absolute()) for entry in sys.path)
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(child.command(_CODE, os.fspath(path)), stdin=nothing, stdout=nothing, stderr=nothing)
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", _CODE, os.fspath(path), modules],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=seconds,
-            check=False,
-        )
+        code = process.wait(seconds)
     except subprocess.TimeoutExpired:
         raise MetaqapError(f"{path} is damaged: HDF5 has not read it in {seconds:.0f} seconds") from None
-    if done.returncode < 0:
-        raise MetaqapError(f"{path} is damaged: HDF5 crashes on it ({signal.Signals(-done.returncode).name})")
+    finally:
+        child.end([process])
+    if code < 0:
+        raise MetaqapError(f"{path} is damaged: HDF5 crashes on it ({signal.Signals(-code).name})")

@@ -47,7 +47,7 @@ def supervised(max_seconds: float = 60, max_memory: int = 1 << 32, **options: in
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     monkeypatch.setattr("metaqap_fast.decode.supervisor.MODULE", "hostile_worker")
-    monkeypatch.setattr("metaqap_fast.decode.supervisor.END_SECONDS", 0.5)
+    monkeypatch.setattr("metaqap_fast.child.SECONDS_TO_DIE", 0.5)
     supervisor = supervised(batch_size=4, max_seconds=2, max_memory=1 << 28)
     yield supervisor
     supervisor.close()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from images import blur, crop, encode, jpeg, noise
 from metaqap_fast import Scorer
+from metaqap_fast.run import Summary
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,10 @@ def test_readme_shows_what_the_examples_score() -> None:
     table = scorer.score(root / "examples")
     scorer.close()
     scores = dict(zip(table.paths, table.score, strict=True))
-    assert len(lines) == 10
+    summary = Summary()
+    for row in table:
+        summary.take(row)
+    assert [name for _, name in lines] == [path for _, path in (*summary.worst, *summary.best)] and len(lines) == 6
     for value, name in lines:
         assert scores[name] == pytest.approx(float(value), abs=tolerance)
     assert f"{table.ok.sum()} scored, {(~table.ok).sum()} failed" in shown[1]

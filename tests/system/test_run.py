@@ -1,0 +1,144 @@
+"""What is counted of a run: totals, extremes, what was there already, and the sum over processes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import crash
+from metaqap_fast import run as runs
+from metaqap_fast.errors import MetaqapError, Status
+from metaqap_fast.input import open_sources
+from metaqap_fast.records import Row
+from metaqap_fast.run import EXTREMES, Summary, run
+from metaqap_fast.scores.merge import KeySet
+from metaqap_fast.scores.table import ScoreTable
+
+
+def row(key: bytes, score: float = math.nan) -> Row:
+    status = Status.corrupt if math.isnan(score) else Status.ok
+    return Row(key, score, 0.1, np.zeros(2, np.float32), status, "", 1, 1, 1)
+
+
+def taken(scores: list[float]) -> Summary:
+    summary = Summary("s.h5")
+    for i, score in enumerate(scores):
+        summary.take(row(b"%03d" % i, score))
+    return summary
+
+
+def test_counts() -> None:
+    summary = taken([0.5, math.nan, 0.25, 0.75])
+    assert (summary.images, summary.scored, summary.failed) == (4, 3, 1)
+    assert summary.statuses == {"ok": 3, "corrupt": 1}
+    assert summary.worst == [(0.25, "002")] and summary.best == [(0.75, "003")]
+
+
+@pytest.mark.parametrize(
+    ("scores", "worst", "best"), [([], [], []), ([0.5], ["000"], []), ([0.5, 0.4], ["001"], ["000"])]
+)
+def test_few_images(scores: list[float], worst: list[str], best: list[str]) -> None:
+    summary = taken(scores)
+    assert [path for _, path in summary.worst] == worst and [path for _, path in summary.best] == best
+
+
+@given(st.lists(st.floats(0, 1, width=32), max_size=40))
+def test_extremes(scores: list[float]) -> None:
+    summary, ordered = taken(scores), sorted(scores)
+    each = min(EXTREMES, len(scores) // 2)
+    assert [score for score, _ in summary.worst] == ordered[: max(each, min(1, len(scores)))]
+    assert [score for score, _ in summary.best] == ordered[::-1][:each]
+    if len(set(scores)) == len(scores):
+        assert not {path for _, path in summary.worst} & {path for _, path in summary.best}
+
+
+def test_names_that_are_not_utf8_are_shown() -> None:
+    summary = Summary()
+    summary.take(row(b"\xff.png", 0.5))
+    assert summary.worst == [(0.5, "\\xff.png")]
+
+
+@given(st.lists(st.lists(st.floats(0, 1, width=32) | st.just(math.nan), max_size=12), min_size=1, max_size=4))
+def test_processes_are_added_up(each: list[list[float]]) -> None:
+    """As if one process had taken all rows; whatever is told travels as JSON, and again and again."""
+    together, apart, number = Summary("s.h5"), [Summary() for _ in each], 0
+    for summary, scores in zip(apart, each, strict=True):
+        for score in scores:
+            for one in (summary, together):
+                one.take(row(b"%03d" % number, score))
+            number += 1
+    joined = Summary("s.h5")
+    for _ in range(2):
+        joined.join([json.loads(json.dumps(summary.counts())) for summary in apart])
+    without = ("seconds", "images_per_second")
+    assert {k: v for k, v in joined.as_dict().items() if k not in without} == {
+        k: v for k, v in together.as_dict().items() if k not in without
+    }
+
+
+def test_seconds_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    summary = Summary()
+    assert (summary.seconds, summary.rate) == (0.0, 0.0)
+    for _ in range(3):
+        now[0] += 0.5
+        summary.take(row(b"a", 0.5))
+    now[0] += 7  # merging is no scoring
+    assert (summary.seconds, summary.rate) == (1.5, 2.0)
+    other = Summary()
+    now[0] += 4
+    other.join([summary.counts()])
+    assert (other.seconds, other.images) == (4.0, 3)
+
+
+def test_what_is_there_already_is_passed_over(tmp_path: Path) -> None:
+    folder = crash.images(tmp_path / "photos", 30)
+    entries = list(open_sources([folder]))
+    summary = Summary()
+    done = KeySet(entry.key for entry in entries[5:15])
+    assert list(summary.missing(entries, done)) == entries[:5] + entries[15:]
+    assert summary.passed == 10
+
+
+def test_a_resumed_run_counts_what_is_in_the_file(tmp_path: Path) -> None:
+    folder, out = crash.images(tmp_path / "photos", 30), tmp_path / "s.h5"
+    first = run(crash.FakeScorer(), open_sources([folder]), out)  # type: ignore[arg-type]
+    assert (first.done, first.passed, first.images) == (0, 0, 30)
+    (folder / "0" / "new.jpg").touch()
+    for name in ("a0.jpg", "a21.jpg"):
+        (folder / "0" / name).unlink()
+    (folder / "0" / "notes.txt").touch()
+    seen: list[tuple[int, int]] = []
+    second = run(
+        crash.FakeScorer(), open_sources([folder]), out, "resume",  # type: ignore[arg-type]
+        on_row=lambda summary: seen.append((summary.passed, summary.images)),
+    )  # fmt: skip
+    assert (second.done, second.passed, second.images, second.skipped) == (30, 28, 1, 1)
+    assert len(ScoreTable.read(out)) == 31 and seen[-1][1] == 1
+    assert second.as_dict()["resumed_rows"] == 30 and second.as_dict()["skipped_files"] == 1
+
+
+class Failing(crash.FakeScorer):
+    """Fails at its 25th row."""
+
+    def stream(self, entries: Any, trace: Any = None) -> Any:
+        for i, found in enumerate(super().stream(entries)):
+            if i == 25:
+                raise MetaqapError("the machine failed")
+            yield found
+
+
+def test_a_failure_commits_what_is_ready(tmp_path: Path) -> None:
+    folder, out = crash.images(tmp_path / "photos", 30), tmp_path / "s.h5"
+    told: list[BaseException] = []
+    with pytest.raises(MetaqapError, match="the machine failed"):
+        run(Failing(pause=0), open_sources([folder]), out, stopped=told.append)  # type: ignore[arg-type]
+    assert len(crash.committed(out)) == 25 and [str(error) for error in told] == ["the machine failed"]

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 # Every module of the package, the earliest first. Those of one line do not import each other.
 ORDER = """
-    errors options signals overlap
+    child errors options signals overlap
     streams gpu_errors trace records forked turns
     formats.format formats.directory
     formats.exif formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
@@ -55,7 +55,7 @@ ORDER = """
     scorer
     evaluate
     run
-    scale.shards
+    scale.process scale.share scale.shards
     scale
     review.describe
     review

@@ -77,6 +77,17 @@ def translated(device: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def starting(device: str) -> Iterator[None]:
+    """The same before the first row: errors of the device become `GpuLost` that says that it cannot be used."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if lost(error) or out_of_memory(error):
+            raise GpuLost(f"{device} cannot be used: {first_line(error)}") from None
+        raise
+
+
 def first_line(error: BaseException) -> str:
     """The first line of its message that says something."""
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]

@@ -40,9 +40,8 @@ class DeviceDecoder(LocalDecoder):
         super().__init__(options)
         self._dali = Dali(replace(options, batch_size=options.batch_size + 1), device_id, threads)
         self._device = "the cpu" if device_id is None else f"cuda:{device_id}"
+        self._device_id = device_id
         self._stream: Any = None
-        if device_id is not None:
-            self._stream = torch.cuda.Stream(device_id)  # type: ignore[no-untyped-call]
         data = probe.encoded()
         self._probe = Job(b"probe", len(data), probe.SIDE, probe.SIDE, data)
         self._cpu: LocalDecoder | None = None
@@ -54,6 +53,8 @@ class DeviceDecoder(LocalDecoder):
             MetaqapError: it cannot be built, or it decodes to something else.
         """
         try:
+            if self._device_id is not None:
+                self._stream = torch.cuda.Stream(self._device_id)  # type: ignore[no-untyped-call]
             self._together([self._probe] * self.options.batch_size)
         except (RuntimeError, MemoryError) as error:
             raise MetaqapError(f"the decoder on {self._device} does not start: {first_line(error)}") from None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 
 from metaqap_fast.engine import cpu
 from metaqap_fast.engine.choice import choose
 from metaqap_fast.engine.protocol import Engine, Unsuited
 from metaqap_fast.engine.table import ENGINES, either
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.gpu_errors import starting
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.options import PRECISIONS
 
@@ -45,7 +47,8 @@ def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision
             said.append(f"the {name} engine has no {precision}")
             continue
         try:
-            made = ENGINES[name].make(bundle, precision, choice.gpu)
+            with starting(choice.gpu.device) if choice.gpu else nullcontext():
+                made = ENGINES[name].make(bundle, precision, choice.gpu)
             break
         except Unsuited as unsuited:
             said.append(f"the {name} engine does not run: {unsuited}")

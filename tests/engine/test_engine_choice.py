@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fake_driver import fake_driver
 from metaqap_fast import Scorer
 from metaqap_fast.engine import cuda
 from metaqap_fast.engine.choice import choose
@@ -199,10 +201,36 @@ def test_an_unused_gpu_is_spoken_of(
 
 
 def test_the_engine_and_its_reason_are_shown(cli: Any, bundle: Path, folder: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     code = "from metaqap_fast.cli import main; main()"
     arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", "--engine", "torch", "--device", "cpu"]
     shown = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert shown.returncode == 0 and "engine torch (asked for), precision fp32, device cpu" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"FAKE_CUDA_CAPABILITY": "89"},
+            "Gpu(index=0, name='NVIDIA H100 80GB HBM3', capability=89, memory=85000000000)",
+        ),
+        ({"FAKE_CUDA_GONE": "1"}, "the NVIDIA driver does not start (CUDA error 999): restart the machine"),
+    ],
+)
+def test_the_driver_is_called_as_its_library_wants_it(tmp_path: Path, settings: dict[str, str], words: str) -> None:
+    """Through a real shared library, whose arguments ctypes must get right."""
+    code = "from metaqap_fast.engine import cuda; print(cuda.gpus()[0])"
+    environment = fake_driver(tmp_path, **settings)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert words in done.stdout + done.stderr
+
+
+def test_a_driver_that_shows_a_gpu_on_which_nothing_runs(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    """A run on it ends in one line, not in rows that say that images are corrupt."""
+    environment = fake_driver(tmp_path / "driver")
+    output = tmp_path / "s.h5"
+    command = [sys.executable, "-c", "from metaqap_fast.cli import main; main()", "score", str(folder)]
+    command += ["--model", str(bundle), "-o", str(output), "--device", "cuda:0", "--engine", "torch"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1 and not output.exists(), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith("metaqap-fast: ")

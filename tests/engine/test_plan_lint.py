@@ -77,8 +77,8 @@ FOLDER = Path(graph.__file__).parent
 def used() -> set[str]:
     """Names of the library that our code uses: `Class.member`, or what the module itself has."""
     found = set()
-    for path in (FOLDER / "tensorrt_build.py", FOLDER / "tensorrt_engine.py"):
-        for function in ast.walk(ast.parse(path.read_text())):
+    for name in ("tensorrt_build.py", "tensorrt_runner.py"):
+        for function in ast.walk(ast.parse((FOLDER / name).read_text())):
             if isinstance(function, ast.FunctionDef):
                 found |= set(filter(None, (_name(node, function.name) for node in ast.walk(function))))
     return found
@@ -95,8 +95,6 @@ def _name(node: ast.AST, function: str) -> str | None:
         return f"{CONFIGS[function]}.{chain[-1]}"
     if holder == "cache" and function in ("_context", "compiled") and chain[-1] in ("deserialize", "serialize"):
         return f"IRuntimeCache.{chain[-1]}"
-    if holder == "engine" and function in ("create", "predict"):
-        return None  # our own
     return f"{HOLDS[holder]}.{chain[-1]}" if holder in HOLDS else None
 
 

@@ -200,7 +200,7 @@ def test_timings_are_kept(library: Library) -> None:
 
 def test_without_a_driver_an_engine_is_refused_in_one_line(library: Library) -> None:
     from metaqap_fast.engine import cuda
-    from metaqap_fast.engine.gpu.tensorrt_engine import EngineRefused, TensorRTRunner
+    from metaqap_fast.engine.gpu.tensorrt_runner import EngineRefused, TensorRTRunner
 
     try:
         cuda.gpus()

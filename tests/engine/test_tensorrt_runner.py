@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import os
+import select
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from metaqap_fast.engine.gpu import plan_cache as cache
 from metaqap_fast.engine.gpu import tensorrt_engine as tensorrt
 from metaqap_fast.engine.gpu.engine import DeviceEngine
 from metaqap_fast.engine.gpu.tensorrt_build import MODULES, Library, Options, find
-from metaqap_fast.engine.gpu.tensorrt_engine import EngineRefused, TensorRTRunner
+from metaqap_fast.engine.gpu.tensorrt_runner import EngineRefused, TensorRTRunner
 from metaqap_fast.engine.protocol import Unsuited
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
@@ -207,6 +209,25 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = TensorRTRunner.__init__
     monkeypatch.setattr(TensorRTRunner, "__init__", lambda self, *a: real(self, *a[:5], "cpu", *a[6:]))
     return built
+
+
+def test_of_processes_that_start_together_one_builds(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from metaqap_fast.engine.gpu import plan_cache
+with plan_cache.alone():
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+    start = [sys.executable, "-c", code]
+    first = subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None and first.stdout.readline() == "in\n"
+    second = subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None and not select.select([second.stdout], [], [], 3)[0]
+    first.kill()
+    assert second.stdout.readline() == "in\n"
+    for process in (first, second):
+        process.communicate()
 
 
 @pytest.fixture

@@ -6,10 +6,13 @@ whose sha256 is the one that was noted when it was built.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,20 @@ def root() -> Path:
         FileNotFoundError: there is no home folder to have a cache in.
     """
     return cache.location() / "engines"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While entered, other processes with this cache wait here; where it cannot be written, they do not."""
+    try:
+        root().mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = open(root() / "lock", "ab")
+    except OSError:
+        yield
+        return
+    with file:  # the lock goes with it, and with the process
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def load(key: Key) -> tuple[bytes, dict[str, Any]] | None:

@@ -33,7 +33,7 @@ ORDER = """
     engine.openvino_engine
     engine.gpu.lowering engine.gpu.onnx_torch engine.gpu.plan_cache engine.gpu.engine
     engine.gpu.tensorrt_build
-    engine.deviation
+    engine.gpu.tensorrt_runner engine.deviation
     engine.gpu.torch_engine engine.gpu.tensorrt_engine
     engine.gpu
     engine.native.reader

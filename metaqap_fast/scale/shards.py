@@ -17,7 +17,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -167,26 +166,28 @@ class _Processes:
     def _next(self) -> tuple[int, dict[str, Any]]:
         """The next message; an error of one of them, or its end, is raised."""
         while True:
-            with suppress(queue.Empty):
-                index, message = self._heard.get(timeout=TICK)
-                if isinstance(message, Exception):
-                    raise message
-                if "error" in message:
-                    self._over.add(index)
-                    kind = UsageError if message["exit_code"] == UsageError.exit_code else MetaqapError
-                    error = kind(f"{self._devices[index]}: {message['error']}")
-                    error.exit_code = message["exit_code"]
-                    raise error
-                if message:
-                    return index, message
-                if index not in self._over:
-                    raise self._ended(index)
             for index, process in enumerate(self._all):
                 # Its pipe may be held open by what it has left behind: not to hear its end proves nothing.
                 if index not in self._over and process.poll() is not None:
                     since = self._gone.setdefault(index, time.monotonic())
                     if time.monotonic() - since > SECONDS_TO_BE_HEARD:
                         raise self._ended(index)
+            try:
+                index, message = self._heard.get(timeout=TICK)
+            except queue.Empty:
+                continue
+            if isinstance(message, Exception):
+                raise message
+            if "error" in message:
+                self._over.add(index)
+                kind = UsageError if message["exit_code"] == UsageError.exit_code else MetaqapError
+                error = kind(f"{self._devices[index]}: {message['error']}")
+                error.exit_code = message["exit_code"]
+                raise error
+            if message:
+                return index, message
+            if index not in self._over:
+                raise self._ended(index)
 
     def _ended(self, index: int) -> MetaqapError:
         child.end([self._all[index]], SECONDS_TO_LEAVE)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from command import COMMAND, run
 from metaqap_fast.scores.table import ScoreTable
-from metaqap_fast.streams import counted, shown
 
 WAYS = ["full", "closed", "broken pipe"]
 REASONS = {"full": "No space left on device", "closed": "Bad file descriptor", "broken pipe": "Broken pipe"}
@@ -163,25 +162,6 @@ def test_a_stream_made_non_blocking_is_waited_for(scores: Path) -> None:
     with open(read, "rb") as pipe:
         text = pipe.read().lstrip(b"x").decode()
     assert process.wait(60) == 0 and "6 rows, 6 scored" in text and "bundle_digest" in text
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain ä 漢字 😀.jpg", "plain ä 漢字 😀.jpg"),
-        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
-        ("two\nlines\r\t\x7f", "two\\nlines\\r\\t\\x7f"),
-        ("\x9b0m\u2028\u202etxt.exe", "\\x9b0m\\u2028\\u202etxt.exe"),
-        (os.fsdecode(b"\xff\x80.png"), "\\xff\\x80.png"),
-        ("\ud83d", "\\ud83d"),
-    ],
-)
-def test_shown(text: str, expected: str) -> None:
-    assert shown(text) == expected
-
-
-def test_counted() -> None:
-    assert [counted(n, "file") for n in (0, 1, 2, 12345)] == ["0 files", "1 file", "2 files", "12,345 files"]
 
 
 def test_names_do_not_act_on_a_terminal(bundle: Path, folder: Path, tmp_path: Path) -> None:

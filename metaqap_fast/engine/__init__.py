@@ -36,10 +36,10 @@ def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision
         precision = cpu.default_precision()
     offering = [name for name in choice.engines if precision in ("auto", *ENGINES[name].precisions)]
     if not offering:
-        have = dict.fromkeys(each for name in choice.engines for each in ENGINES[name].precisions)
-        here = [each for each in have if choice.gpu is not None or cpu.multiplies_in(each)]
-        who = "the {} engine has" if len(choice.engines) == 1 else "the engines {} have"
-        who = who.format(" and ".join(choice.engines))
+        have = {each for name in choice.engines for each in ENGINES[name].precisions}
+        here = [each for each in PRECISIONS if each in have and (choice.gpu is not None or cpu.multiplies_in(each))]
+        one = len(choice.engines) == 1
+        who = f"the {choice.engines[0]} engine has" if one else f"the engines {' and '.join(choice.engines)} have"
         raise UsageError(f"{who} no {precision}: use --precision {either(here)}")
     said, made = [choice.reason], None
     for name in choice.engines:

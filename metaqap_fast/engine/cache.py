@@ -14,6 +14,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from metaqap_fast.errors import MetaqapError
+
 log = logging.getLogger(__name__)
 _DIGEST = hashlib.sha256().digest_size
 
@@ -70,12 +72,26 @@ def write(path: Path, data: bytes) -> None:
         raise
 
 
+def require() -> None:
+    """Fail where nothing can be kept: for a command that has nothing else to do.
+
+    Raises:
+        MetaqapError: the folder cannot be made or written.
+    """
+    try:
+        probe = location() / ".writable"
+        write(probe, b"")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise MetaqapError(f"cannot write to the cache, {error.filename or error}: {error.strerror}") from None
+
+
 def load(name: str) -> bytes | None:
     """What `save` kept under this name; None, with a warning where there is something else, if it did not."""
     try:
         path = location() / name
         kept = read(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         log.warning("a compiled model cannot be used: %s. Compiling it again", error)
@@ -92,14 +108,19 @@ def save(name: str, data: bytes) -> bool:
     try:
         write(location() / name, hashlib.sha256(data).digest() + data)
     except OSError as error:
-        unwritable(str(error))
+        unwritable(error)
         return False
     return True
 
 
-@functools.cache
-def unwritable(reason: str) -> None:
+def unwritable(error: OSError) -> None:
     """Say, once, that nothing is kept."""
-    log.warning(
-        "compiled models are not kept (%s): every start compiles. METAQAP_FAST_CACHE can name another folder", reason
-    )
+    try:
+        _say_once(f"{location()}: {error.strerror}")
+    except FileNotFoundError as homeless:
+        _say_once(str(homeless))
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    log.warning("compiled models are not kept (%s): every start compiles. Set METAQAP_FAST_CACHE to a folder", reason)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from metaqap_fast.engine import cuda
+from metaqap_fast.engine import cache, cuda
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.options import PRECISIONS
@@ -35,6 +35,7 @@ def compile_model(
         if name not in PRECISIONS or name == "auto":
             raise UsageError(f"unknown precision {name!r}: one of {', '.join(PRECISIONS[1:])}")
     bundle = bundles.load(model)
+    cache.require()
     if engine == "openvino":
         return [_openvino(bundle, name, target, say) for name in wanted]
     missing = [name for name in ("torch", "onnx") if find_spec(name) is None]

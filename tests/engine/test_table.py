@@ -111,7 +111,7 @@ def test_why_the_others_were_not_taken(bundle: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(ENGINES, "first", Spec(f"{__name__}:create", precisions=("int8",), **always))
     monkeypatch.setitem(ENGINES, "second", Spec(f"{__name__}:unsuited", precisions=("fp32",), **always))
     loaded = bundles.load(str(bundle))
-    with pytest.raises(MetaqapError, match="^the first engine has no fp32; the second engine does not run: "):
+    with pytest.raises(MetaqapError, match=r"^the first engine has no fp32; the second engine does not run: "):
         engines.create(loaded, "auto", "cpu", "fp32")
     monkeypatch.setitem(ENGINES, "third", Spec(f"{__name__}:create", precisions=("fp32",), **always))
     assert engines.create(loaded, "auto", "cpu", "fp32").reason == (

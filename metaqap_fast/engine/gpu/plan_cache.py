@@ -152,7 +152,7 @@ def _write(name: str, data: bytes) -> bool:
     try:
         cache.write(root() / name, data)
     except OSError as error:
-        cache.unwritable(str(error))
+        cache.unwritable(error)
         return False
     return True
 

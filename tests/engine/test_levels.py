@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from level_report import FROM_FP32
 from metaqap_fast.engine import cpu
-from metaqap_fast.engine.deviation import TOLERANCE
 
 SCRIPT = Path(__file__).parents[1] / "support" / "level_report.py"
 TYPES = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "f32"}}  # of convolutions, as OpenVINO names them
@@ -75,7 +75,7 @@ def test_it_moves_scores_no_further_than_documented(
     if "refused" in found[precision]:
         pytest.skip(f"{precision} is refused on {level}")
     difference = np.abs(np.subtract(found[precision]["scores"], found["fp32"]["scores"])).max()
-    assert 0 < difference < TOLERANCE[precision]
+    assert 0 < difference < FROM_FP32[precision]
     print(f"{level}, {precision}: {difference:.4f} from fp32")
 
 

@@ -20,6 +20,8 @@ from metaqap_fast.model.meta import combine
 BUNDLE = bundles.load()
 VIEWS = generated(BUNDLE.view_size, 2)
 PRECISIONS = ("fp32", "bf16", "int8")
+# Largest difference of a score from that in fp32, as measured and with some room: docs/reliability.md.
+FROM_FP32 = {"bf16": 0.03, "int8": 0.1}
 
 
 def members(engine: engines.Engine) -> NDArray[np.float32]:

@@ -121,7 +121,8 @@ def compile_members(bundle: Bundle, precision: str, threads: int) -> Any:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # decoding threads share these cores
     }
-    key = json.dumps([_CACHED, bundle.digest, precision, library().__version__, cpu.level(), cpu.has_vnni()])
+    names = [member.name for member in bundle.members]
+    key = json.dumps([_CACHED, bundle.digest, names, precision, library().__version__, cpu.level(), cpu.has_vnni()])
     kept = f"openvino/{hashlib.sha256(key.encode()).hexdigest()[:32]}.blob"
     if bundle.digest and (blob := cache.load(kept)) is not None:
         try:

@@ -7,9 +7,8 @@ inserted here into int8 kernels.
 
 Without VNNI those kernels add two neighbouring products of 8-bit numbers in 16 bits, and cut off what does not fit:
 activations are 0 to 255 there, so that two weights which add up to more than 128 can exceed 32,767. That moved scores
-by .06 on average and by up to .18 (23 views). So the step of an output's weights is made so large that every such pair
-fits, which costs a little resolution: .0159 on average and .066 at most, against .0148 and .053 with VNNI
-(tests/engine/test_levels.py holds it).
+of nine images by up to .196. So the step of an output's weights is made so large that every such pair fits, which costs
+a little resolution: .020 at most, where it is .021 with VNNI (tests/system/test_determinism.py).
 """
 
 from __future__ import annotations

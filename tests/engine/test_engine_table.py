@@ -56,6 +56,15 @@ def unsuited(bundle: Any, precision: str, gpu: Any) -> Toy:
     raise Unsuited("it is broken")
 
 
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """In its order, too, which is that of `auto`."""
+    saved = dict(ENGINES)
+    yield
+    ENGINES.clear()
+    ENGINES.update(saved)
+
+
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENGINES, "toy", Spec(f"{__name__}:create", devices=("cpu",), precisions=("fp32", "int8")))

@@ -43,6 +43,8 @@ def create(bundle: Any, precision: str, gpu: Any) -> Toy:
 class Broken(Toy):
     """Gives no number for bright views."""
 
+    name = "broken"
+
     def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
         for tag, found in super().predict(items):
             yield tag, np.where(found > 0.5, np.float32("inf" if self.members % 2 else "nan"), found)

@@ -26,12 +26,23 @@ class Trace:
 
     Args:
         path: the JSON file that `write` makes.
+
+    Raises:
+        MetaqapError: it could not be written, as far as can be told without touching anything.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        try:
+            self.path.lstat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # such as a name that is too long
+            raise MetaqapError(f"cannot write {self.path}: {error.strerror}") from None
         if not self.path.parent.is_dir():
             raise MetaqapError(f"the trace's folder does not exist: {self.path.parent}")
+        if self.path.is_dir() or not os.access(self.path.parent, os.W_OK):
+            raise MetaqapError(f"cannot write {self.path}: {'a folder' if self.path.is_dir() else 'permission denied'}")
         self.dropped = 0
         self._events: list[tuple[str, int, int, int]] = []  # stage, thread, start and end in ns
         self._start = time.perf_counter_ns()

@@ -37,6 +37,15 @@ ROOMS = {
         ["metaqap_fast/scores/*.py"],
         ["tests/scores", "--deselect=tests/scores/test_schema.py::test_a_column_is_one_entry"],  # starts interpreters
     ),
+    "run": (
+        ["metaqap_fast/run.py", "metaqap_fast/signals.py", "metaqap_fast/streams.py", "metaqap_fast/child.py"],
+        ["tests/system/test_run.py", "tests/system/test_signals.py", "tests/system/test_standard_streams.py"],
+    ),
+    "scale": (["metaqap_fast/scale/*.py"], ["tests/scale"]),
+    "cli": (
+        ["metaqap_fast/cli/shared.py", "metaqap_fast/cli/progress.py", "metaqap_fast/review/*.py"],
+        ["tests/cli"],
+    ),
 }
 SECONDS, MEMORY = 30, 8 << 30  # of processor time, bytes: a change that costs more was noticed
 

@@ -33,7 +33,7 @@ class Report:
     def __init__(self, total: Callable[[], int | None], quiet: bool = False, as_json: bool = False) -> None:
         self._total = total
         self._quiet, self._json = quiet, as_json
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
         self._terminal = sys.stderr.isatty() and not quiet and not as_json
         self._last = time.monotonic()
         self._model = ""
@@ -66,7 +66,7 @@ class Report:
 
     def progress(self, summary: Summary) -> None:
         """Called after every row, or now and then. Images that were there already count as done."""
-        done, total, failed = summary.passed + summary.images, self._total(), f"{summary.failed} failed"
+        done, total, failed = summary.passed + summary.images, self._total(), f"{summary.failed:,} failed"
         if self._bar is not None:
             shown_total = total if total is None else max(total, done)
             failed = failed if summary.failed else ""
@@ -90,9 +90,9 @@ class Report:
         if self._json:
             click.echo(json.dumps(summary.as_dict()))
             return
-        failures = ", ".join(f"{n} {name}" for name, n in sorted(summary.statuses.items()) if name != "ok")
+        failures = ", ".join(f"{n:,} {name}" for name, n in sorted(summary.statuses.items()) if name != "ok")
         self._say(
-            f"[bold]{summary.scored} scored[/], {summary.failed} failed{f' ({failures})' if failures else ''}, "
+            f"[bold]{summary.scored:,} scored[/], {summary.failed:,} failed{f' ({failures})' if failures else ''}, "
             f"{summary.seconds:.1f} s, {summary.rate:.1f} images/s"
         )
         if summary.done:

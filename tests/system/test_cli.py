@@ -110,6 +110,47 @@ def test_mistakes_are_one_line(
     assert not list(tmp_path.glob("*.parts"))
 
 
+@pytest.mark.parametrize(
+    "long", ["o" * 246, "o" * 250, "o" * 300, "o/" * 2500 + "o"], ids=["246", "250", "300", "path"]
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["score", "{folder}", "-o", "{long}.h5"],
+        ["score", "{folder}", "-o", "{long}.h5", "--resume"],
+        ["score", "{folder}", "-o", "{long}.h5", "--device", "cpu,cpu"],
+        ["score", "{long}.jpg"],
+        ["score", "@{long}.txt"],
+        ["score", "{folder}", "--model", "{long}"],
+        ["score", "{folder}", "--profile", "{long}.json"],
+        ["inspect", "{long}.h5"],
+        ["evaluate", "{long}.h5", "--labels", "{labels}"],
+        ["evaluate", "{long}", "--labels", "{labels}"],
+        ["evaluate", "{folder}/0.png", "--labels", "{long}.csv"],
+        ["export", "{long}.h5", "s.csv"],
+        ["export", "{folder}/0.png", "{long}.csv"],
+        ["bench", "report", "{long}"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_names_that_are_too_long_are_one_line(
+    cli: Cli, bundle: Path, folder: Path, tmp_path: Path, arguments: list[str], long: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.csv").write_text("image,mos\na.png,1\n")
+    arguments = [text.format(folder=folder, long=long, labels="labels.csv") for text in arguments]
+    if arguments[0] == "score" and "--model" not in arguments:
+        arguments += ["--model", str(bundle)]
+    result = cli(*arguments)
+    if result.exit_code:
+        assert result.exit_code in (1, 2) and result.stderr.startswith("metaqap-fast: "), result.output
+        assert len(result.stderr.splitlines()) == 1 and isinstance(result.exception, SystemExit)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.csv", "photos"]
+    else:  # a name that is just short enough
+        assert len(long) in (246, 250) and "--profile" in arguments
+
+
 def test_an_empty_folder_is_said_to_be_empty(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = cli("score", tmp_path / "empty", "--model", bundle, "-o", tmp_path / "s.h5")

@@ -15,7 +15,6 @@ import pytest
 
 from metaqap_fast import Scorer, UsageError, options
 from metaqap_fast.cli import main
-from metaqap_fast.cli.shared import BatchSize, Bytes, written
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.run import run
 from metaqap_fast.scores.store import Store
@@ -91,38 +90,6 @@ def test_choices_are_those_of_the_library(bundle: Path) -> None:
             Scorer(str(bundle), device="cpu", engine=engine).close()
         except MetaqapError as error:
             assert "unknown" not in str(error)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("1", 1), ("4294967296", 1 << 32), ("4GiB", 1 << 32), ("4 gib", 1 << 32), ("512MiB", 1 << 29), ("1.5kB", 1500),
-        ("2KiB", 2048), ("3MB", 3_000_000), ("1tb", 10**12), ("1TiB", 1 << 40), ("7B", 7), (123, 123), ("0.5KiB", 512),
-    ],
-)  # fmt: skip
-def test_sizes(text: Any, size: int) -> None:
-    assert Bytes().convert(text, None, None) == size
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1", "4G", "GiB", "4GiBs", "1e9", "0.2B", "4,5GB", "nan", "٤GiB"])
-def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no size: a number of bytes, or with a unit such as"):
-        Bytes().convert(text, None, None)
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(1, "1"), (1000, "1000"), (1024, "1KiB"), (1 << 29, "512MiB"), (1 << 32, "4GiB"), (3 << 40, "3TiB")],
-)
-def test_a_size_is_written_as_it_is_read(size: int, text: str) -> None:
-    assert written(size) == text and Bytes().convert(text, None, None) == size
-
-
-def test_batch_sizes() -> None:
-    assert [BatchSize().convert(value, None, None) for value in ("auto", "1", 64)] == [None, 1, 64]
-    for text in ("0", "-1", "x", "1.5", "²"):
-        with pytest.raises(click.BadParameter, match="neither auto nor a positive number"):
-            BatchSize().convert(text, None, None)
 
 
 def test_limits_reach_the_scorer(cli: Any, bundle: Path, folder: Path, tmp_path: Path) -> None:

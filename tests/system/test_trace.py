@@ -49,4 +49,6 @@ def test_profile_option(cli: Any, bundle: Path, folder: Path, tmp_path: Path) ->
     assert names == {"read", "decode", "infer", "write", "merge"}
     counts = {name: sum(event["ph"] == "X" and event["name"] == name for event in events) for name in names}
     assert counts["write"] == 13 and counts["decode"] == 14 and counts["infer"] == 14  # an end each
-    assert cli("score", folder, "-o", tmp_path / "t.h5", "--profile", tmp_path / "no" / "t.json").exit_code == 1
+    for place in (tmp_path / "no" / "t.json", folder, tmp_path / ("t" * 300)):  # said before anything is scored
+        refused = cli("score", folder, "-o", tmp_path / "t.h5", "--profile", place)
+        assert refused.exit_code == 1 and len(refused.stderr.splitlines()) == 1 and not (tmp_path / "t.h5").exists()

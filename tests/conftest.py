@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,12 @@ from images import encode
 
 # Before torch is imported: threads that wait for each other by spinning double the CPU time of a busy machine's tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# How long an example takes says something about the machine, not about the program.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

@@ -69,13 +69,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tree", type=Path, default=Path(__file__).parents[1], help="another checkout")
     options = parser.parse_args()
+    failed = 0
     for room in options.room or ROOMS:
         patterns, tests = ROOMS[room]
         with tempfile.TemporaryDirectory() as work:
             copy = Path(work, "copy")
             left_out = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "results")
             shutil.copytree(options.tree, copy, symlinks=True, ignore=left_out)
-            in_a_fork(partial(measure, room, copy, patterns, tests, options.sample, options.seed))
+            failed |= in_a_fork(partial(measure, room, copy, patterns, tests, options.sample, options.seed))
+    sys.exit(failed != 0)
 
 
 def measure(room: str, copy: Path, patterns: Sequence[str], tests: Sequence[str], sample: int, seed: int) -> int:
@@ -87,8 +89,9 @@ def measure(room: str, copy: Path, patterns: Sequence[str], tests: Sequence[str]
         if str(getattr(module, "__file__", None)).startswith(str(copy)):
             del sys.modules[name]
     sys.dont_write_bytecode = True
-    if run(tests):
-        raise SystemExit(f"{room}: the tests fail without a change")
+    if run(tests, quiet=False):
+        print(f"{room}: the tests fail without a change")
+        return 1
     found = sorted(each for pattern in patterns for file in sorted(copy.glob(pattern)) for each in mutants(file))
     chosen = sorted(random.Random(seed).sample(found, min(sample, len(found))))
     survivors = 0
@@ -104,19 +107,20 @@ def measure(room: str, copy: Path, patterns: Sequence[str], tests: Sequence[str]
     return 0
 
 
-def run(tests: Sequence[str]) -> int:
+def run(tests: Sequence[str], quiet: bool = True) -> int:
     """The tests' exit status in a process of their own: 0 if nothing was noticed."""
 
-    def quietly() -> int:
+    def tried() -> int:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        with open(os.devnull, "w") as null:
-            os.dup2(null.fileno(), 1)
-            os.dup2(null.fileno(), 2)
+        if quiet:
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), 1)
+                os.dup2(null.fileno(), 2)
         return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
 
-    return in_a_fork(quietly)
+    return in_a_fork(tried)
 
 
 def in_a_fork(work: Callable[[], int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metaqap_fast.decode.views import MAX_ASPECT, MAX_GRID, cut, target_size
@@ -30,7 +30,6 @@ def test_what_fits_already_is_not_resized() -> None:
     assert target_size(4000, 3000, S, "unscaled") == (4000, 3000)
 
 
-@settings(deadline=None)
 @given(st.integers(1, MAX_GRID * S), st.integers(1, MAX_GRID * S), st.sampled_from(["fit", "unscaled"]))
 @example(1, 2 * S + 1, "fit")
 def test_views_cover_the_image(height: int, width: int, mode: str) -> None:

@@ -94,7 +94,7 @@ def test_restart_markers_count(marker: bytes, defect: str) -> None:
     assert header.defect.removeprefix("jpeg: ") == defect
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(ENCODED)), st.data())
 def test_damaged_headers_raise_nothing_but_image_errors(name: str, data: st.DataObject) -> None:
     raw = bytearray(ENCODED[name])

@@ -17,7 +17,7 @@ from metaqap_fast.bench import plots, stats
 from metaqap_fast.bench.figures import Figures, Section
 from metaqap_fast.bench.quality import F64, LEVELS, coverage, ordered_pairs
 from metaqap_fast.bench.stats import Interval
-from metaqap_fast.evaluate import METRICS, bootstrap, measure, srocc
+from metaqap_fast.evaluation import METRICS, bootstrap, measure, srocc
 
 Rows = list[dict[str, Any]]
 FEWEST = 5  # images that a correlation needs

@@ -14,18 +14,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaqap_fast.errors import MetaqapError, Status, UsageError
-    from metaqap_fast.scorer import Scorer, score
+    from metaqap_fast.evaluation import Evaluation, evaluate
+    from metaqap_fast.records import Row
+    from metaqap_fast.scorer import Progress, Scorer, score
     from metaqap_fast.scores.table import ScoreTable
 
 __version__ = "0.1.0"
-__all__ = ["MetaqapError", "ScoreTable", "Scorer", "Status", "UsageError", "__version__", "score"]
+__all__ = [
+    "Evaluation",
+    "MetaqapError",
+    "Progress",
+    "Row",
+    "ScoreTable",
+    "Scorer",
+    "Status",
+    "UsageError",
+    "__version__",
+    "evaluate",
+    "score",
+]
 
 _HOMES = {
+    "Evaluation": "evaluation",
     "MetaqapError": "errors",
-    "Status": "errors",
-    "UsageError": "errors",
+    "Progress": "scorer",
+    "Row": "records",
     "ScoreTable": "scores.table",
     "Scorer": "scorer",
+    "Status": "errors",
+    "UsageError": "errors",
+    "evaluate": "evaluation",
     "score": "scorer",
 }
 
@@ -37,3 +55,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

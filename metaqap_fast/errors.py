@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
 class Status(IntEnum):
@@ -12,7 +13,7 @@ class Status(IntEnum):
     unreadable = 1  # the bytes could not be read: missing, no permission, not a regular file
     unsupported = 2  # not an image format (or variant of one) that this program scores
     corrupt = 3  # an image format, but its header or its pixels cannot be decoded
-    too_large = 4  # more pixels or bytes than the limit; never decoded
+    too_large = 4  # more bytes, pixels, time to decode or memory to decode than a limit allows
     engine_error = 5  # decoded, but the inference engine failed on it
 
 
@@ -39,3 +40,13 @@ class UsageError(MetaqapError):
     """The request itself is wrong (names, options, an existing output). Exit status 2."""
 
     exit_code = 2
+
+
+def kind(value: Any) -> str:
+    """What a value is, for a message about it."""
+    if value is None:
+        return "None"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array {list(value.shape)} of {value.dtype}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

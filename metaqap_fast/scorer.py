@@ -19,7 +19,7 @@ from metaqap_fast import decode, forked
 from metaqap_fast import engine as engines
 from metaqap_fast.decode import DecodeOptions, Limits
 from metaqap_fast.engine.table import ENGINES, versions
-from metaqap_fast.errors import ImageError, Status, UsageError
+from metaqap_fast.errors import ImageError, Status, UsageError, kind
 from metaqap_fast.infer import scored
 from metaqap_fast.input import Source, memory, open_sources
 from metaqap_fast.input.reading import read_all
@@ -330,7 +330,7 @@ def _flat(sources: Iterable[Any]) -> list[Named]:
     for source in found:
         if not isinstance(source, (str, bytes, os.PathLike)):
             hint = ": for decoded images use score_arrays" if hasattr(source, "__array__") else ""
-            raise UsageError(f"a source is {memory.kind(source)}, not the name of a folder or file{hint}")
+            raise UsageError(f"a source is {kind(source)}, not the name of a folder or file{hint}")
         if isinstance(source, bytes) and b"\0" in source:
             raise UsageError("a source is bytes that name no file: for encoded images use score_bytes")
     return found

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.evaluate import measure
+from metaqap_fast.evaluation import measure
 from metaqap_fast.train.build import combine_members, common
 from metaqap_fast.train.features import predict_files
 from metaqap_fast.train.members import Examples, Trained, member_name, train_member

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from metaqap_fast import __version__
-from metaqap_fast.evaluate import measure
+from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import FORMAT, FORMAT_VERSION
 from metaqap_fast.model.meta import spread
 from metaqap_fast.train.features import export_onnx, views_of

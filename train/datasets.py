@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.evaluate import read_labels
+from metaqap_fast.evaluation import read_labels
 from metaqap_fast.formats import EXTENSIONS
 from metaqap_fast.train.layouts import LAYOUTS, Layout
 

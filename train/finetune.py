@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.evaluate import plcc, srocc
+from metaqap_fast.evaluation import plcc, srocc
 from metaqap_fast.kernels import quality_aware_loss, soft_spearman
 from metaqap_fast.train.features import Cache
 from metaqap_fast.train.ladders import RUNGS, order_loss

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.evaluate import add_label, read_labels
+from metaqap_fast.evaluation import add_label, read_labels
 
 
 @dataclass(frozen=True, slots=True)

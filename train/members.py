@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.evaluate import measure
+from metaqap_fast.evaluation import measure
 from metaqap_fast.train.features import Cache, cached, middle_views
 from metaqap_fast.train.finetune import Order, finetune
 from metaqap_fast.train.ladders import RUNGS, ladders

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from metaqap_fast.evaluate import plcc
+from metaqap_fast.evaluation import plcc
 
 F64 = NDArray[np.float64]
 

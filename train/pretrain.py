@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.evaluate import plcc, srocc
+from metaqap_fast.evaluation import plcc, srocc
 from metaqap_fast.kernels import quality_aware_loss
 from metaqap_fast.train.distortions import DISTORTIONS, LEVELS, distort
 from metaqap_fast.train.features import views_of

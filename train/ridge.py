@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack
 
-from metaqap_fast.evaluate import plcc
+from metaqap_fast.evaluation import plcc
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

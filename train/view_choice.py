@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.decode import DecodeOptions, create
 from metaqap_fast.engine.openvino_core import library, shared_core
-from metaqap_fast.evaluate import measure
+from metaqap_fast.evaluation import measure
 from metaqap_fast.train.datasets import biq2021
 from metaqap_fast.train.features import export_onnx, views_of
 from metaqap_fast.train.member import VIEW_SIZE, Features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +39,27 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
 
     SCORES is a score file, or images to score first. The options from --model on are for images.
     """
-    from metaqap_fast.evaluate import evaluate as compare
-    from metaqap_fast.evaluate import read_labels
+    from metaqap_fast.evaluation import evaluate as compare
+    from metaqap_fast.evaluation import read_labels
     from metaqap_fast.scores.probe import try_out
-    from metaqap_fast.scores.table import ScoreTable
 
     wanted = read_labels(labels)
     if Path(scores).suffix.lower() in (".h5", ".hdf5"):
         try_out(scores)
-        table = ScoreTable.read(scores)
+        result = compare(scores, wanted, draws)
     else:
         from metaqap_fast.scorer import score as score_sources
 
-        table = score_sources(scores, **options)
-    result = compare(table, wanted, draws)
+        result = compare(score_sources(scores, **options), wanted, draws)
     if as_json:
-        metrics = {name: dict(zip(("value", "low", "high"), v, strict=True)) for name, v in result.metrics.items()}
-        document = {"images": result.count, "missing": result.missing, "failed": result.failed, **metrics}
-        click.echo(json.dumps(document))
+        click.echo(json.dumps(result.as_dict(), allow_nan=False))
         return
     click.echo(f"{result.count} of {len(wanted)} labelled images (95 % bootstrap intervals, {draws} draws)")
     for label, names in (("no row", result.missing), ("failed", result.failed)):
         if names:
             click.echo(f"  left out, {label}: {len(names)} ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
+    if result.reason:
+        click.echo(f"  {result.reason}")
     for name, (value, low, high) in result.metrics.items():
-        click.echo(f"  {name.upper():14s} {value:.4f}   [{low:.4f}, {high:.4f}]")
+        numbers = "undefined" if math.isnan(value) else f"{value:.4f}   [{low:.4f}, {high:.4f}]"
+        click.echo(f"  {name.upper():14s} {numbers}")

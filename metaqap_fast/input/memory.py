@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.errors import ImageError, Status, UsageError
+from metaqap_fast.errors import ImageError, Status, UsageError, kind
 from metaqap_fast.records import Encoded, Pixels
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -146,13 +146,3 @@ def _pil_array(image: Any, where: str) -> NDArray[Any]:
     if image.mode in ("I", "F", "LAB"):
         raise UsageError(f"{where} is a PIL image of mode {image.mode}: convert it to RGB")
     return array
-
-
-def kind(value: Any) -> str:
-    """What a value is, for a message about it."""
-    if value is None:
-        return "None"
-    if isinstance(value, np.ndarray):
-        return f"an array {list(value.shape)} of {value.dtype}"
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

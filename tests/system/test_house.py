@@ -53,7 +53,7 @@ ORDER = """
     scores.store
     scores
     scorer
-    evaluate
+    evaluation
     run
     scale.process scale.share scale.shards
     scale

@@ -267,7 +267,7 @@ def test_csv(tmp_path: Path) -> None:
         ("a.jpg,1\n", "1 images in .* have no label: 'b.jpg'"),
         ("a.jpg,1\nb.jpg,5.01\n", r"MOS of 'b.jpg' is 5.01, outside 1\.\.5"),
         ("a.jpg,0.99\nb.jpg,5\n", r"MOS of 'a.jpg' is 0.99, outside 1\.\.5"),
-        ("a.jpg,1\nb.jpg,2\na.jpg,1\n", "line 4: 'a.jpg' stands there twice"),
+        ("a.jpg,1\nb.jpg,2\na.jpg,1\n", "line 4: 'a.jpg' has two labels"),
         ("a.jpg,1\nb.jpg,2\nA.jpg,1\n", "'a.jpg' and 'A.jpg' are of one image"),
         ("a.jpg,1\nb.jpg,nan\n", "line 3: the MOS of 'b.jpg' is nan"),
         ("a.jpg,1\nb.jpg,inf\n", "line 3: the MOS of 'b.jpg' is inf"),

@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from metaqap_fast.engine.openvino_core import shared_core
-from metaqap_fast.evaluate import plcc
+from metaqap_fast.evaluation import plcc
 from metaqap_fast.train.build import compress
 from metaqap_fast.train.features import export_onnx
 from metaqap_fast.train.member import Features, Member

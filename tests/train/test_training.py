@@ -19,7 +19,7 @@ from PIL import Image
 from metaqap_fast import Scorer
 from metaqap_fast.cli import main
 from metaqap_fast.errors import MetaqapError, UsageError
-from metaqap_fast.evaluate import plcc
+from metaqap_fast.evaluation import plcc
 from metaqap_fast.train.features import Cache, cached, middle_views, predict_files
 from metaqap_fast.train.finetune import Order, finetune
 from metaqap_fast.train.ladders import RUNGS, ladders, order_loss

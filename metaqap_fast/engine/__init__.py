@@ -28,7 +28,7 @@ def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision
     """
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
-    cpu.level()  # a METAQAP_FAST_ISA that cannot be is said at once, whatever the engine
+    cpu.limit_onednn()  # torch's, too; and a METAQAP_FAST_ISA that cannot be is said at once
     choice = choose(engine, device)
     if choice.warning:
         log.warning(choice.warning)

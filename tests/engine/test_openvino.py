@@ -1,0 +1,100 @@
+"""OpenVINO says what it runs, and is not believed otherwise; its errors are one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from metaqap_fast.engine import cpu, openvino_engine
+from metaqap_fast.engine.openvino_engine import OpenVINOEngine, executed
+from metaqap_fast.engine.openvino_int8 import _largest_pair
+from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.model import bundle as bundles
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAQAP_FAST_CACHE", str(tmp_path / "cache"))
+
+
+def test_bf16_that_was_not_compiled_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU that OpenVINO takes the hint on without a word, and runs fp32."""
+    monkeypatch.setattr(cpu, "multiplies_in", lambda precision: True)
+    monkeypatch.setitem(openvino_engine.HINTS, "bf16", "f32")
+    with pytest.raises(MetaqapError, match=r"^OpenVINO compiled tiny in fp32, where bf16 was asked for$"):
+        OpenVINOEngine(bundles.load(str(bundle)), "bf16")
+
+
+def test_int8_that_was_not_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "quantize", lambda *arguments, **options: None)
+    with pytest.raises(MetaqapError, match=r"^OpenVINO compiled biq2021-v1 in fp32, where int8 was asked for$"):
+        OpenVINOEngine(bundles.load(), "int8")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp8"])
+def test_precisions_that_it_never_has(precision: str, bundle: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^OpenVINO has no {precision} on a CPU: use --precision fp32"):
+        OpenVINOEngine(bundles.load(str(bundle)), precision)
+
+
+def compiled(hint: str, *convolutions: str) -> Any:
+    def value(text: str) -> Any:
+        return SimpleNamespace(astype=lambda kind: text)
+
+    kinds = [("Convolution", kind) for kind in convolutions] + [("Input", "u8"), ("Pooling", "f32")]
+    nodes = [
+        SimpleNamespace(get_rt_info=lambda each=each: {"layerType": value(each[0]), "runtimePrecision": value(each[1])})
+        for each in kinds
+    ]
+    return SimpleNamespace(
+        get_runtime_model=lambda: SimpleNamespace(get_ordered_ops=lambda: nodes),
+        get_property=lambda name: SimpleNamespace(to_string=lambda: hint),
+    )
+
+
+@pytest.mark.parametrize(
+    ("hint", "convolutions", "ran"),
+    [
+        ("f32", ["f32", "f32"], "fp32"),
+        ("bf16", ["f32", "f32"], "fp32"),  # the hint is a wish
+        ("bf16", ["bf16", "f32"], "bf16"),
+        ("f32", ["f32", "i8", "u8"], "int8"),
+        ("f16", ["f16"], "fp16"),
+        ("f32", [], "fp32"),
+        ("bf16", [], "bf16"),
+    ],
+)
+def test_what_ran_is_what_the_convolutions_ran(hint: str, convolutions: list[str], ran: str) -> None:
+    assert executed(compiled(hint, *convolutions)) == ran
+
+
+def test_an_error_of_openvino_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nno such luck\n\n")
+
+    monkeypatch.setattr(openvino_engine, "merged", lambda *arguments, **options: None)
+    monkeypatch.setattr(openvino_engine, "shared_core", lambda: SimpleNamespace(compile_model=fail))
+    with pytest.raises(MetaqapError, match=r"^OpenVINO cannot compile tiny in fp32: no such luck$"):
+        OpenVINOEngine(bundles.load(str(bundle)), "fp32")
+
+
+SHAPES = st.tuples(st.just(2), st.integers(1, 7), st.just(1), st.just(2))  # outputs, inputs, height, width
+
+
+@given(arrays(np.float32, SHAPES, elements=st.floats(-1, 1, width=32)))
+def test_without_vnni_every_sum_of_two_products_fits(weights: Any) -> None:
+    """Weights as `_quantize_weights` rounds them, activations of 255."""
+    bound = np.maximum(np.abs(weights).max((1, 2, 3), keepdims=True), 1e-8)
+    bound = np.maximum(bound, _largest_pair(weights, 1).max((1, 2, 3), keepdims=True) * (127 / 127.5))
+    whole = np.rint(weights / bound * 127).astype(np.int64)
+    padded = np.pad(whole, [(0, 0), (0, whole.shape[1] % 2), (0, 0), (0, 0)])
+    for sign in (1, -1):
+        sums = 255 * np.maximum(sign * padded, 0).reshape(2, -1, 2, 1, 2).sum(2)
+        assert sums.max() <= 32767

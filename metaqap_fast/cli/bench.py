@@ -10,6 +10,7 @@ import click
 
 from metaqap_fast.cli import shared
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.options import ENGINES, PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
@@ -58,10 +59,8 @@ def bench() -> None:
 @_images
 @shared.MODEL
 @shared.DEVICE
-@click.option(
-    "--engines", default="auto", show_default=True, metavar="E,...", help="auto, tensorrt, native, openvino, torch."
-)
-@click.option("--precisions", default="auto", show_default=True, metavar="P,...", help="auto, fp32, bf16, fp16, int8.")
+@click.option("--engines", default="auto", show_default=True, metavar="E,...", help=f"{', '.join(ENGINES)}.")
+@click.option("--precisions", default="auto", show_default=True, metavar="P,...", help=f"{', '.join(PRECISIONS)}.")
 @click.option("--batch-sizes", default="auto", show_default=True, metavar="N,...")
 @click.option("--threads", default="auto", show_default=True, metavar="N,...", help="CPUs that a run may use.")
 @_sampling
@@ -69,7 +68,6 @@ def throughput(engines: str, precisions: str, batch_sizes: str, threads: str, **
     """Time each stage and the whole run, on the images of DIR or on generated ones."""
     from metaqap_fast.bench import command
     from metaqap_fast.bench.throughput import Grid, cases
-    from metaqap_fast.options import ENGINES, PRECISIONS
 
     axes: dict[str, Any] = {
         "engines": command.choices("engine", engines, ENGINES),
@@ -96,7 +94,6 @@ def limit(engine: str, precisions: str, **options: Any) -> None:
     from metaqap_fast.bench import command
     from metaqap_fast.bench.limits import cases
     from metaqap_fast.model.bundle import load
-    from metaqap_fast.options import ENGINES, PRECISIONS
 
     wanted = command.choices("precision", precisions, PRECISIONS[1:])
     command.choices("engine", engine, ENGINES)
@@ -132,7 +129,6 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
     """Time other ways to do the same job. What is not installed is skipped, with a message."""
     from metaqap_fast.bench import command
     from metaqap_fast.bench.peers import PEERS, cases
-    from metaqap_fast.options import ENGINES, PRECISIONS
 
     chosen = command.choices("peer", names, list(PEERS))
     wanted = command.choices("precision", precisions, PRECISIONS)
@@ -184,7 +180,6 @@ def accuracy(
 ) -> None:
     """Measure how good scores are: against opinions, under distortions, and under harmless changes."""
     from metaqap_fast.bench import command
-    from metaqap_fast.options import PRECISIONS
 
     wanted = command.choices("precision", precisions, PRECISIONS[1:])
     if not sets and pristine is None:

@@ -7,6 +7,7 @@ cannot be written, a warning says so, once, and models are compiled at every sta
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import logging
@@ -58,8 +59,11 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    for folder in [*reversed(path.parents)]:
-        folder.mkdir(mode=0o700, exist_ok=True)
+    for folder in reversed(path.parents):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:

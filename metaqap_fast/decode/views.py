@@ -64,8 +64,8 @@ def cut(pixels: NDArray[np.uint8], size: int, mode: Views) -> NDArray[np.uint8]:
 
 
 def _starts(length: int, size: int, limit: int) -> list[int]:
-    """Evenly spaced starts of windows that cover `length`, but for a margin under 1/TOLERANCE of a window."""
-    count = max(1, math.ceil((length - size // TOLERANCE) / size))
+    """Evenly spaced starts of windows that cover `length` >= `size`, but for a margin under 1/TOLERANCE of a window."""
+    count = math.ceil((length - size // TOLERANCE) / size)
     if count > limit:
         return [round(i * (length - size) / (limit - 1)) for i in range(limit)]
     margin = max(0, length - count * size)

@@ -102,6 +102,7 @@ def test_where_views_are_cut(length: int, starts: list[int]) -> None:
         ((10_000, 100), (256, 3)),  # longer: fitted by its longer side
         ((100, 10_000), (3, 256)),
         ((30_000, 1), (256, 1)),
+        ((1, 30_000), (1, 256)),
         ((31, 20), (31, 20)),  # not enlarged
         ((320, 20), (256, 16)),
     ],
@@ -124,6 +125,11 @@ def test_no_more_than_eight_views_along_a_side(length: int, starts: list[int], m
     pixels = np.random.default_rng(length).integers(0, 256, (length, S, 3), np.uint8)
     assert np.array_equal(cut(pixels, S, mode), [pixels[start : start + S] for start in starts])
     assert np.array_equal(cut(pixels.swapaxes(0, 1), S, mode)[-1], pixels[starts[-1] :][:S].swapaxes(0, 1))
+
+
+def test_half_of_a_margin_is_cropped_on_each_side() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (49, 2 * 49 + 3, 3), np.uint8)
+    assert np.array_equal(cut(pixels, 49, "fit"), [pixels[:, 1:50], pixels[:, 50:99]])
 
 
 def test_each_mode_has_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.engine.protocol import Engine
 from metaqap_fast.gpu_errors import translated
-from metaqap_fast.model.meta import Meta, combine, combine_tensors
+from metaqap_fast.model.meta import MetaLearner, combine, combine_tensors
 from metaqap_fast.records import Scored
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def scored(engine: Engine, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterator[tuple[T, Scored]]:
+def scored(engine: Engine, items: Iterable[tuple[T, Any]], meta: MetaLearner) -> Iterator[tuple[T, Scored]]:
     """Views to scores: an engine and the meta-learner, on the engine's device.
 
     Predictions that stay on a GPU are combined there, and one batch is read back while the next runs; members, scores
@@ -45,7 +45,7 @@ def scored(engine: Engine, items: Iterable[tuple[T, Any]], meta: Meta) -> Iterat
 
 
 def _combined(
-    tags: list[T], counts: list[int], predictions: NDArray[np.float32], meta: Meta
+    tags: list[T], counts: list[int], predictions: NDArray[np.float32], meta: MetaLearner
 ) -> Iterator[tuple[T, Scored]]:
     """Image by image, so that none depends on what it was run with."""
     start = 0
@@ -59,7 +59,7 @@ def _combined(
         start += count
 
 
-def _rows(predictions: Tensor, counts: list[int], meta: Meta) -> Tensor:
+def _rows(predictions: Tensor, counts: list[int], meta: MetaLearner) -> Tensor:
     """Members, score and uncertainty of each image [B, M + 2], on the device."""
     import torch
 

@@ -32,6 +32,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 # What is changed, and the tests that are to notice: quick ones, for each change runs them all.
 ROOMS = {
     "views": (["metaqap_fast/decode/views.py"], ["tests/decode/test_views.py"]),
+    "memory": (["metaqap_fast/input/memory.py"], ["tests/input/test_memory.py"]),
     "formats": (["metaqap_fast/formats/*.py"], ["tests/formats"]),
     "scores": (
         ["metaqap_fast/scores/*.py"],
@@ -46,6 +47,9 @@ ROOMS = {
         ["metaqap_fast/cli/shared.py", "metaqap_fast/cli/progress.py", "metaqap_fast/review/*.py"],
         ["tests/cli"],
     ),
+    "model": (["metaqap_fast/model/*.py"], ["tests/model/test_bundle.py", "tests/model/test_combine.py"]),
+    "overlap": (["metaqap_fast/overlap.py"], ["tests/system/test_overlap.py"]),
+    "evaluation": (["metaqap_fast/evaluation.py"], ["tests/system/test_evaluation.py"]),
 }
 SECONDS, MEMORY = 30, 8 << 30  # of processor time, bytes: a change that costs more was noticed
 

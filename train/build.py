@@ -20,7 +20,7 @@ from metaqap_fast.model.meta import spread
 from metaqap_fast.train.features import export_onnx, views_of
 from metaqap_fast.train.member import VIEW_SIZE, Member
 from metaqap_fast.train.members import SEED, Examples, Trained
-from metaqap_fast.train.meta import MetaLearner, calibrate, held_out, stepwise
+from metaqap_fast.train.meta import Selection, calibrate, held_out, stepwise
 from metaqap_fast.train.ranges import measure_ranges
 from metaqap_fast.train.recipe import FOLDS
 from metaqap_fast.train.ridge import grouped_folds
@@ -44,8 +44,8 @@ def write_bundle(
         training: facts for `bundle.json`: data set, split, budget.
         card: text of README.md if there is none yet.
     """
-    learner, document = combine_members(members, data)
-    kept = [member for member, weight in zip(members, learner.weights, strict=True) if weight]
+    selection, document = combine_members(members, data)
+    kept = [member for member, weight in zip(members, selection.weights, strict=True) if weight]
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": name, **document}
     document["training"] = training | document["training"]
     views = views_of(data.files[:: max(1, len(data.files) // RANGE_IMAGES)])
@@ -55,19 +55,19 @@ def write_bundle(
     return document
 
 
-def combine_members(members: Sequence[Trained], data: Examples) -> tuple[MetaLearner, dict[str, Any]]:
+def combine_members(members: Sequence[Trained], data: Examples) -> tuple[Selection, dict[str, Any]]:
     """The meta-learner on the images that every member has a held-out prediction of, and what is written of it."""
     predictions, mos, folds = common(members, data)
-    learner = stepwise(predictions, mos, folds)
-    for member, quality in learner.steps:
+    selection = stepwise(predictions, mos, folds)
+    for member, quality in selection.steps:
         log.info("meta-learner: + %s, held-out PLCC %.4f", members[member].name, quality)
-    kept = np.flatnonzero(learner.weights)
+    kept = np.flatnonzero(selection.weights)
     score = held_out(predictions[:, kept], mos, folds)
-    weights = learner.weights[kept]
+    weights = selection.weights[kept]
     floor, slope = calibrate(score, spread(predictions[:, kept], score, weights), mos)
     average = _rounded(measure(predictions.mean(1), mos))
     log.info("held out: meta-learner %s, plain average %s", _rounded(measure(score, mos)), average)
-    return learner, {
+    return selection, {
         "view_size": VIEW_SIZE,
         "score_scale": "MOS, 0 worst to 1 best",
         "licence": "Apache-2.0",
@@ -77,7 +77,7 @@ def combine_members(members: Sequence[Trained], data: Examples) -> tuple[MetaLea
         ],
         "meta_learner": {
             "weights": [float(w) for w in weights],
-            "intercept": learner.intercept,
+            "intercept": selection.intercept,
             "variance_floor": floor,
             "variance_slope": slope,
         },
@@ -88,7 +88,7 @@ def combine_members(members: Sequence[Trained], data: Examples) -> tuple[MetaLea
             "folds": FOLDS,
             "seed": SEED,
             "offered": [member.name for member in members],
-            "selection": [{"member": members[m].name, "held_out_plcc": round(q, 4)} for m, q in learner.steps],
+            "selection": [{"member": members[m].name, "held_out_plcc": round(q, 4)} for m, q in selection.steps],
             "held_out_images": len(mos),
             "held_out": _rounded(measure(score, mos)),
             "held_out_plain_average": average,

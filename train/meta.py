@@ -23,10 +23,10 @@ LEAST_VARIANCE = 0.05  # of the mean squared residual, anywhere: no score is cer
 
 
 @dataclass(frozen=True, slots=True)
-class MetaLearner:
-    """score = sum_m weights[m] p_m + intercept; weights [M] are 0 for members that were not selected.
+class Selection:
+    """The members that were selected: score = sum_m weights[m] p_m + intercept, with weights [M] of 0 for the others.
 
-    `steps` tells the selection: (member, held-out PLCC with it), in the order of selection.
+    `steps` says how: (member, held-out PLCC with it), in the order of selection.
     """
 
     weights: F64
@@ -34,7 +34,7 @@ class MetaLearner:
     steps: tuple[tuple[int, float], ...]
 
 
-def stepwise(predictions: F64, y: F64, folds: NDArray[np.int64]) -> MetaLearner:
+def stepwise(predictions: F64, y: F64, folds: NDArray[np.int64]) -> Selection:
     """Select and weight members.
 
     At each step the member that raises the held-out PLCC of the regression most is added, if its own
@@ -61,7 +61,7 @@ def stepwise(predictions: F64, y: F64, folds: NDArray[np.int64]) -> MetaLearner:
         quality = best
     weights = np.zeros(predictions.shape[1])
     weights[chosen], intercept = _regress(predictions[:, chosen], y)
-    return MetaLearner(weights, intercept, tuple(steps))
+    return Selection(weights, intercept, tuple(steps))
 
 
 def _regress(x: F64, y: F64) -> tuple[F64, float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metaqap_fast.errors import MetaqapError, UsageError
-from metaqap_fast.model.meta import Meta
+from metaqap_fast.model.meta import MetaLearner
 from metaqap_fast.options import MODEL
 
 FORMAT = "metaqap-bundle"
@@ -51,7 +51,7 @@ class Bundle:
     name: str
     path: Path
     members: tuple[Member, ...]
-    meta: Meta
+    meta: MetaLearner
     view_size: int
     digest: str
     document: dict[str, Any]
@@ -110,7 +110,7 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         for entry in document["members"]
     )
     entry = document["meta_learner"]
-    meta = Meta(
+    meta = MetaLearner(
         tuple(float(weight) for weight in entry["weights"]),
         float(entry["intercept"]),
         _points(entry["variance_floor"]),

@@ -23,7 +23,7 @@ F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Meta:
+class MetaLearner:
     """Stepwise linear meta-learner and the calibration of its uncertainty, see `combine`.
 
     `variance_floor` is a line through points (score, variance), by ascending score; one point is a constant.
@@ -35,7 +35,7 @@ class Meta:
     variance_slope: float
 
 
-def combine(members: F32, meta: Meta) -> tuple[F32, F32]:
+def combine(members: F32, meta: MetaLearner) -> tuple[F32, F32]:
     """Score and 1-sigma uncertainty of each image.
 
         score       = sum_m w_m p_m + b, clipped to the score range
@@ -64,7 +64,7 @@ def combine(members: F32, meta: Meta) -> tuple[F32, F32]:
     return np.clip(score, 0.0, 1.0).astype(np.float32), uncertainty.astype(np.float32)
 
 
-def combine_tensors(members: Tensor, meta: Meta) -> tuple[Tensor, Tensor]:
+def combine_tensors(members: Tensor, meta: MetaLearner) -> tuple[Tensor, Tensor]:
     """`combine` for a torch tensor [B, M], on its own device: the Triton kernel on a GPU.
 
     Returns:
@@ -102,7 +102,7 @@ def _constants(weights: tuple[float, ...], device: Any) -> tuple[Tensor, str]:
     return made, "triton"
 
 
-def _floor(score: Tensor, meta: Meta) -> Tensor:
+def _floor(score: Tensor, meta: MetaLearner) -> Tensor:
     """`variance_floor` at scores [B]: its first value, and the rise of every stretch up to there."""
     (left, value), *rest = meta.variance_floor
     total = score.new_full(score.shape, value)

@@ -21,13 +21,13 @@ from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.infer import scored, view_means
 from metaqap_fast.input.files import Listing
 from metaqap_fast.model import bundle as bundles
-from metaqap_fast.model.meta import Meta, combine
+from metaqap_fast.model.meta import MetaLearner, combine
 from metaqap_fast.records import DeviceViews, LaneBatch
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.table import ScoreTable
 
-META = Meta((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
+META = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
 
 
 class Means:

@@ -25,12 +25,12 @@ from metaqap_fast.engine.samples import generated
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle, Member
-from metaqap_fast.model.meta import Meta
+from metaqap_fast.model.meta import MetaLearner
 from metaqap_fast.train.ranges import measure_ranges
 from native_reference import KINDS, exported, member, need
 
 VIEWS = generated(512, 6)
-META = Meta((0.5, 0.5), 0.0, ((0.0, 0.01),), 1.0)
+META = MetaLearner((0.5, 0.5), 0.0, ((0.0, 0.01),), 1.0)
 
 
 def bundle_of(folder: Path, *activations: type[nn.Module]) -> Bundle:

@@ -16,11 +16,11 @@ from metaqap_fast.decode.lanes import Lanes
 from metaqap_fast.engine.gpu.engine import DeviceEngine, Graph
 from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.infer import scored
-from metaqap_fast.model.meta import Meta
+from metaqap_fast.model.meta import MetaLearner
 from metaqap_fast.records import Decoded, Encoded
 from stream_order import Event, Order, Stream, stand_in
 
-META = Meta((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
+META = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
 SIZE = 64
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,38 @@ def test_a_changed_byte_is_found(tmp_path: Path) -> None:
     (folder / "max.onnx").write_bytes(bytes(data))
     with pytest.raises(BundleError, match=r"max\.onnx is not the file"):
         bundles.load(str(folder))
+
+
+def test_every_other_file_is_found(tmp_path: Path) -> None:
+    """Whichever of the two digests is the greater."""
+    folder = write_bundle(tmp_path / "b")
+    data = (folder / "max.onnx").read_bytes()
+    for i in range(8):
+        (folder / "max.onnx").write_bytes(data + bytes([i]))
+        with pytest.raises(BundleError, match=r"max\.onnx is not the file that bundle\.json describes"):
+            bundles.load(str(folder))
+
+
+@pytest.mark.parametrize("size", [31, 32, 33, 4095, 4096, 4097])
+def test_view_sizes_have_bounds(tmp_path: Path, size: int) -> None:
+    folder = write_bundle(tmp_path / "b", view_size=size)
+    if size in (31, 4097):
+        with pytest.raises(BundleError, match=f"view_size {size}"):
+            bundles.load(folder)
+    else:
+        assert bundles.load(folder).view_size == size
+
+
+def test_a_variance_may_depend_on_scores_below_zero(tmp_path: Path) -> None:
+    points = [[-0.5, 0.1], [-0.1, 0.2], [0.4, 0.0]]
+    folder = write_bundle(
+        tmp_path / "b",
+        meta_learner={"weights": [0.0, 1], "intercept": -2, "variance_floor": points, "variance_slope": 0},
+    )
+    meta = bundles.load(folder).meta
+    assert meta.variance_floor == ((-0.5, 0.1), (-0.1, 0.2), (0.4, 0.0)) and meta.weights == (0, 1)
+    with pytest.raises(FrozenInstanceError):
+        meta.intercept = 0.0  # type: ignore[misc]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -94,10 +128,10 @@ def test_what_is_no_document(tmp_path: Path, text: str) -> None:
         bundles.load(str(folder))
 
 
-@pytest.mark.parametrize("name", ["nosuch", "../tests", "/nowhere/at/all", ""])
-def test_unknown_names(name: str) -> None:
-    with pytest.raises((UsageError, BundleError)):
-        bundles.load(name)
+@pytest.mark.parametrize("name", ["nosuch", "../tests", "/nowhere/at/all", "", None, 3, "model/default"])
+def test_unknown_names(name: object) -> None:
+    with pytest.raises(UsageError, match=rf"unknown model {re.escape(repr(name))}: give one of "):
+        bundles.load(name)  # type: ignore[arg-type]
 
 
 def test_the_default_bundle_ships() -> None:

@@ -15,9 +15,9 @@ from hypothesis.extra.numpy import arrays
 
 from metaqap_fast import kernels
 from metaqap_fast.model import meta
-from metaqap_fast.model.meta import Meta, combine, combine_tensors
+from metaqap_fast.model.meta import MetaLearner, combine, combine_tensors
 
-META = Meta((0.7, -0.2, 0.4), 0.05, ((0.1, 0.004), (0.5, 0.02), (0.8, 0.001)), 1.5)
+META = MetaLearner((0.7, -0.2, 0.4), 0.05, ((0.1, 0.004), (0.5, 0.02), (0.8, 0.001)), 1.5)
 members = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=st.floats(-1, 2, width=32))
 
 

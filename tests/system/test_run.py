@@ -41,6 +41,19 @@ def test_counts() -> None:
     assert summary.worst == [(0.25, "002")] and summary.best == [(0.75, "003")]
 
 
+def test_what_is_told_as_json() -> None:
+    summary = taken([0.50004, math.nan, 0.25, 0.75, 0.1])
+    document = summary.as_dict()
+    assert document.pop("seconds") == round(summary.seconds, 3)
+    assert document.pop("images_per_second") == round(summary.rate, 2)
+    assert document == {
+        "output": "s.h5", "images": 5, "scored": 4, "failed": {"corrupt": 1}, "resumed_rows": 0, "skipped_files": 0,
+        "worst": [{"path": "004", "score": 0.1}, {"path": "002", "score": 0.25}],
+        "best": [{"path": "003", "score": 0.75}, {"path": "000", "score": 0.5}],
+    }  # fmt: skip
+    assert (summary.done, summary.passed, summary.skipped) == (0, 0, 0) and Summary().output == ""
+
+
 @pytest.mark.parametrize(
     ("scores", "worst", "best"), [([], [], []), ([0.5], ["000"], []), ([0.5, 0.4], ["001"], ["000"])]
 )

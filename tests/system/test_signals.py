@@ -83,6 +83,18 @@ def test_under_nohup_a_hangup_is_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_in_the_background_of_a_script_an_interrupt_is_heard() -> None:
+    """There the shell has it ignored; whoever sends it to this process means this process."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    seen: list[int] = []
+    try:
+        with handled(lambda number, frame: seen.append(number)):
+            send(signal.SIGINT)
+        assert seen == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_interrupts_wait_for_a_safe_moment(number: int) -> None:
     """Not in the middle of an item; before the next is asked for; what is there is saved first."""

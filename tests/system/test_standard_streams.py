@@ -29,6 +29,10 @@ def test_shown(text: str, expected: str) -> None:
     assert shown(text) == expected
 
 
+def test_what_is_kept_is_shown_as_it_is() -> None:
+    assert shown("a\n\tb\x1b\r", keep="\n\t") == "a\n\tb\\x1b\\r"
+
+
 def test_counted() -> None:
     assert [counted(n, "file") for n in (0, 1, 2, 12345)] == ["0 files", "1 file", "2 files", "12,345 files"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bench_runs import record, stage_samples
 from command import COMMAND, run
 from metaqap_fast.scores.table import ScoreTable
 
@@ -67,6 +68,7 @@ RESULTS = {
     "help of a command": ["score", "--help"],
     "version": ["--version"],
     "inspect scores": ["inspect", "{scores}"],
+    "bench report": ["bench", "report", "{run}"],
     "inspect bundle": ["inspect", "{bundle}"],
     "score --json": ["score", "{folder}", "--model", "{bundle}", "-o", "{tmp}/new.h5", "--json"],
     "score --json --strict": ["score", "{folder}", "--model", "{bundle}", "-o", "{tmp}/new.h5", "--json", "--strict"],
@@ -78,7 +80,13 @@ RESULTS = {
 def test_results_that_are_lost_are_an_error(
     name: str, way: str, scores: Path, bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
-    places = {"scores": scores, "labels": scores.with_name("labels.csv"), "bundle": bundle, "folder": folder}
+    places = {
+        "scores": scores,
+        "run": record(tmp_path / "run", samples=stage_samples([False])),
+        "labels": scores.with_name("labels.csv"),
+        "bundle": bundle,
+        "folder": folder,
+    }
     arguments = [text.format(**places, tmp=tmp_path) for text in RESULTS[name]]
     result = with_broken([*arguments], way, stdout=True)
     assert result.returncode == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,9 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
     """
     from metaqap_fast.evaluation import evaluate as compare
     from metaqap_fast.evaluation import read_labels
+    from metaqap_fast.review.describe import describe_evaluation
     from metaqap_fast.scores.probe import try_out
+    from metaqap_fast.streams import shown
 
     wanted = read_labels(labels)
     if Path(scores).suffix.lower() in (".h5", ".hdf5"):
@@ -53,13 +54,5 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
         result = compare(score_sources(scores, **options), wanted, draws)
     if as_json:
         click.echo(json.dumps(result.as_dict(), allow_nan=False))
-        return
-    click.echo(f"{result.count} of {len(wanted)} labelled images (95 % bootstrap intervals, {draws} draws)")
-    for label, names in (("no row", result.missing), ("failed", result.failed)):
-        if names:
-            click.echo(f"  left out, {label}: {len(names)} ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
-    if result.reason:
-        click.echo(f"  {result.reason}")
-    for name, (value, low, high) in result.metrics.items():
-        numbers = "undefined" if math.isnan(value) else f"{value:.4f}   [{low:.4f}, {high:.4f}]"
-        click.echo(f"  {name.upper():14s} {numbers}")
+    else:
+        click.echo("\n".join(map(shown, describe_evaluation(result, len(wanted), draws))))

@@ -1,11 +1,13 @@
-"""Score files and model bundles in words, for `inspect`."""
+"""Score files, model bundles and evaluations in words."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 
 from metaqap_fast.errors import Status
+from metaqap_fast.evaluation import Evaluation
 from metaqap_fast.streams import counted
 
 
@@ -39,3 +41,16 @@ def describe_bundle(model: str) -> Iterator[str]:
     yield f"  intercept {bundle.meta.intercept:+.4f}, view size {bundle.view_size}"
     document = {name: value for name, value in bundle.document.items() if name not in ("members", "files")}
     yield from json.dumps(document, indent=2).splitlines()
+
+
+def describe_evaluation(found: Evaluation, labelled: int, draws: int) -> Iterator[str]:
+    """How well scores agree with opinions, in lines; `labelled` is the number of images that have a label."""
+    yield f"{found.count:,} of {counted(labelled, 'labelled image')} (95 % bootstrap intervals, {draws:,} draws)"
+    for why, names in (("no row", found.missing), ("failed", found.failed)):
+        if names:
+            yield f"  left out, {why}: {len(names):,} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+    if found.reason:
+        yield f"  {found.reason}"
+    for name, (value, low, high) in found.metrics.items():
+        numbers = "undefined" if math.isnan(value) else f"{value:.4f}   [{low:.4f}, {high:.4f}]"
+        yield f"  {name.upper():14s} {numbers}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from metaqap_fast.errors import MetaqapError, Status, UsageError
+from metaqap_fast.evaluation import Evaluation
 from metaqap_fast.records import Row
-from metaqap_fast.review.describe import describe_bundle, describe_scores
+from metaqap_fast.review.describe import describe_bundle, describe_evaluation, describe_scores
 from metaqap_fast.scores.durable import write_scores
 from metaqap_fast.scores.table import ScoreTable
 
@@ -53,6 +55,21 @@ def test_a_bundle(bundle: Path) -> None:
     assert lines[3] == "  intercept +0.1000, view size 64"
     rest = "\n".join(lines[4:])
     assert '"variance_slope": 2.0' in rest and '"files"' not in rest and '"members"' not in rest
+
+
+def test_an_evaluation() -> None:
+    metrics = {"srocc": (0.5, 0.4321, 0.6), "krocc": (math.nan, math.nan, math.nan), "rmse": (1.0, math.nan, 2.0)}
+    found = Evaluation(1234, metrics, ["a", "b", "c", "d"], ["e"], "all labels are 3")
+    assert list(describe_evaluation(found, 1239, 1000)) == [
+        "1,234 of 1,239 labelled images (95 % bootstrap intervals, 1,000 draws)",
+        "  left out, no row: 4 (a, b, c, ...)",
+        "  left out, failed: 1 (e)",
+        "  all labels are 3",
+        "  SROCC          0.5000   [0.4321, 0.6000]",
+        "  KROCC          undefined",
+        "  RMSE           1.0000   [nan, 2.0000]",
+    ]
+    assert len(list(describe_evaluation(Evaluation(5, {}, ["a", "b", "c"], []), 8, 100))) == 2
 
 
 def test_what_is_neither(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+import crash
 from command import COMMAND, many, run
+from metaqap_fast.scores.durable import write_scores
 from metaqap_fast.scores.table import ScoreTable
 
 Cli = Callable[..., Any]
@@ -53,6 +55,23 @@ def test_score_and_everything_after(bundle: Path, folder: Path, tmp_path: Path) 
     assert document["images"] == 10 and set(document["srocc"]) == {"value", "low", "high"}
     direct = run("evaluate", folder, "--labels", labels, "--draws", 100, "--model", bundle)
     assert direct.returncode == 0 and f"{document['srocc']['value']:.4f}" in direct.stdout
+
+
+def test_what_cannot_be_evaluated_is_said(tmp_path: Path) -> None:
+    """Constant labels: null and a reason, no NaN and no warning of a library. Names do not act on a terminal."""
+    out, csv = tmp_path / "s.h5", tmp_path / "labels.csv"
+    attributes = {"members": ["a", "b"]}
+    rows = [crash.row(b"%d.png" % i) for i in range(12)]
+    write_scores(out, attributes, [ScoreTable.from_rows(rows, attributes)])
+    csv.write_text("image,mos\n\x1b[31m.png,2\n" + "".join(f"{i}.png,3\n" for i in range(12)))
+    arguments = ["evaluate", out, "--labels", csv, "--draws", 100]
+    found = run(*arguments, "--json")
+    document = json.loads(found.stdout, parse_constant=lambda name: pytest.fail(name))
+    assert (found.returncode, found.stderr) == (0, "") and document["images"] >= 5
+    assert document["srocc"] == {"value": None, "low": None, "high": None} and "labels" in document["reason"]
+    text = run(*arguments)
+    assert (text.returncode, text.stderr) == (0, "") and document["reason"] in text.stdout
+    assert "SROCC          undefined" in text.stdout and "\\x1b[31m.png" in text.stdout
 
 
 def test_json_is_alone_on_stdout(bundle: Path, folder: Path, tmp_path: Path) -> None:

@@ -113,9 +113,9 @@ def photographs(folder: Path, count: int) -> list[tuple[str, Pixels]]:
     Raises:
         UsageError: there is none.
     """
-    listing = Listing([str(folder)])
-    listing.first()
-    entries = list(listing)
+    entries = list(Listing([folder]))
+    if not entries:
+        raise UsageError(f"no image found in {folder}")
     chosen = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, min(count, len(entries))).astype(int))]
     return [(entry.key.decode(errors="backslashreplace"), load_rgb(entry.path)) for entry in chosen]
 

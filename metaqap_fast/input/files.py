@@ -6,7 +6,6 @@ by component, so a folder can be listed in order without holding the whole tree:
 
 from __future__ import annotations
 
-import copy
 import glob
 import heapq
 import os
@@ -104,20 +103,6 @@ class Listing:
     def __iter__(self) -> Iterator[File]:
         self.skipped = 0
         return merged([*self._named, *(self._walk(path, prefix, frozenset()) for path, prefix in self._folders)])
-
-    def first(self) -> File:
-        """The first entry.
-
-        Raises:
-            UsageError: there is none.
-        """
-        for entry in copy.copy(self):  # a copy: `skipped` of this listing is left alone
-            return entry
-        raise UsageError(f"no image found in {', '.join(self.sources)}")
-
-    def count(self) -> int:
-        """Number of entries; lists everything."""
-        return sum(1 for _ in copy.copy(self))
 
     def _walk(self, folder: bytes, prefix: bytes, above: frozenset[tuple[int, int]]) -> Iterator[File]:
         try:

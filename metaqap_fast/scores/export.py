@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-ROWS = 1 << 16  # in memory at once, and in a row group of parquet
+ROWS = 65_536  # in memory at once, and in a row group of parquet
 
 
 def export(scores: ScoreTable | str | os.PathLike[str], path: str | os.PathLike[str]) -> int:

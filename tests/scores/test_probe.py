@@ -24,15 +24,26 @@ def path(tmp_path: Path) -> Path:
 
 def test_it_is_read_to_its_end_in_another_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By this program wherever it is imported from, in silence; a module in the current folder is not imported."""
-    done: list[Any] = []
-    original = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: done.append((original(*a, **k), k)) or done[-1][0])
+    started: list[tuple[subprocess.Popen[bytes], dict[str, Any]]] = []
+    waits: list[float] = []
+
+    class Watched(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append((self, options))
+
+        def wait(self, timeout: float | None = None) -> int:
+            waits.append(timeout or 0)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
     (path.parent / "h5py.py").write_text("import os; os.abort()")
     monkeypatch.chdir(path.parent)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     assert try_out("s.h5") is None
-    assert done[0][0].returncode == 0 and done[0][1]["timeout"] == pytest.approx(30 + path.stat().st_size / 1e6)
-    assert {done[0][1][name] for name in ("stdin", "stdout", "stderr")} == {subprocess.DEVNULL}
+    ((process, options),) = started
+    assert process.returncode == 0 and waits[0] == pytest.approx(30 + path.stat().st_size / 1e6)
+    assert {options[name] for name in ("stdin", "stdout", "stderr")} == {subprocess.DEVNULL}
 
 
 def test_what_is_wrong_in_an_orderly_way_is_left_to_the_reader(path: Path) -> None:

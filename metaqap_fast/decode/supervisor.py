@@ -132,6 +132,7 @@ class Supervisor:
     def __init__(self, options: DecodeOptions, limits: Limits) -> None:
         self.options, self.limits = options, limits
         self.restarts = self._failed_starts = 0
+        self._closed = False
         self._worker: _Worker | None = self._started()
 
     @property
@@ -148,7 +149,11 @@ class Supervisor:
         return self._stream(_Task(key, np.ascontiguousarray(array)) for key, array in images)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process for good. A stream that another thread is reading ends with an error."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         if self._worker is not None:
             self._worker.end()
             self._worker = None
@@ -164,7 +169,7 @@ class Supervisor:
                 yield from self._finish(flying)
         finally:
             if flying:  # stopped early: nobody waits for the answers that are under way
-                self.close()
+                self._end()
 
     def _finish(self, flying: deque[_Batch]) -> Iterator[Decoded]:
         """The answers to the first batch; it leaves `flying` when they are complete."""
@@ -177,7 +182,7 @@ class Supervisor:
                     _send(worker, batch)
                 decoded = self._answer(worker, task) if task.error is None else task.failed(task.error)
             except Death as death:
-                self.close()
+                self._end()
                 self.restarts += 1
                 for batch in flying:
                     batch.sent = False
@@ -217,6 +222,8 @@ class Supervisor:
         return ImageError(death.status, str(death))
 
     def _started(self) -> _Worker:
+        if self._closed:
+            raise MetaqapError("the decoder is closed")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         alive, lifeline = os.pipe()
         code = f"from {MODULE} import main; main()"

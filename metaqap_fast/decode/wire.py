@@ -159,7 +159,10 @@ def receive(connection: socket.socket) -> list[Decoded] | None:
         MetaqapError: no process can decode on this machine.
     """
     try:
-        line, fds, _, _ = socket.recv_fds(connection, LINE, 1)
+        try:
+            line, fds, _, _ = socket.recv_fds(connection, LINE, 1)
+        except ConnectionResetError:  # it left a batch unread: the kernel says so once, before what it had sent
+            line, fds, _, _ = socket.recv_fds(connection, LINE, 1)
     except TimeoutError:
         raise
     except OSError:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -316,3 +317,39 @@ def test_a_run_survives_its_decoder(bundle: Path, folder: Path, good: bytes, tmp
     found = dict(zip(table.paths, map(Status, table.status), strict=True))
     assert found["killer.png"] == Status.corrupt and found["b/sleeper.png"] == Status.too_large
     assert sum(status == Status.ok for status in found.values()) == 10 and len(found) == 15
+
+
+def test_closed_beside_a_stream_that_hangs(supervisor: Supervisor, good: bytes) -> None:
+    """No process is started again for what it had in hand."""
+    answers: list[object] = []
+    begun = threading.Event()
+
+    def work() -> None:
+        try:
+            for result in supervisor.stream(Encoded(b"", good + mark) for mark in [b""] * 4 + [b"HANG"] * 4):
+                answers.append(result.error)
+                begun.set()
+        except MetaqapError as error:
+            answers.append(str(error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert begun.wait(60)
+    supervisor.close()
+    thread.join(10)
+    assert not thread.is_alive() and supervisor.pid is None
+    assert answers[-1] == "the decoder is closed"
+
+
+def test_what_a_process_sent_before_it_died_is_not_lost(good: bytes) -> None:
+    """With a batch that it left unread the kernel first reports a reset connection."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    wire.tell_ready(theirs)
+    with wire.Answers(theirs) as answers:
+        answers.add(Decoded(b"", 3, ImageError(Status.corrupt, "cut")))
+    wire.send_batch(ours, [good])
+    theirs.close()
+    assert wire.receive(ours) == []
+    (answer,) = wire.receive(ours) or []
+    assert answer.error is not None and answer.error.reason == "cut"
+    assert wire.receive(ours) is None

@@ -172,6 +172,8 @@ def evaluate(
         UsageError: fewer than 5 labelled images were scored, a name fits several rows, or labels are refused.
         MetaqapError: the score file is damaged.
     """
+    if draws < 1:
+        raise UsageError(f"{draws} draws: at least 1 is needed")
     for what, given, known in (("scores", scores, ScoreTable), ("labels", labels, Mapping)):
         if not isinstance(given, (str, os.PathLike, known)):
             raise UsageError(f"{what} is {kind(given)}, not a {known.__name__} or the name of a file")
@@ -184,9 +186,10 @@ def evaluate(
     failed = [name for name, row in rows.items() if row is not None and not table.ok[row]]
     found = {name: row for name, row in rows.items() if row is not None and table.ok[row]}
     if len(found) < LEAST:
+        no_row = f"{len(missing)} have no row{', for example ' + missing[0] if missing else ''}"
         raise UsageError(
-            f"only {len(found)} of {len(wanted)} labelled images have a score; at least {LEAST} are needed "
-            f"(missing, for example: {', '.join(missing[:3]) or 'none'})"
+            f"only {len(found)} of {len(wanted)} labelled images have a score, and at least {LEAST} are needed: "
+            f"{no_row}; {len(failed)} failed"
         )
     x = table.score[list(found.values())].astype(np.float64)
     y = np.array([wanted[name] for name in found], np.float64)

@@ -21,7 +21,7 @@ from metaqap_fast.decode import DecodeOptions, Limits
 from metaqap_fast.engine.table import ENGINES, versions
 from metaqap_fast.errors import ImageError, Status, UsageError, kind
 from metaqap_fast.infer import scored
-from metaqap_fast.input import Source, memory, open_sources
+from metaqap_fast.input import Source, memory, named, open_sources
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.options import (
@@ -104,18 +104,18 @@ class Scorer:
         max_memory: int = MAX_MEMORY,
         isolate: bool = True,
     ) -> None:
+        for name, text in (("engine", engine), ("device", device), ("precision", precision), ("views", views)):
+            if not isinstance(text, str):
+                raise UsageError(f"{name} is {kind(text)}, not a str")
         views = OLD_VIEWS.get(views, views)
         if views not in VIEWS:
             raise UsageError(f"unknown views {views!r}: one of {', '.join(VIEWS)}")
-        for name, limit in (
-            ("batch_size", 1 if batch_size is None else batch_size),
-            ("max_pixels", max_pixels),
-            ("max_bytes", max_bytes),
-            ("max_seconds", max_seconds),
-            ("max_memory", max_memory),
-        ):
-            if not isinstance(limit, (int, float)) or not limit > 0:
-                raise UsageError(f"{name} is {limit!r}, not a positive number")
+        if batch_size is not None:
+            batch_size = _whole("batch_size", batch_size)
+        max_pixels, max_bytes = _whole("max_pixels", max_pixels), _whole("max_bytes", max_bytes)
+        max_memory = _whole("max_memory", max_memory)
+        if not isinstance(max_seconds, (int, float)) or not max_seconds > 0:
+            raise UsageError(f"max_seconds is {max_seconds!r}, not a positive number")
         forked.check()
         self.bundle = bundles.load(model)
         self.views: Views = views
@@ -132,6 +132,10 @@ class Scorer:
             raise
         self._turns = Turns()
         forked.keep(self)
+
+    def __repr__(self) -> str:
+        engine = self.engine
+        return f"<Scorer: model {self.bundle.name}, engine {engine.name}, {engine.precision}, {engine.device}>"
 
     def __enter__(self) -> Scorer:
         self._turns.check()
@@ -153,7 +157,7 @@ class Scorer:
             UsageError: a source that does not exist, or no source.
         """
         self._turns.check()
-        return self._listed(open_sources(_flat(sources)), progress)
+        return self._listed(open_sources(named(sources)), progress)
 
     def score_stream(
         self, images: Iterable[tuple[str | bytes, bytes]], *, progress: OnProgress | None = None
@@ -297,6 +301,8 @@ def _reported(rows: Generator[Row], progress: OnProgress | None, images: object)
     """The rows; `progress` is called before each one is given out."""
     if progress is None:
         return rows
+    if not callable(progress):
+        raise UsageError(f"progress is {kind(progress)}, not a function of a Progress")
     total = len(images) if isinstance(images, Sized) else None
 
     def reported() -> Generator[Row]:
@@ -316,21 +322,13 @@ def score(*sources: Named | Iterable[Named], progress: OnProgress | None = None,
     Raises:
         UsageError: a source that does not exist, or no source.
     """
-    source = open_sources(_flat(sources))  # before the seconds that a model takes to compile
+    source = open_sources(named(sources))  # before the seconds that a model takes to compile
     with Scorer(**options) as scorer:
         return scorer._listed(source, progress)
 
 
-def _flat(sources: Iterable[Any]) -> list[Named]:
-    """Sources that were given one by one or as a list, or both."""
-    found: list[Any] = []
-    for source in sources:
-        one = isinstance(source, (str, bytes, os.PathLike)) or not isinstance(source, Iterable)
-        found.extend([source] if one else source)
-    for source in found:
-        if not isinstance(source, (str, bytes, os.PathLike)):
-            hint = ": for decoded images use score_arrays" if hasattr(source, "__array__") else ""
-            raise UsageError(f"a source is {kind(source)}, not the name of a folder or file{hint}")
-        if isinstance(source, bytes) and b"\0" in source:
-            raise UsageError("a source is bytes that name no file: for encoded images use score_bytes")
-    return found
+def _whole(name: str, value: float) -> int:
+    """A limit as a whole number; 1e9 is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1 or value % 1:
+        raise UsageError(f"{name} is {value!r}, not a positive whole number")
+    return int(value)

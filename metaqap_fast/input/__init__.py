@@ -6,13 +6,15 @@ A kind of source is a file in this folder and an entry of `KINDS`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from metaqap_fast.errors import UsageError
+from metaqap_fast.errors import UsageError, kind
 from metaqap_fast.input import files
+from metaqap_fast.input.memory import decoded
 from metaqap_fast.input.source import Kind, Merged, Source
 
-__all__ = ["KINDS", "Kind", "Source", "open_sources"]
+__all__ = ["KINDS", "Kind", "Source", "named", "open_sources"]
 
 # The first that takes a name opens it. Files take whatever is left.
 KINDS: tuple[Kind, ...] = (files.KIND,)
@@ -32,3 +34,24 @@ def open_sources(sources: Sequence[str | os.PathLike[str]]) -> Source:
         names.setdefault(kind, []).append(name)
     opened = [kind.open(some, len(sources) == 1) for kind, some in names.items()]
     return opened[0] if len(opened) == 1 else Merged(opened)
+
+
+def named(sources: Iterable[Any]) -> list[str | os.PathLike[str]]:
+    """Sources that a caller gave one by one or in lists, for `open_sources`.
+
+    Raises:
+        UsageError: something that is no name.
+    """
+    found: list[Any] = []
+    for source in sources:
+        one = isinstance(source, (str, bytes, os.PathLike)) or not isinstance(source, Iterable)
+        found.extend([source] if one or decoded(source) or hasattr(source, "read") else source)
+    for source in found:
+        if not isinstance(source, (str, bytes, os.PathLike)):
+            hint = ": for decoded images use score_arrays" if decoded(source) else ""
+            raise UsageError(f"a source is {kind(source)}, not the name of a folder or file{hint}")
+        if not os.fspath(source):
+            raise UsageError("a source is an empty name")
+        if isinstance(source, bytes) and b"\0" in source:
+            raise UsageError("a source is bytes that name no file: for encoded images use score_bytes")
+    return found

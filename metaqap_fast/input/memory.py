@@ -86,7 +86,9 @@ def rgb(image: Any, where: str) -> Pixels:
         raise UsageError(f"{where} is {shape}, not uint8, uint16 or bool{hint}")
     if array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or not 1 <= array.shape[2] <= 4 or not array.size:
+    if not array.size:
+        raise UsageError(f"{where} is {shape}: it has no pixels")
+    if array.ndim != 3 or not 1 <= array.shape[2] <= 4:
         hint = ": are its channels first?" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
         raise UsageError(f"{where} is {shape}, not [H, W] or [H, W, channels], channels 1 to 4{hint}")
     array = array[..., :1] if array.shape[2] < 3 else array[..., :3]
@@ -98,12 +100,17 @@ def rgb(image: Any, where: str) -> Pixels:
     return np.array(np.broadcast_to(array, (*array.shape[:2], 3)), np.uint8, order="C")
 
 
+def decoded(value: Any) -> bool:
+    """Whether it may be a decoded image: an array of any library, or a PIL image."""
+    return hasattr(value, "__array__") or _is_pil(value)
+
+
 def _encoded(key: bytes, data: Any, where: str, max_bytes: int) -> Encoded:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         if isinstance(data, (str, os.PathLike)):
             hint = ": for the names of files use score"
         else:
-            hint = ": for decoded images use score_arrays" if hasattr(data, "__array__") or _is_pil(data) else ""
+            hint = ": for decoded images use score_arrays" if decoded(data) else ""
         raise UsageError(f"{where} is {kind(data)}, not the bytes of an image file{hint}")
     nbytes = data.nbytes if isinstance(data, memoryview) else len(data)
     if nbytes > max_bytes:

@@ -250,10 +250,12 @@ def test_too_few_images() -> None:
     with pytest.raises(UsageError) as error:
         ev.evaluate(table(keys[:4], [0.1, 0.2, 0.3, 0.4]), labels)
     assert str(error.value) == (
-        "only 4 of 9 labelled images have a score; at least 5 are needed (missing, for example: 4, 5, 6)"
+        "only 4 of 9 labelled images have a score, and at least 5 are needed: 5 have no row, for example 4; 0 failed"
     )
-    with pytest.raises(UsageError, match=r"only 0 of 1 .* for example: none\)"):
+    with pytest.raises(UsageError, match=r"only 0 of 1 .* needed: 0 have no row; 1 failed$"):
         ev.evaluate(table([b"0"], [np.nan], [Status.corrupt]), {"0": 1})
+    with pytest.raises(UsageError, match="0 draws: at least 1"):
+        ev.evaluate(table(keys, [0.1] * 5), labels, draws=0)
     assert ev.evaluate(table(keys, [0.1, 0.2, 0.3, 0.4, 0.5]), labels).metrics["plcc"][0] == pytest.approx(1)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -170,6 +172,11 @@ def test_one_source_several_or_a_list_of_them(scorer: Scorer, folder: Path) -> N
         (lambda s: s.score("/nowhere"), "no such file or folder: /nowhere"),
         (lambda s: s.score(b"\x89PNG\0\0"), "use score_bytes"),
         (lambda s: s.score([GRAY]), "use score_arrays"),
+        (lambda s: s.score(GRAY), r"a source is an array \[4, 4\] of uint8, .* use score_arrays"),
+        (lambda s: s.score(Image.new("L", (4, 4))), "a source is an Image, .* use score_arrays"),
+        (lambda s: s.score(io.BytesIO(b"a.jpg")), "a source is a BytesIO, not the name"),
+        (lambda s: s.score(""), "a source is an empty name"),
+        (lambda s: s.score(".", progress=3), "progress is an int, not a function"),
         (lambda s: s.score_bytes(b"..."), r"images is a bytes, .* score_bytes\(\[data\]\)"),
         (lambda s: s.score_bytes("a.jpg"), "images is a str"),
         (lambda s: s.score_bytes(None), "images is None"),
@@ -195,10 +202,26 @@ def test_what_is_no_image_is_named(scorer: Scorer, call: Callable[[Scorer], obje
 
 
 @pytest.mark.parametrize("limit", ["batch_size", "max_pixels", "max_bytes", "max_seconds", "max_memory"])
-@pytest.mark.parametrize("value", [0, -1, "16", float("nan")])
+@pytest.mark.parametrize("value", [0, -1, "4GiB", float("nan"), True, 0.5, float("inf"), [1]])
 def test_limits_are_positive_numbers(bundle: Path, limit: str, value: object) -> None:
-    with pytest.raises(UsageError, match=f"{limit} is {value!r}, not a positive number"):
+    if limit == "max_seconds" and value in (True, 0.5, float("inf")):
+        return
+    word = "number" if limit == "max_seconds" else "whole number"
+    with pytest.raises(UsageError, match=re.escape(f"{limit} is {value!r}, not a positive {word}")):
         Scorer(bundle, **{limit: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["engine", "device", "precision", "views"])
+@pytest.mark.parametrize(("value", "what"), [(None, "None"), (3, "an int"), (["auto"], "a list")])
+def test_names_are_text(bundle: Path, option: str, value: object, what: str) -> None:
+    with pytest.raises(UsageError, match=f"{option} is {what}, not a str"):
+        Scorer(bundle, **{option: value})  # type: ignore[arg-type]
+
+
+def test_a_limit_may_be_a_whole_float(bundle: Path, photo: Image.Image) -> None:
+    with Scorer(bundle, precision="fp32", max_pixels=1e6, max_bytes=1e6, max_memory=4e9, batch_size=2.0) as scorer:
+        assert scorer.score_bytes([encode(photo, "PNG")]).ok.all()
+        assert repr(scorer).startswith("<Scorer: model tiny, engine openvino, fp32, cpu: ")
 
 
 def test_max_bytes(bundle: Path, photo: Image.Image) -> None:

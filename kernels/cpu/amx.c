@@ -4,6 +4,8 @@
 // where there are no more: [C/32][pixels][32]. The strip (what is projected) is alike, but never less deep. In int8 they are
 // what the scales make of them, plus 128, and what a later block adds is kept in bf16 too, [C/32][pixels][32]. The ring is
 // fp16, in planes of 32; see fp16.h for what its numbers mean.
+#include "paths.h"
+#ifdef HAVE_AMX
 #include "depthwise.h"
 #include "vectors.h"
 
@@ -16,7 +18,7 @@ static int64_t narrow_bytes(const Network *n, int channels) {
 }
 
 // Tiles of 16 rows of 64 bytes; and floats too small for full precision are 0, which costs nothing. What was set before.
-FP16 unsigned amx_begin(void) {
+FP16 static unsigned begin_tiles(void) {
     struct {
         uint8_t palette, start, reserved[14];
         uint16_t bytes[16];
@@ -29,7 +31,7 @@ FP16 unsigned amx_begin(void) {
     _mm_setcsr(before | _MM_FLUSH_ZERO_ON | 0x40);  // and read as 0
     return before;
 }
-FP16 void amx_end(unsigned before) {
+FP16 static void end_tiles(unsigned before) {
     _tile_release();
     _mm_setcsr(before);
 }
@@ -227,4 +229,9 @@ FP16 static void project(const Network *n, const Block *b, const Memory *m, int 
     else project_as(BF16, n, b, m, first, pixels, keep);
 }
 
-const Path amx_path = {32, narrow_bytes, stem, expand, count, depthwise, project};
+static int64_t strip_bytes(const Network *n, int channels) { return (2 - n->eight) * up(channels, 64); }
+
+const Path amx_path = {.plane = 32, .channels = 32, .narrow_bytes = narrow_bytes, .strip_bytes = strip_bytes,
+    .rows_together = rows_together, .begin = begin_tiles, .end = end_tiles,
+    .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project};
+#endif

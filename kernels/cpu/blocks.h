@@ -1,23 +1,19 @@
-// What avx.c and amx.c share: sizes, statistics, and the way through the network.
+// What every path shares: sizes, the ring, statistics, and the way through the network. No instruction set is named here.
 #ifndef METAQAP_BLOCKS_H
 #define METAQAP_BLOCKS_H
-#include <immintrin.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "mobilenet.h"
 
-#define VECTOR __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
-#define INLINE VECTOR static inline __attribute__((always_inline))
 #define CAP 6.0f        // of ReLU6, which every activation here is
 // Output pixels that a block makes at once: at least a row, and no more than this if it is shorter. As many as take .5 us,
 // after which tiles would have to wake up (vectors.h).
 #define STRIP(kernel) ((kernel) == 5 ? 64 : 128)
-#define TOGETHER (1 << 20)  // bytes of rows that are projected at once, where that is not a strip: half of a core's own cache
 #define NEAREST 49152   // bytes of a core's nearest cache
+#define APART 2         // pixels that planes may be longer, see product.h
 #define MAX_KERNEL 5
 #define INSIDE 4        // a column that is no neighbour of what is around the image
-
-typedef __m512 f32x16;
 
 static inline int up(int value, int step) { return (value + step - 1) / step * step; }
 static inline int64_t lines(int64_t bytes) { return (bytes + 127) / 64 * 64; }  // of cache, and one more
@@ -26,7 +22,6 @@ static inline int64_t out_pixels(const Block *b) { return (int64_t)out_side(b, b
 // Columns that the stem reads: the image's, what is around it, and what is read with the last ones; values of a row of them.
 static inline int patch_columns(const Network *n) { return up(n->size + 4, 32); }
 static inline int line_size(const Network *n) { return 3 * patch_columns(n) + 32; }
-#define WINDOW 18  // values from a window of the stem to the next, see stem_patches
 
 // ---- the ring: the rows of a block's wide activation that are needed now --------------------------------------------
 
@@ -39,15 +34,6 @@ static inline int strip_rows(const Block *b) {
     int width = out_side(b, b->width), most = STRIP(b->kernel), rows = width >= most ? 1 : most / width;
     while (rows * width % 32 == 0 && rows > 1 && rows_read(b, rows) * b->width * PIXEL > NEAREST * 2 / 3) rows /= 2;
     return rows;
-}
-// Whether a block's wide activation is made by vectors (vectors.h), not in tiles: from few inputs, many pixels.
-static inline int by_vectors(const Network *n, const Block *b) {
-    return n->eight && b->depthwise && b->expand.inputs <= 24 && out_side(b, b->width) >= 64;
-}
-// Rows of output that are projected at once: where tiles only project, seldom and many.
-static inline int rows_together(const Network *n, const Block *b) {
-    int rows = strip_rows(b), most = TOGETHER / (out_side(b, b->width) * up(b->wide, 64));
-    return by_vectors(n, b) && most > rows ? most / rows * rows : rows;
 }
 // Columns of input of which the wide activation is made at once: all, unless an expansion has a depthwise convolution to feed.
 static inline int tile_width(const Block *b) {
@@ -87,19 +73,17 @@ typedef struct {
     float *maximum;
 } Stats;
 
-INLINE f32x16 from_bf16(__m256i bits) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-// ---- the way through the network, the same for both ----------------------------------------------------------------
+// ---- the way through the network, the same for all -----------------------------------------------------------------
 
 typedef struct {
     void *narrow[2], *residual[2];  // of a block's input and output
     void *ring, *strip;
-    int together;                      // rows of the strip, see rows_together; of the block that runs
-    uint16_t *rows, *order, *patches;  // see stem_patches; in int8 `rows` holds bytes, see copy_lines
+    int together;  // rows of the strip, see rows_together; of the block that runs
+    // What the stem reads. `rows`: three rows of the image, [3][line_size]; AVX512_BF16 and AMX have more, see stem_bf16.c
+    // and copy_lines.
+    uint16_t *rows, *order, *patches;
     Stats stem, wide;
-    uint16_t *origin;               // amx: what statistics are differences from, of every wide channel, fp16
+    uint16_t *origin;  // amx: what statistics are differences from, of every wide channel, fp16
 } Memory;
 
 typedef struct {
@@ -108,17 +92,18 @@ typedef struct {
 
 typedef struct {
     int plane;                                               // the ring's channels of a plane
-    int64_t (*narrow_bytes)(const Network *, int channels);  // of one pixel
+    int channels;                                            // that are expanded and then convolved at once, 16 or 32
+    int whole;                                               // statistics are of whole numbers, see Steps.times
+    int64_t (*narrow_bytes)(const Network *, int channels);  // of one pixel between blocks
+    int64_t (*strip_bytes)(const Network *, int channels);   // of one pixel of what is projected
+    int (*rows_together)(const Network *, const Block *);    // rows that are projected at once; NULL: a strip
+    unsigned (*begin)(void);                                 // of a network; NULL: nothing is to be done
+    void (*end)(unsigned);                                   // gets what `begin` gave
     void (*stem)(const Network *, const Block *, const Memory *, const uint8_t *image, int y, const Ring *);
-    // 32 channels from `channel` on; areas are of expand's input and of depthwise's output:
+    // `channels` from `channel` on; areas are of expand's input and of depthwise's output:
     void (*expand)(const Network *, const Block *, const Memory *, int channel, Area, const Ring *);
     void (*count)(const Block *, const Memory *, int channel, int first, int last, const Ring *);
     void (*depthwise)(const Network *, const Block *, const Memory *, int channel, Area, const Ring *);
     void (*project)(const Network *, const Block *, const Memory *, int first, int pixels, int keep);
 } Path;
-
-extern const Path avx_path, amx_path;
-void stem_patches(const Network *, const uint8_t *image, int y, const Memory *);
-unsigned amx_begin(void);  // of a network; for its end
-void amx_end(unsigned);
 #endif

@@ -3,13 +3,14 @@
 // while its values are in registers. Layer by layer, as inference libraries go, such a network waits for memory instead.
 // Sums have a fixed order: an image's result depends on nothing but the image.
 //
-// Two implementations: avx.c (AVX512-BF16: products in bf16, depthwise in fp32) and amx.c (AMX and AVX512-FP16: products
-// in bf16 or int8, depthwise in fp16). Sums of products are fp32 or int32 in both.
+// A path is an implementation for an instruction set; README.md has them all, with the layouts of memory. Sums of products
+// are fp32 or int32 in each.
 #ifndef METAQAP_MOBILENET_H
 #define METAQAP_MOBILENET_H
 #include <stdint.h>
 
-enum { NONE, AVX, AMX };  // arithmetic that a CPU has
+// The instruction sets that have paths, see paths.h.
+enum { PORTABLE, AVX2, AVX_VNNI, AVX512, AVX512_VNNI, AVX512_BF16, AMX, SETS };
 
 // A 1x1 convolution as a matrix product: K inputs to N outputs, zero where padded.
 // Weights in bf16 are stored in pairs of inputs, [N/16][K/32][16][16][2]; in int8 in fours, [N/16][K/64][16][16][4]. Where
@@ -34,6 +35,13 @@ typedef struct {
     const float *times;          // as cap: what these are multiplied by then
 } Steps;
 
+// What makes a projection's sums in int8 what the next block reads; see int8.h. Not for amx.
+typedef struct {
+    const int32_t *start, *shift;  // [N rounded up to 32]
+    const int16_t *times;          // as start
+    int32_t kept, added, half;
+} Narrowing;
+
 typedef struct {
     int32_t height, width;     // of the input
     int32_t kernel, stride, top, left;
@@ -46,6 +54,7 @@ typedef struct {
     const float *depthwise_bias;  // avx: [wide]
     Product project;           // inputs = wide
     float residual_scale;      // int8: what the input is multiplied by where it is added, see amx.c
+    Narrowing narrowing;
 } Block;
 
 typedef struct {
@@ -61,16 +70,19 @@ typedef struct {
     const Block *block;
     float epsilon, bias;
     const float *head;         // [all taps]
+    float around[4];           // fp32: as `outside`
 } Network;
 
-// The best arithmetic that the CPU and the operating system offer this process.
-int mobilenet_arithmetic(void);
+// What is so of an instruction set: the library has a path for it that computes in int8 (`eight`) or in floating point, and
+// the CPU and the operating system offer it to this process.
+enum { BUILT = 1, OFFERED = 2 };
+int mobilenet_has(int set, int eight);
 
 // Bytes of memory, 64-byte aligned and zero at first, that one call of mobilenet_run works in.
-int64_t mobilenet_workspace(const Network *network, int arithmetic);
+int64_t mobilenet_workspace(const Network *network, int set);
 
 // image [size, size, 3] uint8 -> the network's prediction. `taps` gets what the head reads: for the stem, every depthwise
 // convolution and the last expansion, one after another, mean, standard deviation (of the variance plus epsilon) and
 // maximum of every channel, [3 C].
-double mobilenet_run(const Network *network, int arithmetic, const uint8_t *image, void *workspace, float *taps);
+double mobilenet_run(const Network *network, int set, const uint8_t *image, void *workspace, float *taps);
 #endif

@@ -1,7 +1,7 @@
 // Products in AMX tiles.
 #ifndef METAQAP_TILES_H
 #define METAQAP_TILES_H
-#include "blocks.h"
+#include "avx512_bf16.h"
 
 #define AMX_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512fp16,avx512vnni,fma,amx-tile,amx-bf16,amx-int8"
 #define FP16 __attribute__((target(AMX_TARGET)))

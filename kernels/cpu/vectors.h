@@ -8,6 +8,17 @@
 #define METAQAP_VECTORS_H
 #include "fp16.h"
 
+// Whether a block's wide activation is made by vectors (vectors.h), not in tiles: from few inputs, many pixels.
+static inline int by_vectors(const Network *n, const Block *b) {
+    return n->eight && b->depthwise && b->expand.inputs <= 24 && out_side(b, b->width) >= 64;
+}
+// Rows of output that are projected at once: where tiles only project, seldom and many.
+#define TOGETHER (1 << 20)  // bytes of rows that are projected at once, where that is not a strip: half of a core's own cache
+static int rows_together(const Network *n, const Block *b) {
+    int rows = strip_rows(b), most = TOGETHER / (out_side(b, b->width) * up(b->wide, 64));
+    return by_vectors(n, b) && most > rows ? most / rows * rows : rows;
+}
+
 #define AT_ONCE 8  // pixels: with two accumulators each, enough to hide a product's latency
 
 // Whole numbers from 0 to 65535 as fp16, times 2^-13: the exponent less 13, and 0 is 0.

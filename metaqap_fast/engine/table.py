@@ -67,7 +67,7 @@ ENGINES: dict[str, Spec] = {
     "native": Spec(
         "metaqap_fast.engine.native.engine:create",
         devices=("cpu",),
-        precisions=("bf16", "int8"),
+        precisions=("fp32", "bf16", "int8"),
         automatic=("cpu",),
     ),
     "openvino": Spec(

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from torch import nn
 
+from metaqap_fast.engine.native.isa import PATHS, Isa
+from metaqap_fast.engine.native.kernel import Kernel
 from metaqap_fast.engine.native.reader import Unsuited, read
 from metaqap_fast.engine.openvino_core import library
 from metaqap_fast.model import bundle as bundles
-from native_reference import exported, graph, head, member
+from native_reference import exported, graph, head, member, need
 
 BUNDLE = bundles.load()
 op = library().opset13
@@ -303,9 +305,8 @@ def test_an_altered_graph_is_refused(alter: Callable[[Any], None], words: str) -
         read(altered)
 
 
-def test_views_of_another_size_are_refused() -> None:
-    with pytest.raises(Unsuited, match="views of 384 pixels, not a multiple of 512"):
-        read(model(384))
+def test_views_of_any_size_are_read() -> None:
+    assert read(model(384)).blocks[-1].expand.size == (12, 12)  # type: ignore[union-attr]
     assert read(model(1024)).blocks[-1].expand.size == (32, 32)  # type: ignore[union-attr]
 
 
@@ -317,11 +318,9 @@ BLOCKS = ("ds_r1_k3_s2_e1_c16", "ir_r1_k5_s2_e6_c24")
     [
         (BLOCKS, {"activation": nn.ReLU}, "0 operations Maximum"),
         (BLOCKS, {"activation": nn.SiLU}, "0 operations Maximum"),
-        (("ds_r1_k3_s2_e1_c20", "ir_r1_k5_s2_e6_c24"), {}, "120 wide channels, not a multiple of 16"),
         (("ds_r1_k3_s2_e1_c16", "ir_r1_k7_s2_e6_c24"), {}, "neither 3x3 nor 5x5"),
         (("ds_r1_k3_s2_e1_c16_se0.25", "ir_r1_k3_s2_e6_c24"), {}, "operations"),
         (("ir_r1_k3_s2_e6_c16",), {}, "operations GroupConvolution"),
-        (BLOCKS, {"stem": 48}, "a stem"),
     ],
 )
 def test_networks_of_another_kind_are_refused(
@@ -329,3 +328,27 @@ def test_networks_of_another_kind_are_refused(
 ) -> None:
     with pytest.raises(Unsuited, match=words):
         read(exported(member(blocks, 64, **options), tmp_path / "member.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "options", "words"),
+    [
+        (("ds_r1_k3_s2_e1_c20", "ir_r1_k5_s2_e6_c24"), {}, "120 wide channels, not a multiple of 16"),
+        (BLOCKS, {"stem": 48}, "48 channels of the stem, not a multiple of 32"),
+    ],
+)
+def test_networks_that_only_some_paths_run(
+    tmp_path: Path, blocks: tuple[str, ...], options: dict[str, Any], words: str
+) -> None:
+    network = read(exported(member(blocks, 64, **options), tmp_path / "member.onnx"))
+    for isa in PATHS["bf16"]:
+        need(isa, "bf16")
+        with pytest.raises(Unsuited, match=words):
+            Kernel(network, isa)
+    Kernel(network, Isa.PORTABLE)
+
+
+def test_views_that_only_some_paths_take() -> None:
+    need(Isa.AVX512_BF16, "bf16")
+    with pytest.raises(Unsuited, match="views of 384 pixels, not a multiple of 512"):
+        Kernel(read(model(384)), Isa.AVX512_BF16)

@@ -14,7 +14,9 @@ import float64
 from metaqap_fast.engine.deviation import TOLERANCE, reference
 from metaqap_fast.engine.native import engine as native
 from metaqap_fast.engine.native.correction import corrected, typical
-from metaqap_fast.engine.native.library import AMX, AVX, Kernel, aligned_bytes
+from metaqap_fast.engine.native.isa import PATHS, Isa, paths
+from metaqap_fast.engine.native.kernel import Kernel, levels
+from metaqap_fast.engine.native.layout import aligned_bytes
 from metaqap_fast.engine.native.packing import (
     NARROWED,
     SMALLEST,
@@ -30,17 +32,19 @@ from metaqap_fast.engine.samples import generated
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.meta import combine
 from metaqap_fast.train.ranges import measure_ranges
-from native_reference import KINDS, by_openvino, differences, exported, graph, member, need, pooled
+from native_reference import ARITHMETICS, KINDS, by_openvino, differences, exported, graph, member, need, pooled
 
 VIEWS = generated(512, 4)
 # Of means, deviations and maxima: what rounding in another order makes of them, deep in a network. The arithmetic's own
 # roundings are in what is compared with.
 ROUNDING = {
-    (AVX, "bf16"): (0.01, 0.015, 0.02),
-    (AMX, "bf16"): (0.02, 0.05, 0.06),  # sums of the depthwise convolution, and of squares, in fp16
-    (AMX, "int8"): (0.06, 0.12, 0.25),
+    "fp32": (1e-5, 3e-5, 1e-5),
+    "bf16": (0.01, 0.015, 0.02),
+    "int8": (0.06, 0.1, 0.2),
+    "bf16 AMX": (0.02, 0.05, 0.06),  # sums of the depthwise convolution, and of squares, in fp16
+    "int8 AMX": (0.06, 0.12, 0.25),
 }
-FROM_FP32 = {"bf16": 0.15, "int8": 0.25}
+FROM_FP32 = {"fp32": 1e-4, "bf16": 0.15, "int8": 0.25}
 FIVES = ["ir_r2_k5_s2_e6_c24", "ir_r2_k3_s2_e6_c40", "ir_r1_k5_s1_e6_c40", "ir_r2_k3_s2_e4_c112", "ir_r2_k5_s2_e3_c48"]
 THREES = ["ir_r2_k3_s2_e6_c24", "ir_r2_k5_s2_e6_c40", "ir_r1_k3_s1_e6_c112", "ir_r2_k5_s2_e2_c80", "ir_r2_k3_s2_e3_c16"]
 ODD = ["ds_r1_k3_s1_e1_c20", "ir_r1_k5_s2_e8_c72", "ir_r1_k3_s2_e2_c8", "ir_r1_k5_s2_e4_c33"]
@@ -81,8 +85,12 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     return make
 
 
-def run(network: Network, how: int, ranges: Sequence[float] | None = None) -> tuple[float, NDArray[np.float32]]:
-    kernel = Kernel(network, how, ranges)
+def allowed(isa: Isa, precision: str) -> tuple[float, float, float]:
+    return ROUNDING[f"{precision} AMX" if isa == Isa.AMX else precision]
+
+
+def run(network: Network, isa: Isa, ranges: Sequence[float] | None = None) -> tuple[float, NDArray[np.float32]]:
+    kernel = Kernel(network, isa, ranges)
     return kernel.run(VIEWS[-1], aligned_bytes(kernel.workspace))
 
 
@@ -112,41 +120,41 @@ def test_rounding_is_less_than_a_misread_graph(case: Callable[[str], Case]) -> N
     assert (differences(float64.flat(float64.pooled(other, VIEWS[-1])), exact) > rounding(network, exact)).any()
 
 
-@KINDS
+@ARITHMETICS
 @pytest.mark.parametrize("name", [*MEMBERS, *NETWORKS])
-def test_the_kernel_computes_the_network(case: Callable[[str], Case], name: str, how: int, precision: str) -> None:
-    need(how)
+def test_the_kernel_computes_the_network(case: Callable[[str], Case], name: str, isa: Isa, precision: str) -> None:
+    need(isa, precision)
     network, ranges = case(name).network, case(name).ranges if precision == "int8" else None
-    prediction, taps = run(network, how, ranges)
+    prediction, taps = run(network, isa, ranges)
     assert prediction == pytest.approx(network.bias + network.weights.astype(np.float64) @ taps, abs=1e-4)
-    found = differences(taps, pooled(network, VIEWS[-1], how, ranges))
-    assert (found < ROUNDING[how, precision]).all(), found.max(0)
+    found = differences(taps, pooled(network, VIEWS[-1], isa, ranges))
+    assert (found < allowed(isa, precision)).all(), found.max(0)
     from_fp32 = differences(taps, pooled(network, VIEWS[-1]))
     assert from_fp32.max() < FROM_FP32[precision]
     print(f"{name}: from what is rounded alike {found.max(0)}, from fp32 {from_fp32.max(0)}")
 
 
-@pytest.mark.parametrize("how", [AVX, AMX])
+@pytest.mark.parametrize("isa", PATHS["bf16"])
 @pytest.mark.parametrize(("name", "place"), [("mobilenetv2", 0), ("mobilenetv2", 16), ("efficientnet_lite0", 5)])
-def test_another_padding_is_another_network(case: Callable[[str], Case], name: str, place: int, how: int) -> None:
+def test_another_padding_is_another_network(case: Callable[[str], Case], name: str, place: int, isa: Isa) -> None:
     """The kernel pads as it is told, and what `ROUNDING` lets pass is less than a wrong padding makes."""
-    need(how)
+    need(isa, "bf16")
     network = case(name).network
     block = network.blocks[place]
     assert block.depthwise is not None
     top, left = block.depthwise.pads
     shifted = replace(block, depthwise=replace(block.depthwise, pads=(top + 1 if top == 0 else top - 1, left)))
     other = replace(network, blocks=(*network.blocks[:place], shifted, *network.blocks[place + 1 :]))
-    _, taps = run(other, how)
-    assert (differences(taps, pooled(other, VIEWS[-1], how)) < ROUNDING[how, "bf16"]).all()
-    assert (differences(taps, pooled(network, VIEWS[-1], how)) > ROUNDING[how, "bf16"]).any()
+    _, taps = run(other, isa)
+    assert (differences(taps, pooled(other, VIEWS[-1], isa)) < allowed(isa, "bf16")).all()
+    assert (differences(taps, pooled(network, VIEWS[-1], isa)) > allowed(isa, "bf16")).any()
 
 
-@KINDS
-def test_scores_are_near_those_in_fp32(how: int, precision: str) -> None:
-    need(how)
+@ARITHMETICS
+def test_scores_are_near_those_in_fp32(isa: Isa, precision: str) -> None:
+    need(isa, precision)
     bundle = bundles.load()
-    kernels = native.kernels(bundle, how, precision)
+    kernels = native.kernels(bundle, isa, precision)
     memory = aligned_bytes(max(kernel.workspace for kernel in kernels))
     found = np.array([[kernel.run(view, memory)[0] for kernel in kernels] for view in VIEWS], np.float32)
     scores = [combine(members, bundle.meta)[0] for members in (found, reference(bundle, VIEWS))]
@@ -154,11 +162,11 @@ def test_scores_are_near_those_in_fp32(how: int, precision: str) -> None:
 
 
 @KINDS
-def test_only_the_view_is_read(case: Callable[[str], Case], how: int, precision: str) -> None:
+def test_only_the_view_is_read(case: Callable[[str], Case], isa: Isa, precision: str) -> None:
     """Neither the bytes before and after it, nor what an earlier one left in the memory."""
-    need(how)
+    need(isa, precision)
     ranges = case("asymmetric").ranges if precision == "int8" else None
-    kernel = Kernel(case("asymmetric").network, how, ranges)
+    kernel = Kernel(case("asymmetric").network, isa, ranges)
     memory, results = aligned_bytes(kernel.workspace), set()
     for around in (0, 255):
         memory[:] = around  # 255: as bf16, fp16 and fp32 not a number
@@ -170,23 +178,35 @@ def test_only_the_view_is_read(case: Callable[[str], Case], how: int, precision:
     assert len(results) == 1
 
 
+def test_paths_agree(case: Callable[[str], Case]) -> None:
+    """In int8 bit for bit, in fp32 within rounding."""
+    need(Isa.PORTABLE, "int8")
+    network, ranges = case("odd channels").network, case("odd channels").ranges
+    whole = {run(network, isa, ranges)[1].tobytes() for isa in paths("int8") if isa != Isa.AMX}
+    assert len(whole) == 1
+    exact = run(network, Isa.PORTABLE)[1]
+    for isa in paths("fp32"):
+        assert run(network, isa)[1] == pytest.approx(exact, rel=1e-4, abs=1e-5)
+
+
+@ARITHMETICS
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_a_flat_image_is_flat(level: int) -> None:
+def test_a_flat_image_is_flat(level: int, isa: Isa, precision: str) -> None:
     """Away from the edges nothing varies: a deviation that fp16's rounding made would show."""
-    need(AMX)
+    need(isa, precision)
     view = np.full((512, 512, 3), level, np.uint8)
-    found = {}
-    for how in (AVX, AMX):
-        (kernel, *_) = native.kernels(bundles.load(), how)
-        found[how] = kernel.run(view, aligned_bytes(kernel.workspace))[1][32:64]  # deviations of the stem
+    found = []
+    for how, what in ((isa, precision), (Isa.PORTABLE, "fp32")):
+        (kernel, *_) = native.kernels(bundles.load(), how, what)
+        found.append(kernel.run(view, aligned_bytes(kernel.workspace))[1][32:64])  # deviations of the stem
     # A border of one pixel in 256: a deviation of what the border differs by times .09, nothing else.
-    assert np.abs(found[AMX] - found[AVX]).max() < 0.001
+    assert np.abs(found[0] - found[1]).max() < (0.002 if precision == "int8" else 0.001)
 
 
-@KINDS
-def test_what_no_number_of_the_ring_can_hold_is_0_or_6(case: Callable[[str], Case], how: int, precision: str) -> None:
+@ARITHMETICS
+def test_what_no_number_of_the_ring_can_hold_is_0_or_6(case: Callable[[str], Case], isa: Isa, precision: str) -> None:
     """Activations before ReLU6 that fp16, or an int16, cannot hold; and a channel that is its bias alone."""
-    need(how)
+    need(isa, precision)
     network, ranges = case("asymmetric").network, case("asymmetric").ranges if precision == "int8" else None
     block = network.blocks[2]
     assert block.expand is not None
@@ -195,31 +215,36 @@ def test_what_no_number_of_the_ring_can_hold_is_0_or_6(case: Callable[[str], Cas
     weights[4:6], bias[4:6] = 0, (2.5, 7)
     other = replace(block, expand=replace(block.expand, weights=weights, bias=bias))
     network = replace(network, blocks=(*network.blocks[:2], other, *network.blocks[3:]))
-    found = differences(run(network, how, ranges)[1], pooled(network, VIEWS[-1], how, ranges))
-    assert (found < ROUNDING[how, precision]).all(), found.max(0)
+    found = differences(run(network, isa, ranges)[1], pooled(network, VIEWS[-1], isa, ranges))
+    assert (found < allowed(isa, precision)).all(), found.max(0)
 
 
-def test_what_is_over_the_range_is_cut_off(case: Callable[[str], Case]) -> None:
+@pytest.mark.parametrize("isa", [Isa.AMX, Isa.AVX2])
+def test_what_is_over_the_range_is_cut_off(case: Callable[[str], Case], isa: Isa) -> None:
     """In int8 a value that its calibration did not see is the largest that it saw, for the head too."""
-    need(AMX)
+    need(isa, "int8")
     network, ranges = case("symmetric").network, list(case("symmetric").ranges)
     assert ranges[2] == 6  # of what the second projection reads
     ranges[2] = 2.0
-    found = run(network, AMX, ranges)[1]
-    assert (differences(found, pooled(network, VIEWS[-1], AMX, ranges)) < ROUNDING[AMX, "int8"]).all()
-    assert (differences(found, pooled(network, VIEWS[-1])) > ROUNDING[AMX, "int8"]).any()
+    found = run(network, isa, ranges)[1]
+    assert (differences(found, pooled(network, VIEWS[-1], isa, ranges)) < allowed(isa, "int8")).all()
+    assert (differences(found, pooled(network, VIEWS[-1])) > allowed(isa, "int8")).any()
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_corrected_biases_take_back_what_rounded_weights_shift(case: Callable[[str], Case], name: str) -> None:
+@pytest.mark.parametrize("isa", [Isa.AMX, Isa.AVX2])
+def test_corrected_biases_take_back_what_rounded_weights_shift(
+    case: Callable[[str], Case], name: str, isa: Isa
+) -> None:
     """Means of the taps over views other than those that the correction saw, by the weights alone and by the kernel."""
-    need(AMX)
+    need(isa, "int8")
+    exactly = isa if isa == Isa.AMX else Isa.AVX2
     network, ranges = case(name).network, case(name).ranges
-    other = corrected(network, typical(network, AMX, VIEWS), ranges)
+    other = corrected(network, typical(network, exactly, VIEWS), ranges, levels(isa))
     views = [view[::-1, ::-1].copy() for view in VIEWS]
 
     def taps(network: Network, ranges: Sequence[float] | None) -> NDArray[np.float64]:
-        kernel = Kernel(network, AMX, ranges)
+        kernel = Kernel(network, isa if ranges else exactly, ranges)
         memory = aligned_bytes(kernel.workspace)
         return np.mean([kernel.run(view, memory)[1] for view in views], 0, np.float64)
 
@@ -262,18 +287,18 @@ def test_orders_hold_every_channel_once() -> None:
     assert sorted(arranged(values, WIDENED)) == [0] * 24 + list(values)  # padded to two times 32
 
 
-@KINDS
-def test_the_rest_of_the_program_keeps_its_small_numbers(how: int, precision: str) -> None:
+@ARITHMETICS
+def test_the_rest_of_the_program_keeps_its_small_numbers(isa: Isa, precision: str) -> None:
     """What the kernel sets for itself (floats under 1e-38 are 0) is as it was when it returns."""
-    need(how)
-    (kernel, *_) = native.kernels(bundles.load(), how, precision)
+    need(isa, precision)
+    (kernel, *_) = native.kernels(bundles.load(), isa, precision)
     kernel.run(VIEWS[0], aligned_bytes(kernel.workspace))
     assert np.float32(1e-30) * np.float32(1e-10) > 0
 
 
 def test_what_the_kernel_would_read_beyond_is_refused() -> None:
-    need(AVX)
-    (kernel, *_) = native.kernels(bundles.load(), AVX)
+    need(Isa.PORTABLE, "fp32")
+    (kernel, *_) = native.kernels(bundles.load(), Isa.PORTABLE, "fp32")
     memory, view = aligned_bytes(kernel.workspace), VIEWS[0]
     for wrong in (view[:511], view[:, :, :2], view.astype(np.float32), view[None]):
         with pytest.raises(ValueError, match="a view is uint8"):

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metaqap_fast import engine as engines
+from metaqap_fast.engine import cpu
 from metaqap_fast.engine.native import engine as native
 from metaqap_fast.engine.native import library as kernel
 from metaqap_fast.engine.native.engine import NativeEngine
-from metaqap_fast.engine.native.library import AMX, AVX, Kernel
+from metaqap_fast.engine.native.isa import Isa, paths
+from metaqap_fast.engine.native.kernel import Kernel
 from metaqap_fast.engine.native.reader import Unsuited
 from metaqap_fast.engine.samples import generated
 from metaqap_fast.errors import MetaqapError, UsageError
@@ -51,7 +53,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def engine(small: Bundle) -> Iterator[NativeEngine]:
-    need(AVX)
+    need(Isa.AVX2, "fp32")
     engine = NativeEngine(small, threads=2)
     yield engine
     engine.close()
@@ -63,14 +65,11 @@ def rows(engine: NativeEngine, views: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @KINDS
-def test_threads_order_and_company_of_a_view(
-    small: Bundle, how: int, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    need(how)
-    monkeypatch.setattr(native, "arithmetic", lambda: how)
+def test_threads_order_and_company_of_a_view(small: Bundle, isa: Isa, precision: str) -> None:
+    need(isa, precision)
     found = set()
     for threads in (1, 2, 5):
-        engine = NativeEngine(small, precision, threads)
+        engine = NativeEngine(small, precision, threads, isa)
         alone = rows(engine, VIEWS)
         assert alone.shape == (6, 2) and len(np.unique(alone)) == 12
         found.add(alone.tobytes())
@@ -125,7 +124,7 @@ def test_an_exception_of_the_source_arrives_and_the_engine_goes_on(engine: Nativ
 @pytest.mark.parametrize("more", [0, 1])
 def test_closing_while_images_are_in_flight(small: Bundle, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for the views that are computed, and gives up those that are not begun."""
-    need(AVX)
+    need(Isa.AVX2, "fp32")
     engine = NativeEngine(small, threads=2)
     go_on, real, ran = threading.Event(), Kernel.run, []
 
@@ -166,27 +165,46 @@ def made(bundle: Bundle, *arguments: str) -> tuple[str, str, str]:
 
 @pytest.mark.usefixtures("on_bf16")
 def test_the_shipped_model_runs_natively() -> None:
-    need(AVX)
+    need(Isa.AVX512_BF16, "bf16")
     assert made(bundles.load(), "auto", "cpu") == ("native", "bf16", "the cpu was asked for")
 
 
 @pytest.mark.usefixtures("on_bf16")
 @pytest.mark.parametrize("precision", native.PRECISIONS)
 def test_native_if_asked_for(small: Bundle, precision: str) -> None:
-    need(AMX if precision == "int8" else AVX)
+    if not paths(precision):
+        pytest.skip(f"no path for {precision} runs here")
     assert made(small, "native", "auto", precision) == ("native", precision, "asked for")
-    assert made(small, "auto", "cpu", precision)[:2] == ("native", precision)
-    assert made(small, "native")[:2] == ("native", "bf16")
+    assert made(small, "native")[:2] == ("native", "bf16" if paths("bf16") else "fp32")
 
 
-def test_openvino_where_native_is_no_choice(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    passed_over = "the cpu was asked for; the native engine has no fp32"
-    assert made(small, "auto", "cpu", "fp32") == ("openvino", "fp32", passed_over)
-    assert made(small, "openvino", "auto", "int8") == ("openvino", "int8", "asked for")
-    monkeypatch.setattr("metaqap_fast.engine.cpu.default_precision", lambda: "fp32")
-    assert made(small, "auto", "cpu") == ("openvino", "fp32", passed_over)
-    with pytest.raises(UsageError, match="the native engine has no fp32"):
-        engines.create(small, "native", "cpu", "fp32")
+def test_fp32_and_openvino(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(Isa.AVX2, "fp32")
+    assert made(small, "auto", "cpu", "fp32") == ("native", "fp32", "the cpu was asked for")
+    assert made(small, "openvino", "auto", "fp32") == ("openvino", "fp32", "asked for")
+    with pytest.raises(UsageError, match="the native engine has no fp16"):
+        engines.create(small, "native", "cpu", "fp16")
+    with pytest.raises(UsageError, match="the native engine has no fp16"):
+        NativeEngine(small, "fp16")
+
+
+def test_the_device_names_the_path(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(Isa.AVX2, "fp32")
+    monkeypatch.setenv(cpu.VARIABLE, "avx2")
+    for precision in ("auto", "int8"):
+        engine = engines.create(small, "auto", "cpu", precision)
+        assert engine.name == "native" and ", AVX2, " in engine.device
+        engine.close()
+    monkeypatch.setenv(cpu.VARIABLE, "portable")
+    engine = engines.create(small, "native")
+    assert ", PORTABLE, " in engine.device and engine.precision == "fp32"
+    engine.close()
+
+
+def test_a_cpu_without_avx2_has_openvino(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "paths", lambda precision: [Isa.PORTABLE] if precision != "bf16" else [])
+    name, _, said = made(small, "auto", "cpu", "fp32")
+    assert name == "openvino" and "without AVX2 it would be slower than OpenVINO" in said
 
 
 def refused(bundle: Bundle, reason: str, precision: str = "auto") -> None:
@@ -198,20 +216,19 @@ def refused(bundle: Bundle, reason: str, precision: str = "auto") -> None:
     assert str(caught.value) == f"the native engine does not run: {reason}" and type(caught.value) is MetaqapError
 
 
-@pytest.mark.usefixtures("on_bf16")
-def test_a_cpu_without_the_arithmetic(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "arithmetic", lambda: 0)
-    refused(small, "this CPU does not multiply in bf16 (AVX512-BF16 or AMX)", "int8")
-    monkeypatch.setattr(native, "arithmetic", lambda: AVX)
-    refused(small, "this CPU does not multiply in int8 with AMX", "int8")
+def test_a_cpu_without_the_instructions(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(Isa.AVX2, "fp32")
+    monkeypatch.setenv(cpu.VARIABLE, "avx2")
+    assert made(small, "native")[:2] == ("native", "fp32")
+    with pytest.raises(MetaqapError, match="this CPU has no AVX512_BF16; this CPU has no AMX"):
+        engines.create(small, "native", "cpu", "bf16")
 
 
 @pytest.mark.usefixtures("on_bf16")
 def test_an_installation_without_the_kernel(small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "__file__", str(tmp_path / "library.py"))
-    for function in (kernel.library, kernel.arithmetic):
-        function.cache_clear()
-    refused(small, "the package was installed without a C compiler", "int8")  # which OpenVINO has on any CPU
+    kernel.library.cache_clear()
+    refused(small, "the package was installed without a C compiler", "int8")
     path = tmp_path / f"_mobilenet{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     path.write_bytes(b"not a library")
     refused(small, f"{path.name} cannot be loaded: {path}: file too short", "int8")
@@ -249,19 +266,19 @@ def other_taps(folder: Path, tiny: Path) -> Bundle:
     ("make", "reason"),
     [
         (a_relu, "member1: 0 operations Maximum where one is expected"),
-        (a_small_view, "mean: views of 64 pixels, not a multiple of 512"),
+        (a_small_view, "mean: 0 operations Transpose where one is expected"),
         (other_taps, "means: a head on 4 pooled values of 4 activations"),
     ],
 )
 def test_a_model_that_the_kernel_does_not_run(make: Any, reason: str, tmp_path: Path, bundle: Path) -> None:
-    need(AVX)
+    need(Isa.AVX512_BF16, "bf16")
     refused(make(tmp_path, bundle), reason)
     with pytest.raises(Unsuited):
         NativeEngine(make(tmp_path, bundle))
 
 
 def test_a_model_without_ranges_has_no_int8(small: Bundle) -> None:
-    need(AMX)
+    need(Isa.AVX2, "int8")
     bare = Bundle("bare", small.path, tuple(Member(m.name, m.file, {}) for m in small.members), META, 512, "", {})
     for engine in ("auto", "native"):
         with pytest.raises(UsageError, match="the model bare has no int8 ranges: use --precision"):

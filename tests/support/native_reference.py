@@ -16,7 +16,8 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
-from metaqap_fast.engine.native.library import AMX, ARITHMETIC, AVX, arithmetic
+from metaqap_fast.engine.native.isa import PATHS, Isa, runs
+from metaqap_fast.engine.native.kernel import levels
 from metaqap_fast.engine.native.reader import Convolution, Network, Unsuited
 from metaqap_fast.engine.openvino_core import library, shared_core
 from metaqap_fast.train.features import export_onnx
@@ -27,17 +28,33 @@ from metaqap_fast.train.taps import cut, fold
 Round = Callable[[Tensor], Tensor]
 Pooled = list[tuple[NDArray[np.float32], ...]]  # mean, deviation and maximum of each tap
 
-KINDS = pytest.mark.parametrize(("how", "precision"), [(AVX, "bf16"), (AMX, "bf16"), (AMX, "int8")])
+KINDS = pytest.mark.parametrize(
+    ("isa", "precision"),
+    [pytest.param(isa, precision, id=f"{precision}-{isa.name}") for precision in PATHS for isa in PATHS[precision]],
+)
+
+# One path of each arithmetic: what the others compute is compared with the portable path, on smaller networks.
+ARITHMETICS = pytest.mark.parametrize(
+    ("isa", "precision"),
+    [
+        (Isa.AVX2, "fp32"),
+        (Isa.AVX512_BF16, "bf16"),
+        (Isa.AMX, "bf16"),
+        (Isa.AVX2, "int8"),
+        (Isa.AVX512_VNNI, "int8"),
+        (Isa.AMX, "int8"),
+    ],
+)
 
 
-def need(how: int) -> None:
-    """Skip where the CPU, or the installation, has not this arithmetic."""
+def need(isa: Isa, precision: str) -> None:
+    """Skip where the CPU, or the installation, has not this path."""
     try:
-        offered = arithmetic()
-    except Unsuited as reason:
-        pytest.skip(f"the native kernel is not there: {reason}")
-    if offered < how:
-        pytest.skip(f"this CPU has no {ARITHMETIC[how]}, which is what the native kernel computes with here")
+        reason = runs(isa, precision)
+    except Unsuited as missing:
+        reason = f"the native kernel is not there: {missing}"
+    if reason:
+        pytest.skip(f"{precision} by {isa.name} is not tested: {reason}")
 
 
 def same(x: Tensor) -> Tensor:
@@ -53,18 +70,18 @@ def steps(largest: float, low: int, high: int) -> Round:
     return lambda x: (x * (high / largest)).round().clamp(low, high) * (largest / high)
 
 
-def whole(weights: Tensor, most: float, least: float, bits: int) -> Round:
+def whole(weights: Tensor, most: float, least: float, bits: int, count: int) -> Round:
     """Outputs as whole numbers of a step: 6 is a number of so many bits, unless sums are coarser."""
-    sums = (weights.abs().amax((1, 2, 3)) / 127).clamp_min(least) * (most / 127)
+    sums = (weights.abs().amax((1, 2, 3)) / count).clamp_min(least) * (most / 127)
     step = (sums * torch.exp2((torch.floor(torch.log2(6 / sums)) + 1 - bits).clamp_min(0))).view(1, -1, 1, 1)
     return lambda x: (x / step).round() * step
 
 
-def rows(least: float) -> Round:
+def rows(least: float, count: int) -> Round:
     """Weights of a product to int8, each output with a step of its own, no smaller than `least`."""
 
     def rounded(weights: Tensor) -> Tensor:
-        step = (weights.abs().amax((1, 2, 3), keepdim=True) / 127).clamp_min(least)
+        step = (weights.abs().amax((1, 2, 3), keepdim=True) / count).clamp_min(least)
         return (weights / step).round() * step
 
     return rounded
@@ -85,25 +102,29 @@ def convolved(x: Tensor, each: Convolution, inputs: Round = same, weights: Round
 
 
 @torch.no_grad()
-def pooled(network: Network, view: NDArray[np.uint8], how: int = 0, ranges: Sequence[float] | None = None) -> Pooled:
-    """What the head reads of a view [S, S, 3]: in fp32 (`how` 0), or with the roundings of AVX or AMX, in int8 with
-    `ranges` as `native.largest` gives them."""
-    bf16, wide = (to(torch.bfloat16) if how else same), (to(torch.float16) if how == AMX else same)
-    largest = iter(ranges or ())
+def pooled(
+    network: Network, view: NDArray[np.uint8], isa: Isa = Isa.PORTABLE, ranges: Sequence[float] | None = None
+) -> Pooled:
+    """What the head reads of a view [S, S, 3], rounded as a path rounds: in int8 with `ranges` as `largest` gives
+    them, otherwise in bf16 or fp32. Of int8 without AMX, what is rounded to 16 bits is left out."""
+    bf16 = to(torch.bfloat16) if isa in PATHS["bf16"] else same
+    wide = to(torch.float16) if isa == Isa.AMX else same
+    largest_sum, bits = (65535, 11) if isa == Isa.AMX else (2 ** levels(isa).bits - 1, levels(isa).bits)
+    count, largest = levels(isa).weights, iter(ranges or ())
 
     def product(x: Tensor, each: Convolution, low: int, high: int, most: float) -> Tensor:
         if ranges is None:
             return convolved(x, each, bf16, bf16)
-        least = 6 / 65535 / (most / 127) if low else 1e-10
-        found = convolved(x, each, steps(most, low, high), rows(least))
-        return whole(tensor(each.weights), most, least, 11)(found) if low else found
+        least = 6 / largest_sum / (most / 127) if low else 1e-10
+        found = convolved(x, each, steps(most, low, high), rows(least, count))
+        return whole(tensor(each.weights), most, least, bits, count)(found) if low else found
 
     mean, scale = (tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.scale))
     x = torch.from_numpy(view).permute(2, 0, 1)[None].float() - mean
     stem = tensor(network.stem.weights) * scale
     least = 6 / (2**24 - 1)
-    counted = whole(stem, 127, least, 16) if ranges else same  # pixels are whole numbers already
-    stem = rows(least)(stem) if ranges else bf16(stem)
+    counted = whole(stem, 127, least, 16, count) if ranges else same  # pixels are whole numbers already
+    stem = rows(least, count)(stem) if ranges else bf16(stem)
     x = wide(counted(convolved(x, replace(network.stem, weights=stem.numpy()))).clamp(0, 6))
     taps = [x]
     for block in network.blocks:

@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metaqap_fast.engine import cpu
 from metaqap_fast.engine.cuda import Gpu
-from metaqap_fast.engine.native.correction import corrected, typical
-from metaqap_fast.engine.native.library import AMX, ARITHMETIC, Kernel, aligned_bytes, arithmetic
+from metaqap_fast.engine.native.correction import corrected, equalised, typical
+from metaqap_fast.engine.native.isa import Isa, path, paths
+from metaqap_fast.engine.native.kernel import Kernel, levels
+from metaqap_fast.engine.native.layout import aligned_bytes
 from metaqap_fast.engine.native.reader import Network, Unsuited, read
 from metaqap_fast.engine.openvino_core import shared_core
 from metaqap_fast.engine.protocol import Engine, T
@@ -32,15 +35,13 @@ AHEAD = 8  # views in flight for each thread
 TYPICAL = 4  # views that int8's biases are corrected on
 
 
-def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
-    """The members, ready to run.
+def kernels(bundle: Bundle, isa: Isa, precision: str) -> list[Kernel]:
+    """The members, ready to run by a path that computes in this precision here.
 
     Raises:
         UsageError: int8 is asked for, and a member has no activation ranges.
-        Unsuited: a member is of another type (the reason names it), or int8 is asked for without AMX.
+        Unsuited: a member is of another type; the reason names it.
     """
-    if precision == "int8" and how != AMX:
-        raise Unsuited("this CPU does not multiply in int8 with AMX")
     core, size = shared_core(), bundle.view_size
     found: list[tuple[Network, list[float]]] = []
     for member in bundle.members:
@@ -51,12 +52,21 @@ def kernels(bundle: Bundle, how: int, precision: str = "bf16") -> list[Kernel]:
         except Unsuited as reason:
             raise Unsuited(f"{member.name}: {reason}") from None
         if precision == "int8" and not member.ranges:
-            raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision bf16")
+            raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision bf16 or fp32")
         found.append((network, largest(model, member.ranges) if precision == "int8" else []))
     if precision == "int8":  # all members can: now it is worth the time
-        views = generated(size, TYPICAL)
-        found = [(corrected(network, typical(network, how, views), ranges), ranges) for network, ranges in found]
-    return [Kernel(network, how, ranges) for network, ranges in found]
+        views, exact = generated(size, TYPICAL), isa if isa == Isa.AMX else path("fp32")
+        for i, (network, ranges) in enumerate(found):
+            taps = typical(network, exact, views)
+            network = network if isa == Isa.AMX else equalised(network, taps)
+            found[i] = corrected(network, taps, ranges, levels(isa)), ranges
+    kernels = []
+    for member, (network, ranges) in zip(bundle.members, found, strict=True):
+        try:
+            kernels.append(Kernel(network, isa, ranges))
+        except Unsuited as reason:
+            raise Unsuited(f"{member.name}: {reason}") from None
+    return kernels
 
 
 def largest(model: Any, ranges: Mapping[str, tuple[float, float]]) -> list[float]:
@@ -80,9 +90,10 @@ class NativeEngine(Engine):
 
     Args:
         bundle: the model.
-        precision: `auto` (bf16), `bf16` or `int8`; in int8 the depthwise convolutions and what blocks add to their
-            input stay in floating point.
+        precision: `auto` (bf16 where the CPU multiplies in it, fp32 elsewhere), `fp32`, `bf16` or `int8`; in int8 the
+            depthwise convolutions and what blocks add to their input have 16 bits, or stay in floating point (AMX).
         threads: CPU threads to use; None for all that the process may run on.
+        isa: the path; None for the fastest that runs here.
 
     Raises:
         UsageError: another precision, or a model without int8 ranges.
@@ -91,17 +102,19 @@ class NativeEngine(Engine):
 
     name = "native"
 
-    def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, precision: str = "auto", threads: int | None = None, isa: Isa | None = None
+    ) -> None:
         if precision not in ("auto", *PRECISIONS):
             raise UsageError(f"the native engine has no {precision}: use {either(PRECISIONS)}, or --engine openvino")
-        how = arithmetic()
-        if how not in ARITHMETIC:
-            raise Unsuited("this CPU does not multiply in bf16 (AVX512-BF16 or AMX)")
-        self.precision = "bf16" if precision == "auto" else precision
-        self._kernels = kernels(bundle, how, self.precision)
+        if precision == "auto":
+            precision = "bf16" if paths("bf16") else "fp32"
+        self.precision = precision
+        isa = path(precision) if isa is None else isa
+        self._kernels = kernels(bundle, isa, precision)
         count = threads or len(os.sched_getaffinity(0))
         core = shared_core()
-        self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {ARITHMETIC[how]}, {count} threads"
+        self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {isa.name}, {count} threads"
         self._ahead = AHEAD * count
         self._pool = ThreadPoolExecutor(count, "native")
         self._free: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
@@ -151,5 +164,10 @@ class NativeEngine(Engine):
 
 
 def create(bundle: Bundle, precision: str, gpu: Gpu | None) -> NativeEngine:
-    """See `metaqap_fast.engine.table.Spec`."""
+    """See `metaqap_fast.engine.table.Spec`.
+
+    The portable path is for tests: it is slower than OpenVINO, and runs only if METAQAP_FAST_ISA asks for it.
+    """
+    if precision != "bf16" and paths("fp32") == [Isa.PORTABLE] and cpu.played() != "portable":
+        raise Unsuited("without AVX2 it would be slower than OpenVINO")
     return NativeEngine(bundle, precision)

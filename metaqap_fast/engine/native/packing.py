@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,27 @@ TO_FP16 = np.float32(2**-112)  # what makes fp32's exponents those of fp16
 CUT = np.float32(1 + 0.7 * 2**-11)  # what cutting fp32 off to fp16 costs on average
 SMALLEST, LARGEST = np.float32(2**-24), 65504  # of fp16
 CAP = np.float32(6)  # of ReLU6
+ZERO = 128  # what stands for 0 between blocks in int8
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What int8 counts: `weights` up to this magnitude; `inputs` from 0 to this, for those of an expansion half of them
+    negative; `bits` of an expansion's sum that stands for 6."""
+
+    weights: int = 127
+    inputs: int = 255
+    bits: int = 15
+
+    @property
+    def half(self) -> int:
+        """What stands for 0 in an expansion's inputs."""
+        return (self.inputs + 1) // 2
+
+    def step(self, largest: float) -> float:
+        """That an expansion's inputs count."""
+        return largest / (self.half - 1)
+
 
 Shorts = NDArray[np.uint16]
 Order = tuple[int, ...]  # which channel stands where
@@ -22,9 +44,10 @@ WIDENED: Order = tuple(8 * (i % 16 // 4) + 4 * (i // 16) + i % 4 for i in range(
 NARROWED: Order = tuple(32 * (i % 2) + i // 2 for i in range(64))
 
 
-def rounded(weights: Floats, least: float = 0.0) -> tuple[NDArray[np.int8], Floats]:
-    """Weights [N, K] as int8, and the steps [N] that they count: each output has its own, no smaller than `least`."""
-    steps = np.maximum(np.abs(weights).max(1) / 127, np.float32(max(least, 1e-10)))
+def rounded(weights: Floats, least: float = 0.0, most: int = 127) -> tuple[NDArray[np.int8], Floats]:
+    """Weights [N, K] as int8, up to `most`, and the steps [N] that they count: each output has its own, no smaller than
+    `least`."""
+    steps = np.maximum(np.abs(weights).max(1) / most, np.float32(max(least, 1e-10)))
     return np.rint(weights / steps[:, None]).astype(np.int8), steps
 
 
@@ -60,17 +83,21 @@ def arranged(values: NDArray[Any], order: Order | None) -> NDArray[Any]:
     return parts[:, list(order)].reshape(whole.shape)
 
 
-def packed(weights: NDArray[Any], group: int, whole: bool = False) -> NDArray[Any]:
+def packed(weights: NDArray[Any], group: int, depth: int) -> NDArray[Any]:
     """Weights of a product [N, K] as the kernel reads them, `Product` in mobilenet.h: [N/16, K/depth, depth/group, 16,
-    group], zero where padded. `group` inputs that stand together: 2 in bf16, 4 in int8; as many as are 4 bytes."""
-    inputs, deepest = weights.shape[1], 16 * group
-    depth = deepest if whole or inputs > 16 else 16
-    filled = padded(padded(weights, 32).T, depth).T
-    shape = len(filled) // 16, 16, filled.shape[1] // depth, depth // group, group
+    group], zero where padded. `group` inputs stand together, as many as are 4 bytes; `depth` are what a plane has."""
+    filled = padded(weights.T, depth).T
+    return grouped(filled.reshape(len(weights), -1, depth), group)
+
+
+def grouped(weights: NDArray[Any], group: int) -> NDArray[Any]:
+    """[N, planes, depth] -> [N/16, planes, depth/group, 16, group], zero where padded."""
+    filled = padded(weights, 32)
+    shape = len(filled) // 16, 16, filled.shape[1], filled.shape[2] // group, group
     return filled.reshape(shape).transpose(0, 2, 3, 1, 4)
 
 
-def in_lanes(values: Floats, lanes: int) -> Floats:
+def in_lanes(values: NDArray[Any], lanes: int) -> NDArray[Any]:
     """[C, N] -> [C / lanes, N, lanes], zero where padded."""
     whole = padded(values, lanes)
     return whole.reshape(len(whole) // lanes, lanes, -1).transpose(0, 2, 1)

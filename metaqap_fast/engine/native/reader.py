@@ -68,8 +68,6 @@ def read(model: Any) -> Network:
     if len(model.inputs) != 1 or [list(output.shape) for output in model.outputs] != [[1, 1]]:
         raise Unsuited("more than one input, or more than one prediction")
     size = int(model.inputs[0].shape[1])
-    if size % 512:
-        raise Unsuited(f"views of {size} pixels, not a multiple of 512")
     value = _only(model.inputs[0], "Convert")
     value = _only(value, "Transpose", [0, 3, 1, 2])
     value, mean = _with_constant(value, "Subtract")
@@ -101,16 +99,14 @@ def read(model: Any) -> Network:
 
 def _check(network: Network) -> None:
     stem, wide = network.stem, len(network.stem.bias)
-    if stem.weights.shape != (wide, 3, 3, 3) or stem.stride != 2 or wide % 32 or wide > 256 or max(stem.pads) > 1:
+    if stem.weights.shape != (wide, 3, 3, 3) or stem.stride != 2 or max(stem.pads) > 1:
         raise Unsuited("a stem that is not 3x3 with stride 2")
     for block in network.blocks:
         for each in (block.expand, block.project):
             if each is not None and (each.weights.shape[2:] != (1, 1) or each.stride != 1 or any(each.pads)):
                 raise Unsuited("an expansion or projection that is not 1x1")
-        if block.expand is not None and (len(block.expand.bias) % 16 or len(block.expand.bias) < 32):
-            raise Unsuited(f"{len(block.expand.bias)} wide channels, not a multiple of 16")
         if (each := block.depthwise) is not None and (
-            each.weights.shape[1:] not in ((1, 3, 3), (1, 5, 5)) or each.stride not in (1, 2) or each.size[1] < 16
+            each.weights.shape[1:] not in ((1, 3, 3), (1, 5, 5)) or each.stride not in (1, 2)
         ):
             raise Unsuited("a depthwise convolution that is neither 3x3 nor 5x5 with stride 1 or 2")
 

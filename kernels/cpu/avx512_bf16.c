@@ -1,13 +1,20 @@
-// AVX512-BF16: products in bf16, the depthwise convolution in fp32; see mobilenet.h.
+// AVX512_BF16: products in bf16, the depthwise convolution in fp32; see mobilenet.h.
 //
 // Narrow activations (between blocks) and the strip (what is projected) are bf16, in planes of 32 channels, 16 where there
 // are no more: [C/32][pixels][32]. The ring is fp32, in planes of 16.
-#include "blocks.h"
+#include "paths.h"
+#ifdef HAVE_AVX512_BF16
+#include "avx512_bf16.h"
 
 static int depth(int channels) { return channels <= 16 ? 16 : 32; }
 static int64_t narrow_bytes(const Network *n, int channels) {
     (void)n;
     return 2 * up(channels, depth(channels));
+}
+
+static int64_t strip_bytes(const Network *n, int channels) {
+    (void)n;
+    return 2 * up(channels, 32);
 }
 
 INLINE f32x16 relu6(f32x16 x) { return _mm512_min_ps(_mm512_max_ps(x, _mm512_setzero_ps()), _mm512_set1_ps(CAP)); }
@@ -89,7 +96,7 @@ INLINE void product_to_ring(const Operands *o, const Product *p, int pixel, int 
                             relu6(_mm512_add_ps(sum[j][t], _mm512_loadu_ps(p->bias + 16 * (n + j)))));
 }
 
-VECTOR static void expand(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
+AVX512_BF16 static void expand(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
     (void)n;
     int k = channel / 16;
     Operands o = operands(&b->expand, m->narrow[0], (int64_t)b->height * b->width);
@@ -113,7 +120,7 @@ INLINE void count_row(const float *pixels, int width, const Stats *stats, int ch
     partial_end(&partial, stats, channel);
 }
 
-VECTOR static void stem(const Network *n, const Block *b, const Memory *m, const uint8_t *image, int y, const Ring *ring) {
+AVX512_BF16 static void stem(const Network *n, const Block *b, const Memory *m, const uint8_t *image, int y, const Ring *ring) {
     stem_patches(n, image, y, m);
     Operands o = operands(&n->stem, m->patches, b->width);
     o.pixel = WINDOW;
@@ -124,7 +131,7 @@ VECTOR static void stem(const Network *n, const Block *b, const Memory *m, const
     for (int k = 0; k < b->wide / 16; k++) count_row(row + k * next, b->width, &m->stem, 16 * k);
 }
 
-VECTOR static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
+AVX512_BF16 static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
     for (int y = first; y < last; y++)
         for (int c = channel / 16; c < b->wide / 16 && c < channel / 16 + 2; c++)
             count_row(ring_row(ring, y, c), b->width, &m->wide, 16 * c);
@@ -166,7 +173,7 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int c
     }
 }
 
-VECTOR static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
+AVX512_BF16 static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
     (void)n;
     if (b->kernel == 3 && b->stride == 1) strip(b, 3, 1, m, channel, area, ring);
     else if (b->kernel == 3) strip(b, 3, 2, m, channel, area, ring);
@@ -176,8 +183,11 @@ VECTOR static void depthwise(const Network *n, const Block *b, const Memory *m, 
 
 // ---- projection -----------------------------------------------------------------------------------------------------
 
-VECTOR static void project(const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
+AVX512_BF16 static void project(const Network *n, const Block *b, const Memory *m, int first, int pixels, int keep) {
     (void)n, (void)keep;
+    int rest = b->wide % 32;  // read with the last channels, times 0: let them be numbers
+    for (int x = 0; x < pixels && rest; x++)
+        memset((uint16_t *)m->strip + ((int64_t)(b->wide / 32) * pixels + x) * 32 + rest, 0, 2 * (32 - rest));
     Operands o = operands(&b->project, m->strip, pixels);
     int outputs = b->project.outputs, d = depth(outputs);
     for (int k = 0; k < outputs; k += d) {
@@ -199,4 +209,6 @@ VECTOR static void project(const Network *n, const Block *b, const Memory *m, in
     }
 }
 
-const Path avx_path = {16, narrow_bytes, stem, expand, count, depthwise, project};
+const Path avx512_bf16_path = {.plane = 16, .channels = 32, .narrow_bytes = narrow_bytes, .strip_bytes = strip_bytes,
+    .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project};
+#endif

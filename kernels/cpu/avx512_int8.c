@@ -1,0 +1,15 @@
+// AVX512 in int8 without VNNI: products of bytes are summed two by two in 16 bits, which hold them, for weights are from -64
+// to 64: 2 times 255 times 64 is less than 2^15.
+#include "paths.h"
+#ifdef HAVE_AVX512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#include "avx512_int8.h"
+
+INLINE Vector dot(Vector sum, Vector x, Vector weights) {
+    return add(sum, multiply_pairs(_mm512_maddubs_epi16(x, weights), every_short(1)));
+}
+
+#include "int8_vectors.h"
+
+const Path avx512_int8 = INT8_PATH;
+#endif

@@ -190,6 +190,7 @@ def test_fp32_and_openvino(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_device_names_the_path(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     need(Isa.AVX2, "fp32")
+    monkeypatch.setenv(cpu.ONEDNN, "")  # set along with the next, and to be as it was after the test
     monkeypatch.setenv(cpu.VARIABLE, "avx2")
     for precision in ("auto", "int8"):
         engine = engines.create(small, "auto", "cpu", precision)
@@ -218,6 +219,7 @@ def refused(bundle: Bundle, reason: str, precision: str = "auto") -> None:
 
 def test_a_cpu_without_the_instructions(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     need(Isa.AVX2, "fp32")
+    monkeypatch.setenv(cpu.ONEDNN, "")  # set along with the next, and to be as it was after the test
     monkeypatch.setenv(cpu.VARIABLE, "avx2")
     assert made(small, "native")[:2] == ("native", "fp32")
     with pytest.raises(MetaqapError, match="this CPU has no AVX512_BF16; this CPU has no AMX"):

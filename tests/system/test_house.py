@@ -39,6 +39,11 @@ ORDER = """
     engine.native.reader
     engine.native.packing
     engine.native.library
+    engine.native.isa
+    engine.native.layout
+    engine.native.layout_bf16
+    engine.native.layout_vectors
+    engine.native.kernel
     engine.native.correction
     engine.native.engine
     engine.native

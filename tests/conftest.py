@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+# Without a GPU the kernels' tests run in Triton's interpreter, and Triton asks once, when it is first imported.
+with pytest.MonkeyPatch.context() as _patch, suppress(ImportError):
+    if not Path("/dev/nvidiactl").exists():
+        _patch.setenv("TRITON_INTERPRET", "1")
+    import triton  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -148,7 +148,10 @@ def test_wheel_and_source_distribution_work_outside_the_checkout(tree: Path, tmp
 def test_an_editable_installation_works_outside_the_checkout(tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip("install", "-e", tree, "--target", target)
-    (tmp_path / "sitecustomize.py").write_text(f"import site; site.addsitedir({str(target)!r})")
+    # As Python's start does it: what the tests run in may be an editable installation itself, which comes later.
+    start = f"import site, sys; before = sys.meta_path[:]; site.addsitedir({str(target)!r})\n"
+    start += "sys.meta_path[:] = [finder for finder in sys.meta_path if finder not in before] + before\n"
+    (tmp_path / "usercustomize.py").write_text(start)
     assert works(tmp_path, PYTHONPATH=str(tmp_path)).count(str(tree)) == 2
 
 

@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
@@ -135,6 +136,8 @@ def in_a_fork(work: Callable[[], int]) -> int:
         status = 1
         try:
             status = work()
+        except BaseException:  # noqa: BLE001 -- the process ends here
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(status)

@@ -162,8 +162,8 @@ def test_intervals_are_those_of_scipy() -> None:
     assert ev.bootstrap(x, y, 100) == ev.bootstrap(x, y, 100, 0) != ev.bootstrap(x, y, 100, seed=1)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In 600 samples; nine times in ten would not do. What is slow and not looked at is left out."""
+def test_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as they say, of 600 times; nine of ten would not do. What is slow and not looked at is left out."""
     monkeypatch.setattr(ev, "fit_logistic", lambda x, y: ())
     monkeypatch.setattr(ev, "logistic", lambda x: x)
     monkeypatch.setattr(ev, "krocc", lambda x, y: 0.0)

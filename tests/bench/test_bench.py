@@ -256,6 +256,7 @@ def test_a_case_that_crashes_hangs_or_is_missing_leaves_the_others(tmp_path: Pat
     assert len(said) == 11
 
 
+@pytest.mark.full
 def test_a_repetition_is_a_process_of_its_own(bundle: Path, folder: Path) -> None:
     options = {"sources": [str(folder)], "count": None, "model": str(bundle)}
     options |= {"engine": "auto", "device": "cpu", "precision": "auto", "batch_size": None}

@@ -20,6 +20,8 @@ from metaqap_fast.bench.runs import read
 from metaqap_fast.bench.sampling import Settings
 from metaqap_fast.errors import UsageError
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[2]
 QUICK = Settings(repeats=1, seconds=0.0, patience=0.0)
 
@@ -154,7 +156,7 @@ def test_peers_do_the_same_job(peer: str, size: str, bundle: Path, tmp_path: Pat
     assert peer in (*theirs.facts["versions"], "eager")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_compiled_peer_does_the_same_job(bundle: Path, tmp_path: Path) -> None:
     options = {**views_of(tmp_path, "200x64"), "model": str(bundle), "precision": "fp32"}
     ours, theirs = prepare("peer.ours", options), prepare("peer.compiled", options)

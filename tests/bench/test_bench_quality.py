@@ -25,6 +25,8 @@ from metaqap_fast.bench.stages import alone
 from metaqap_fast.errors import UsageError
 from metaqap_fast.model import bundle as bundles
 
+pytestmark = pytest.mark.full
+
 # --- quality ---
 
 

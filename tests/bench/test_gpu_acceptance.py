@@ -28,6 +28,8 @@ from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.records import Decoded
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-m", "metaqap_fast.bench.gpu_acceptance"]
 

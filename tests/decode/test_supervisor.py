@@ -182,6 +182,7 @@ def test_time_that_nobody_waited_is_not_counted(
     assert supervisor.restarts == 0
 
 
+@pytest.mark.full
 def test_many_culprits(supervisor: Supervisor, good: bytes) -> None:
     data = [good + b"SEGV" * (i % 3 == 0) for i in range(20)]
     results = list(supervisor.stream(Encoded(b"%d" % i, each) for i, each in enumerate(data)))

@@ -17,6 +17,8 @@ import pytest
 from level_report import FROM_FP32
 from metaqap_fast.engine import cpu
 
+pytestmark = pytest.mark.full
+
 SCRIPT = Path(__file__).parents[1] / "support" / "level_report.py"
 TYPES = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "f32"}}  # of convolutions, as OpenVINO names them
 LEVELS = pytest.mark.parametrize("level", cpu.playable())

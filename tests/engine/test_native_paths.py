@@ -23,6 +23,8 @@ from metaqap_fast.engine.native.layout_vectors import Int8Layout
 from native_reference import need
 from random_networks import EXAMPLES, network_of, networks, outputs, view_of
 
+pytestmark = pytest.mark.full
+
 SOURCES = Path(__file__).parents[2] / "kernels" / "cpu"
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 VECTORS = [isa for isa in PATHS["int8"] if isa not in (Isa.AMX, Isa.PORTABLE)]

@@ -44,7 +44,7 @@ def test_fp16_is_fused_and_leaves_nothing_to_be_chosen_later(library: Library) -
     assert 100 < found.megabytes <= 150 and found.streams == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("precision", "least"), [("int8", 4.0), ("fp8", 2.0)])
 def test_what_the_documents_say_of_eight_bits(library: Library, precision: str, least: float) -> None:
     """They move more bytes than fp16, and most of their convolutions are not fused: they are not recommended."""

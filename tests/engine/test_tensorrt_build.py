@@ -23,6 +23,8 @@ from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Member
 from metaqap_fast.model.meta import combine
 
+pytestmark = pytest.mark.full
+
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
 BATCH = 64
 BUNDLE = bundles.load()

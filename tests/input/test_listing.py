@@ -70,7 +70,7 @@ def a_list(work: Path, image: Path, count: int) -> str:
 
 
 @pytest.mark.parametrize("source", [one_folder, many_folders, a_list])
-@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.nightly)])
 def test_many_names(bundle: Path, photo: Image.Image, fast: Path, source: object, count: int) -> None:
     image = fast / "0.ppm"
     photo.crop((0, 0, 64, 64)).save(image)

@@ -12,6 +12,8 @@ import pytest
 import kernel_cases  # noqa: F401  (first: it decides how Triton is imported)
 from metaqap_fast.kernels import aot
 
+pytestmark = pytest.mark.full
+
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

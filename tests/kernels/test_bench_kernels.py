@@ -11,6 +11,8 @@ import kernel_cases  # noqa: F401  (first: it decides how Triton is imported)
 from metaqap_fast.bench import kernels as bench
 from metaqap_fast.errors import MetaqapError
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def on_cpu(monkeypatch):

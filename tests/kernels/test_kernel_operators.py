@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from kernel_cases import DEVICE, Ensemble, ensemble, error, formula, on_kernels
 from metaqap_fast import kernels
 
+pytestmark = pytest.mark.full
+
 
 def loss_arguments(case: Ensemble) -> tuple[object, ...]:
     return (case.members, case.weights, case.bias, case.mos, case.mask, 0.5, 0.5, False)

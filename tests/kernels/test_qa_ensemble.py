@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from kernel_cases import DEVICE, Ensemble, ensemble, error, errors, formula, on_kernels, outcome
 from metaqap_fast import kernels
 
+pytestmark = pytest.mark.full
+
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-3}
 # Examples are whole ensembles from a seed: there is nothing to shrink, and shrinking takes minutes in the interpreter.
 QUIET = settings(

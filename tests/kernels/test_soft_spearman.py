@@ -9,6 +9,8 @@ from scipy.stats import spearmanr
 from kernel_cases import DEVICE, error, on_kernels, pearson
 from metaqap_fast import kernels
 
+pytestmark = pytest.mark.full
+
 QUIET = settings(
     max_examples=40,
     deadline=None,
@@ -171,7 +173,7 @@ def test_the_cpu_implementation_is_the_formula_and_holds_no_square():
     assert all(len(range(8192)[rows]) * 8192 <= STRIP for rows in _strips(torch.empty(8192)))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_8192_rows():
     """On a GPU a moment; interpreted, minutes."""
     score, mos, _ = case(9, 8192)

@@ -210,6 +210,7 @@ def leave(start: Callable[[], subprocess.Popen[str]], number: signal.Signals) ->
     raise AssertionError(f"{number.name}: {seconds} s")
 
 
+@pytest.mark.full
 @SIGNALS
 def test_interrupt_commits_and_resume_completes(
     bundle: Path, tmp_path: Path, number: signal.Signals, status: int
@@ -261,6 +262,7 @@ openvino.merged = merged
 """
 
 
+@pytest.mark.full
 @SIGNALS
 @pytest.mark.parametrize(("stuck", "rows"), [(STUCK_ENGINE, 1500), (STUCK_COMPILER, 0)], ids=["engine", "compiler"])
 def test_interrupt_waits_for_no_library(

@@ -57,11 +57,12 @@ def check(result: dict[str, Any], kills: int) -> None:
         assert result[name] == 0, result
 
 
+@pytest.mark.full
 def test_100_kills(fast: Path) -> None:
     check(kill(fast, 100, SEED), 100)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_1000_kills(fast: Path) -> None:
     check(kill(fast, 1000, SEED + 1), 1000)
 
@@ -73,6 +74,7 @@ def test_kills_are_noticed_without_the_protection(fast: Path, mutation: str) -> 
     assert any(result[name] for name in bad), result
 
 
+@pytest.mark.full
 def test_a_real_run_is_killed_and_resumed(bundle: Path, tmp_path: Path) -> None:
     """The command itself, decoder process and all: five kills at seeded moments."""
     folder, rng = many(tmp_path / "photos", 3000), np.random.default_rng(SEED)
@@ -124,6 +126,7 @@ def photos(fast: Path) -> tuple[Path, dict[str, list[bytes]]]:
     return folder, crash.datasets(fast / "whole.h5")
 
 
+@pytest.mark.full
 def test_files_that_cannot_grow(photos: tuple[Path, dict[str, list[bytes]]], fast: Path) -> None:
     """A quota, by RLIMIT_FSIZE, at thirty sizes: every write of the store fails at some of them."""
     folder, expected = photos
@@ -239,6 +242,7 @@ def test_output_removed_under_the_run(photos: tuple[Path, dict[str, list[bytes]]
     assert crash.datasets(out) == expected
 
 
+@pytest.mark.full
 def test_any_damage_to_any_part_is_found(photos: tuple[Path, dict[str, list[bytes]]], fast: Path) -> None:
     """Forty parts with a byte flipped or their end cut off, seeded."""
     folder, expected = photos
@@ -321,6 +325,7 @@ def test_clock_jumps_change_nothing(
     assert crash.datasets(fast / "s.h5") == expected
 
 
+@pytest.mark.full
 def test_a_stopped_run_blames_no_image(bundle: Path, tmp_path: Path) -> None:
     """SIGSTOP for three times --max-seconds, of the run and of its decoder, then SIGCONT."""
     folder = many(tmp_path / "photos", 6000)

@@ -19,6 +19,8 @@ from metaqap_fast.engine import cpu
 from metaqap_fast.engine.openvino_engine import OpenVINOEngine
 from metaqap_fast.model import bundle as bundles
 
+pytestmark = pytest.mark.full
+
 THREADS = (1, 2, 5)
 REPEATED = {"fp32": 0.0, "bf16": 1e-3, "int8": 1e-3}
 

@@ -122,6 +122,7 @@ def test_what_the_kernel_is_built_from_is_all_named() -> None:
     assert {*module["sources"], *module["depends"]} == files
 
 
+@pytest.mark.full
 def test_wheel_and_source_distribution_work_outside_the_checkout(tree: Path, tmp_path: Path) -> None:
     wheel = wheel_of(tree, tmp_path)
     names = names_in(wheel)
@@ -152,6 +153,7 @@ def test_wheel_and_source_distribution_work_outside_the_checkout(tree: Path, tmp
     assert works(target, tmp_path, can_compile()).count(str(target)) == 2
 
 
+@pytest.mark.full
 def test_an_editable_installation_works_outside_the_checkout(tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip("install", "-e", tree, "--target", target, CC="/bin/false")

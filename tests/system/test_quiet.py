@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[2]
 # What is done behind the program's back is written to a file at once: the caller may catch whatever is raised here, and
 # threads that end with the process come last.

@@ -309,6 +309,7 @@ def test_a_signal_after_a_scorer_ended_on_another_thread(bundle: Path) -> None:
 PEAK = "next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) // 1024"
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_number_of_images(bundle: Path, tmp_path: Path, photo: Image.Image) -> None:
     code = f"import sys; from metaqap_fast.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: print({PEAK})"
     peaks = []
@@ -324,6 +325,7 @@ def test_memory_does_not_grow_with_the_number_of_images(bundle: Path, tmp_path: 
     assert peaks[1] - peaks[0] < 50, peaks
 
 
+@pytest.mark.full
 def test_many_large_files_are_not_all_in_memory(bundle: Path, tmp_path: Path, photo: Image.Image) -> None:
     """Sixty of 30 MB before an engine that is slower than the disk: 1.8 GB, were they all read ahead."""
     code = (

@@ -22,6 +22,8 @@ from metaqap_fast.train.labels import (
     quality_target,
 )
 
+pytestmark = pytest.mark.full
+
 IDENTITIES = [(1, 1), (3, 1), (8, 1), (18, 3)]
 SEVERE = [(k, 5) for k in (1, 2, 4, 8, 9, 10, 11, 15, 17, 19, 24)]
 LADDERS = [1, 2, 9, 10, 11, 16, 19, 24]

@@ -35,6 +35,8 @@ from metaqap_fast.train.networks import (
 )
 from metaqap_fast.train.pooling import pool
 
+pytestmark = pytest.mark.full
+
 SMALL = ("mobilenetv2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 PAPER = {"densenet201": 224, "nasnetalarge": 331, "legacy_xception": 299, "resnet50": 224, "inception_resnet_v2": 299}
 

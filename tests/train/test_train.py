@@ -22,6 +22,8 @@ from metaqap_fast.train.pretrain import first_network
 from metaqap_fast.train.ridge import CONSTANT, fit_ridge, grouped_folds
 from metaqap_fast.train.twins import groups, similar
 
+pytestmark = pytest.mark.full
+
 RNG = np.random.default_rng(0)
 
 

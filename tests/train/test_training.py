@@ -30,6 +30,8 @@ from metaqap_fast.train.pretrain import Pretraining, first_network, pretrain, sa
 from metaqap_fast.train.recipe import Recipe, recipe_for
 from metaqap_fast.train.ridge import fit_ridge
 
+pytestmark = pytest.mark.full
+
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=2, batch=4, frozen_stages=9, lr=1e-3, head_lr=1e-3, dropout=0.0, probe_penalty=1.0)
 
@@ -250,6 +252,7 @@ def test_a_bundle_in_one_command(config: Config, table: tuple[Path, list[Path], 
     assert json.loads((out / "bundle.json").read_text())["files"] == digests
 
 
+@pytest.mark.nightly
 def test_an_ablation_in_one_command(
     config: Config, table: tuple[Path, list[Path], np.ndarray], photos: dict[str, Image.Image], tmp_path: Path
 ) -> None:

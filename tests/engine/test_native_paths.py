@@ -116,8 +116,8 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Of addresses and of what C does not define, in every path that runs here, in memory of the size asked for."""
     library = build(
         tmp_path,
-        "-O1",
-        "-DCOMPILER=11",  # without AMX, which takes minutes to compile so
+        "-O0",  # optimised, it takes many minutes to compile
+        "-DCOMPILER=11",  # without AMX
         "-fsanitize=address,undefined",
         "-fno-sanitize-recover=all",
     )

@@ -90,6 +90,13 @@ def test_who_asks_more_often_gets_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(last[0]["entries"]) < len(last[1]["entries"])
 
 
+def test_the_cores_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of a GPU's processes starts a decoding thread on every core."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 8, 9, 10, 11})
+    assert [shards.cores(i, 3) for i in range(3)] == [[0, 1], [2, 3], [8, 9]]
+    assert [shards.cores(i, 10) for i in (0, 9)] == [[0], [1]]
+
+
 def test_cores_are_shared_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
     with processes(monkeypatch, *[TALKS + ENDS] * 2, devices=["cuda:0", "cpu"]) as each:

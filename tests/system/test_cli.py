@@ -102,7 +102,7 @@ def test_strict(cli: Cli, bundle: Path, folder: Path, tmp_path: Path) -> None:
         (["score", "{folder}", "--engine", "abacus"], 2, "abacus"),
         (["score", "{folder}", "--engine", "openvino", "--device", "cuda:0"], 2, "cuda:0"),
         (["score", "{folder}", "--engine", "native", "--device", "cuda:0"], 2, "cuda:0"),
-        (["score", "{folder}", "--engine", "native"], 1, "the native engine cannot run: "),
+        (["score", "{folder}", "--engine", "native"], 1, "the native engine does not run: "),
         (["score", "{folder}", "--batch-size", "0"], 2, "positive number"),
         (["score", "{folder}", "--resume", "--overwrite"], 2, "exclude"),
         (["score", "{folder}", "-o", "{tmp}/no/s.h5"], 2, "does not exist"),
@@ -266,8 +266,10 @@ openvino.merged = merged
 @SIGNALS
 @pytest.mark.parametrize(("stuck", "rows"), [(STUCK_ENGINE, 1500), (STUCK_COMPILER, 0)], ids=["engine", "compiler"])
 def test_interrupt_waits_for_no_library(
-    bundle: Path, tmp_path: Path, number: signal.Signals, status: int, stuck: str, rows: int
-) -> None:
+    bundle: Path, tmp_path: Path, number: signal.Signals, status: int, stuck: str, rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("METAQAP_FAST_CACHE", str(tmp_path / "cache"))  # where nothing is compiled yet
     folder, out, sign = many(tmp_path / "photos", 2000), tmp_path / "s.h5", tmp_path / "sign"
     source = f"{stuck.format(sign=str(sign))}\nfrom metaqap_fast.cli import main; main()"
     command = [sys.executable, "-c", source, "score", str(folder), "--model", str(bundle), "-o", str(out)]

@@ -72,6 +72,13 @@ def test_the_command_line_and_the_library_have_the_same_defaults() -> None:
         assert evaluate[name] == library[name]
 
 
+def test_the_smallest_limits() -> None:
+    for name, least in (("pixels", "1"), ("bytes", "1"), ("memory", "1B"), ("seconds", "0.001")):
+        assert converted("score", "x", f"--max-{name}", least)[f"max_{name}"] == float(least.rstrip("B"))
+        with pytest.raises(click.BadParameter):
+            converted("score", "x", f"--max-{name}", "0")
+
+
 def test_every_option_of_the_library_is_one_of_the_command() -> None:
     kept = {"isolate"}  # it costs too little to be worth an option
     assert set(defaults(Scorer.__init__)) - kept <= {p.name for p in ALL[("score",)].params}
@@ -138,6 +145,8 @@ def test_help_is_whole_sentences() -> None:
                 text = parameter.help.split("  [default")[0]
                 assert text.endswith("."), (names, parameter.name)
                 assert not text.startswith(("Of ", "That ")), (names, parameter.name)
+                has_default = isinstance(parameter.default, (str, int, float)) and parameter.default is not False
+                assert not has_default or parameter.show_default, (names, parameter.name)
 
 
 @pytest.mark.parametrize("where", ["photographs", "./photographs", "{tmp}/photographs", "sub/../photographs"])

@@ -33,15 +33,6 @@ _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "int8", "i8": "int
 _CACHED = 1  # another number makes what is in the cache useless
 
 
-@dataclass(slots=True)
-class _Image(Generic[T]):
-    """An image whose views are in flight."""
-
-    tag: T
-    out: NDArray[np.float32]  # [N, M]
-    missing: int
-
-
 class OpenVINOEngine(Engine):
     """See `metaqap_fast.engine.protocol.Engine`.
 
@@ -71,35 +62,60 @@ class OpenVINOEngine(Engine):
             raise MetaqapError(f"OpenVINO compiled {bundle.name} in {self.precision}, where {wanted} was asked for")
         self.device = f"cpu: {shared_core().get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads"
         self._members = len(bundle.members)
-        self._queue: Any = library().AsyncInferQueue(compiled)
-        self._queue.set_callback(_collect)
+        # Twice as many as run at once: while one is read and filled again, the next is there already.
+        count = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
 
     def predict(self, items: Iterable[tuple[T, NDArray[np.uint8]]]) -> Iterator[tuple[T, NDArray[np.float32]]]:
-        """See `metaqap_fast.engine.protocol.Engine.predict`."""
-        flying: deque[_Image[T]] = deque()
+        """See `metaqap_fast.engine.protocol.Engine.predict`.
+
+        Requests are waited for in their order, and not by `AsyncInferQueue`: its threads take Python's lock, in a
+        callback and after it, and one that does so when the interpreter ends aborts the process.
+        """
+        free = list(self._requests)
+        flying: deque[_Flight[T]] = deque()
+
+        def land() -> Iterator[tuple[T, NDArray[np.float32]]]:
+            first = flying.popleft()
+            if first.request is not None:
+                first.request.wait()
+                first.row[:] = first.request.get_output_tensor(0).data[0]
+                free.append(first.request)
+            if first.image is not None:
+                yield first.image
+
         try:
             for tag, views in items:
-                image = _Image(tag, np.empty((len(views), self._members), np.float32), len(views))
-                flying.append(image)
+                image = tag, np.empty((len(views), self._members), np.float32)
                 for index, view in enumerate(views):
-                    self._queue.start_async({0: view[None]}, (image, index))  # waits for a free request
-                while flying and not flying[0].missing:
-                    done = flying.popleft()
-                    yield done.tag, done.out
+                    while not free:
+                        yield from land()
+                    request = free.pop()
+                    request.start_async({0: view[None]})
+                    flying.append(_Flight(request, image[1][index], image if index == len(views) - 1 else None))
+                if not len(views):
+                    flying.append(_Flight(None, image[1], image))
+                while flying and flying[0].landed():
+                    yield from land()
+            while flying:
+                yield from land()
         finally:
-            self._queue.wait_all()
-        for done in flying:
-            yield done.tag, done.out
-
-    def close(self) -> None:
-        """Wait for what is in flight."""
-        self._queue.wait_all()
+            for each in flying:
+                if each.request is not None:
+                    each.request.wait()
 
 
-def _collect(request: Any, slot: tuple[_Image[Any], int]) -> None:
-    image, index = slot
-    image.out[index] = request.get_output_tensor(0).data[0]
-    image.missing -= 1  # the queue runs callbacks one at a time, holding the interpreter's lock
+@dataclass(frozen=True, slots=True)
+class _Flight(Generic[T]):
+    """A view under way: its request (None where an image has no views), the row that it fills, and the image if this
+    is its last view."""
+
+    request: Any
+    row: NDArray[np.float32]
+    image: tuple[T, NDArray[np.float32]] | None
+
+    def landed(self) -> bool:
+        return self.request is None or bool(self.request.wait_for(0))
 
 
 def create(bundle: Bundle, precision: str, gpu: Gpu | None) -> OpenVINOEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +84,67 @@ def test_an_error_of_openvino_is_one_line(bundle: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(openvino_engine, "shared_core", lambda: SimpleNamespace(compile_model=fail))
     with pytest.raises(MetaqapError, match=r"^OpenVINO cannot compile tiny in fp32: no such luck$"):
         OpenVINOEngine(bundles.load(str(bundle)), "fp32")
+
+
+# --- streams of images ------------------------------------------------------------------------------------------------
+
+
+def expected(views: Any) -> Any:
+    """Members of the tests' bundle."""
+    return np.array([[view.mean() / 255, 0.8 * view.max() / 255] for view in views]).reshape(-1, 2)
+
+
+@pytest.fixture
+def engine(bundle: Path) -> OpenVINOEngine:
+    return OpenVINOEngine(bundles.load(str(bundle)), "fp32", threads=2)
+
+
+@pytest.mark.parametrize("counts", [(), (0,), (1,) * 30, (0, 3, 0, 0, 9, 1, 0), (20,)])
+def test_images_come_back_in_order_with_their_own_predictions(engine: OpenVINOEngine, counts: tuple[int, ...]) -> None:
+    random = np.random.default_rng(1)
+    images = [(i, random.integers(0, 256, (count, 64, 64, 3), np.uint8)) for i, count in enumerate(counts)]
+    found = list(engine.predict(images))
+    assert [tag for tag, _ in found] == list(range(len(counts)))
+    for (_, views), (_, rows) in zip(images, found, strict=True):
+        assert rows == pytest.approx(expected(views), abs=1e-5) and rows.dtype == np.float32
+
+
+def test_an_exception_or_an_early_end_leaves_the_engine_ready(engine: OpenVINOEngine) -> None:
+    views = np.full((1, 64, 64, 3), 51, np.uint8)
+
+    def source() -> Any:
+        yield from ((i, views) for i in range(7))
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(engine.predict(source()))
+    early = engine.predict((i, views) for i in range(100))
+    assert next(early)[0] == 0
+    early.close()  # type: ignore[attr-defined]
+    assert len(list(engine.predict((i, views) for i in range(9)))) == 9
+    engine.close()
+
+
+def test_a_finished_image_does_not_wait_for_the_next(engine: OpenVINOEngine) -> None:
+    """A slow source sees its rows as they get ready, not when every request is taken."""
+    views, got = np.full((1, 64, 64, 3), 51, np.uint8), list[int]()
+
+    def slow() -> Any:
+        for i in range(4):
+            yield i, views
+            time.sleep(0.2)
+        assert got, "nothing came before the end"
+
+    for tag, _ in engine.predict(slow()):
+        got.append(tag)
+    assert got == [0, 1, 2, 3]
+
+
+def test_no_thread_of_openvino_calls_python() -> None:
+    """Its queue's threads take Python's lock even after a callback; when the interpreter ends meanwhile, they abort it:
+    2 of 120 short programs ended with SIGABRT after their work."""
+    for path in Path(openvino_engine.__file__).parent.rglob("*.py"):
+        assert "AsyncInferQueue(" not in path.read_text(), path
 
 
 SHAPES = st.tuples(st.just(2), st.integers(1, 7), st.just(1), st.just(2))  # outputs, inputs, height, width

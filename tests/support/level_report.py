@@ -36,7 +36,7 @@ def scores(found: NDArray[np.float32]) -> list[float]:
 def convolutions(engine: OpenVINOEngine) -> dict[str, int]:
     """How many OpenVINO runs in each type, by its own account."""
     counts: dict[str, int] = {}
-    for node in engine._queue[0].get_compiled_model().get_runtime_model().get_ordered_ops():
+    for node in engine._requests[0].get_compiled_model().get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         if info["layerType"].astype(str) == "Convolution":
             kind = str(info["runtimePrecision"].astype(str))

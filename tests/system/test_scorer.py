@@ -251,7 +251,7 @@ def children() -> set[str]:
         ({"precision": "fp8"}, "fp8"),
         ({"device": "cuda:0", "engine": "openvino"}, "cuda:0"),
         ({"device": "cuda:0", "engine": "native"}, "cuda:0"),
-        ({"precision": "fp32", "engine": "native"}, "fp32"),
+        ({"precision": "fp16", "engine": "native"}, "fp16"),
         ({"views": "all"}, "all"),
         ({"model": "nosuch"}, "nosuch"),
     ],

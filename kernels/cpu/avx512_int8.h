@@ -1,5 +1,6 @@
 // What int8_vectors.h asks for, in AVX512, but for `dot` and TARGET.
 #include <immintrin.h>
+#include <string.h>
 
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define LANES 16
@@ -11,7 +12,11 @@ typedef __m512i Vector, Shorts;  // of 16 32-bit numbers, of 32 16-bit ones
 INLINE Vector load_vector(const void *from) { return _mm512_loadu_si512(from); }
 INLINE void store_vector(void *to, Vector x) { _mm512_storeu_si512(to, x); }
 INLINE Vector no_vector(void) { return _mm512_setzero_si512(); }
-INLINE Vector every(const void *from) { return _mm512_set1_epi32(*(const int32_t *)from); }  // 4 bytes
+INLINE Vector every(const void *from) {  // 4 bytes, at any address
+    int32_t bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return _mm512_set1_epi32(bytes);
+}
 INLINE Vector add(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
 INLINE Vector shifted(Vector a, Vector by) { return _mm512_srav_epi32(a, by); }
 

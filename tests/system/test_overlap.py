@@ -13,7 +13,7 @@ import pytest
 from metaqap_fast import overlap
 from metaqap_fast.overlap import Overlap
 
-SOON = 20.0  # seconds, for what happens at once unless the program is wrong
+SOON = 60.0  # seconds, for what happens at once unless the program is wrong
 
 
 class Watched(threading.Condition):

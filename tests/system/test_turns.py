@@ -16,7 +16,7 @@ from images import encode
 from metaqap_fast import Scorer, UsageError, turns
 from metaqap_fast.records import Row
 
-SOON = 20.0  # seconds, for what happens at once unless the program is wrong
+SOON = 60.0  # seconds, for what happens at once unless the program is wrong
 
 
 def flat(value: int) -> np.ndarray:

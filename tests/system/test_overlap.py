@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -11,7 +13,7 @@ import pytest
 from metaqap_fast import overlap
 from metaqap_fast.overlap import Overlap
 
-SOON = 20.0  # seconds, for what happens at once unless the program is wrong
+SOON = 60.0  # seconds, for what happens at once unless the program is wrong
 
 
 class Watched(threading.Condition):
@@ -23,6 +25,7 @@ class Watched(threading.Condition):
 
     def wait(self, timeout: float | None = None) -> bool:
         (self.asleep if timeout is None else self.waited_for).set()
+        assert timeout is None or 0 < timeout <= 0.1  # so long an item may be held back
         try:
             return super().wait(timeout)
         finally:
@@ -44,11 +47,16 @@ def changed(stage: Overlap[int]) -> Watched:
     return stage._changed
 
 
+def count(made: list[int]) -> Iterator[int]:
+    """0, 1, 2, ...; `made` has what has been asked for."""
+    while True:
+        made.append(len(made))
+        yield made[-1]
+
+
 def noted(made: list[int]) -> Iterator[int]:
-    """0 to 99; `made` has what has been asked for."""
-    for i in range(100):
-        made.append(i)
-        yield i
+    """The first hundred."""
+    return islice(count(made), 100)
 
 
 def test_order_and_depth() -> None:
@@ -70,6 +78,14 @@ def test_bytes_ahead(weight: int, ahead: int, monkeypatch: pytest.MonkeyPatch) -
     assert list(stage) == list(range(100))
 
 
+def test_a_stage_is_ahead_by_a_quarter_of_a_gigabyte() -> None:
+    made: list[int] = []
+    stage = Overlap(count(made), 1000, lambda _: 1 << 20)
+    assert changed(stage).asleep.wait(SOON)
+    assert len(made) == 257
+    stage.close()
+
+
 def test_its_thread_is_woken_for_many_items_at_once() -> None:
     made: list[int] = []
     stage = Overlap(noted(made), depth=8)
@@ -83,15 +99,18 @@ def test_its_thread_is_woken_for_many_items_at_once() -> None:
     assert found + list(stage) == list(range(100))
 
 
-def test_heavy_items_wake_it_when_half_of_the_bytes_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("weight", "taken"), [(20, 3), (25, 2)])
+def test_heavy_items_wake_it_when_half_of_the_bytes_are_free(
+    weight: int, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(overlap, "AHEAD_BYTES", 100)
-    stage = Overlap(iter(range(20)), 1000, lambda _: 20)
+    stage = Overlap(iter(range(20)), 1000, lambda _: weight)
     watched = changed(stage)
     assert watched.asleep.wait(SOON)
     watched.wakings = 0
-    assert list(islice(stage, 2)) == [0, 1] and watched.wakings == 0  # sixty bytes wait
-    assert next(stage) == 2 and watched.wakings == 1
-    assert list(stage) == list(range(3, 20))
+    assert len(list(islice(stage, taken - 1))) == taken - 1 and watched.wakings == 0
+    assert next(stage) == taken - 1 and watched.wakings == 1
+    assert list(stage) == list(range(taken, 20))
 
 
 def test_no_item_is_held_back() -> None:
@@ -193,3 +212,13 @@ def test_it_can_be_joined_by_its_own_thread() -> None:
     stages.append(Overlap(when_known(), depth=1))
     go.set()
     assert list(stages[0]) == [1] and answers == [False]
+
+
+def test_a_stage_that_hangs_keeps_no_program_from_ending() -> None:
+    code = (
+        "import threading; from metaqap_fast.overlap import Overlap\n"
+        "Overlap(iter(threading.Event().wait, 0), 1); print('end')"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=SOON, check=True).stdout == b"end\n"
+    )

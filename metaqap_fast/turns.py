@@ -30,7 +30,9 @@ class Turn:
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
-        self._caller, self._feeder = threading.get_ident(), 0
+        # Threads, not their numbers: those are given to others when they end.
+        self._caller: threading.Thread = threading.current_thread()
+        self._feeder: threading.Thread | None = None
         self._idle_since: float | None = None  # the caller has a row, and has not asked for the next one since
         self._left: float | None = None  # when the call ended; a stage may still be at work
         self._stages: list[Overlap[Any]] = []
@@ -38,7 +40,7 @@ class Turn:
 
     def feed(self, items: Iterable[T]) -> Iterator[T]:
         """The call's input, for the first stage."""
-        self._feeder = threading.get_ident()
+        self._feeder = threading.current_thread()
         iterator = iter(items)
         while True:
             try:
@@ -66,7 +68,7 @@ class Turn:
 
     def go_on(self) -> None:
         """The caller, in whichever thread it is now, asks for the next row."""
-        self._idle_since, self._caller = None, threading.get_ident()
+        self._idle_since, self._caller = None, threading.current_thread()
 
     def stop(self) -> None:
         """End the stages, from any thread: the caller gets no more rows."""
@@ -97,13 +99,13 @@ class Turn:
         Raises:
             UsageError: it would wait for itself, or for something that may never come.
         """
-        now, me = time.monotonic(), threading.get_ident()
+        now, me = time.monotonic(), threading.current_thread()
         if self._left is not None:
             if now - self._left > PATIENCE:
                 raise UsageError("an earlier call of this Scorer still waits for its input: use another Scorer")
-        elif me == self._feeder:
+        elif me is self._feeder:
             raise UsageError("this Scorer was called by the iterable that it reads: use another Scorer there")
-        elif me == self._caller:
+        elif me is self._caller:
             raise UsageError(
                 "a call of this Scorer is open in this thread: read its score_stream to the end or close() it first, "
                 "or use another Scorer"

@@ -24,6 +24,8 @@ from metaqap_fast.model.bundle import Member
 from metaqap_fast.model.meta import combine
 
 pytestmark = pytest.mark.full
+# The largest networks take minutes on two cores; the others stand for them in CI.
+LARGE = dict.fromkeys(("nasnetalarge", "densenet201", "inception_resnet_v2"), pytest.mark.nightly)
 
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
 BATCH = 64
@@ -93,7 +95,7 @@ def test_scores_with_every_rounding(views: np.ndarray, precision: str) -> None:
         assert report["score_max"] > 1e-5  # it was rounded at all
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LARGE.get(name, ())) for name in SIZES])
 def test_the_networks_of_the_paper_build(library: Library, name: str, tmp_path: Path) -> None:
     bundle = paper_bundle(tmp_path, [name])
     for precision in ("fp32", "fp16"):

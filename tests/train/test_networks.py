@@ -36,6 +36,8 @@ from metaqap_fast.train.networks import (
 from metaqap_fast.train.pooling import pool
 
 pytestmark = pytest.mark.full
+# The largest networks take minutes on two cores; the others stand for them in CI.
+LARGE = dict.fromkeys(("nasnetalarge", "densenet201", "inception_resnet_v2"), pytest.mark.nightly)
 
 SMALL = ("mobilenetv2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 PAPER = {"densenet201": 224, "nasnetalarge": 331, "legacy_xception": 299, "resnet50": 224, "inception_resnet_v2": 299}
@@ -270,7 +272,7 @@ OPERATIONS = {
 PADS = {"ConstantOfShape", "Pad", "Reshape", "Slice"}  # of NASNet: constant amounts, computed in the graph
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LARGE.get(name, ())) for name in PAPER])
 def test_a_base_network_of_the_paper_end_to_end(
     name: str, pictures: Path, bundle_folder: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,7 +145,7 @@ def test_help_is_whole_sentences() -> None:
                 text = parameter.help.split("  [default")[0]
                 assert text.endswith("."), (names, parameter.name)
                 assert not text.startswith(("Of ", "That ")), (names, parameter.name)
-                has_default = isinstance(parameter.default, (str, int, float)) and parameter.default is not False
+                has_default = isinstance(parameter.default, (str, int, float)) and parameter.default not in ("", False)
                 assert not has_default or parameter.show_default, (names, parameter.name)
 
 

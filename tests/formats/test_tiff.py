@@ -62,11 +62,11 @@ def test_orientation(endian: str, value: int, orientation: int) -> None:
 
 @pytest.mark.parametrize("tags", [(273, 279), (324, 325)])  # strips, tiles
 def test_every_piece_has_to_be_there(tags: tuple[int, int]) -> None:
-    size = len(tiff(changes={273: None, 279: None, tags[0]: (4, [8, 18]), tags[1]: (4, [10, 5])}))
-    for last, defect in ((size - 18, ""), (size - 17, f"truncated, {size} of {size + 1} bytes")):
-        changes = {273: None, 279: None, tags[0]: (4, [8, 18]), tags[1]: (4, [10, last])}
+    size = len(tiff(changes={273: None, 279: None, tags[0]: (4, [8, 23]), tags[1]: (4, [10, 5])}))
+    for last, defect in ((size - 23, ""), (size - 22, f"truncated, {size} of {size + 1} bytes")):
+        changes = {273: None, 279: None, tags[0]: (4, [8, 23]), tags[1]: (4, [10, last])}
         assert read_header(tiff(changes=changes)).defect == defect
-        turned = {**changes, tags[0]: (4, [18, 8]), tags[1]: (4, [last, 10])}  # in no order
+        turned = {**changes, tags[0]: (4, [23, 8]), tags[1]: (4, [last, 10])}  # in no order
         assert read_header(tiff(changes=turned)).defect == defect
 
 

@@ -45,9 +45,9 @@ class Ready:
         self._probe = squares.repeat_interleave(SIZE // known.SQUARES, 1)[None]
         self._pixels = torch.full((BATCH, SIZE, SIZE, 3), 128, dtype=torch.uint8)
 
-    def run(self, sources: Sequence[Any], sizes: Sequence[Any], stream: Any = None) -> torch.Tensor:
+    def run(self, sources: Sequence[Any], sizes: Sequence[Any], stream: Any = None) -> Any:
         """See `metaqap_fast.decode.dali.Dali.run`."""
-        return torch.cat([self._pixels[: len(sources) - 1], self._probe])
+        return torch.cat([self._pixels[: len(sources) - 1], self._probe]), [(SIDE, SIDE)] * len(sources)
 
     def close(self) -> None:
         """Nothing to close."""

@@ -87,6 +87,7 @@ class Decoded:
     result: Pixels | ImageError  # views [N, S, S, 3] uint8, N >= 1; `DeviceViews` from a GPU's decoder
     width: int = 0  # as displayed, in pixels
     height: int = 0
+    note: str = ""  # what a reader of its score should know
 
     @property
     def views(self) -> Pixels:
@@ -132,6 +133,7 @@ class Row:
     width: Annotated[int, Stored("u4")]  # as displayed, in pixels
     height: Annotated[int, Stored("u4")]
     nbytes: Annotated[int, Stored("u8", name="bytes")]
+    note: Annotated[str, Stored(meaning="what a reader of the score should know, such as 'the first of 3 frames'")] = ""
 
 
 def key_order(key: bytes) -> bytes:

@@ -262,6 +262,7 @@ class Scorer:
             width=image.width,
             height=image.height,
             nbytes=image.nbytes,
+            note=image.note,
         )
 
     def describe(self) -> dict[str, object]:

@@ -13,7 +13,7 @@ from metaqap_fast.records import Decoded, Encoded, Pixels
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("nvidia-dali-cuda130",)  # distributions whose version decides the pixels
+PACKAGES = ("nvidia-dali-cuda130", "pillow")  # distributions whose version decides the pixels
 
 # All JPEGs go to one decoder: of a share, which image gets which would depend on its place in a batch, and their pixels
 # differ by a few levels. The sweep of bench.gpu_acceptance measures other shares.

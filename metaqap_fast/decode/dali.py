@@ -26,7 +26,9 @@ class Dali:
         self._options, self._device_id, self._threads = options, device_id, threads
         self._pipelines: dict[bool, Any] = {}
 
-    def run(self, sources: Sequence[Pixels], sizes: Sequence[tuple[int, int] | None], stream: Any = None) -> Any:
+    def run(
+        self, sources: Sequence[Pixels], sizes: Sequence[tuple[int, int] | None], stream: Any = None
+    ) -> tuple[Any, list[tuple[int, int]]]:
         """Decode and resize a batch.
 
         Args:
@@ -35,8 +37,9 @@ class Dali:
             stream: on a GPU, torch's stream that will read the pixels; the current one. The host does not wait.
 
         Returns:
-            Pixels [H, W, 3] uint8 RGB of each, in DALI's memory, which hold until the next run: arrays, or torch
-            tensors; one tensor [B, H, W, 3] if all on a GPU have one shape.
+            Pixels [H, W, 3] uint8 RGB of each, as stored (not turned), in DALI's memory, which hold until the next run:
+            arrays, or torch tensors; one tensor [B, H, W, 3] if all on a GPU have one shape. And the size (width,
+            height) that each had before it was resized.
 
         Raises:
             RuntimeError, MemoryError: one of the images, nobody knows which; or the GPU.
@@ -46,14 +49,14 @@ class Dali:
         pipe.feed_input("size", np.array([size[::-1] if size else (1, 1) for size in sizes], np.float32))
         pipe.feed_input("resized", np.array([size is not None for size in sizes]))
         if self._device_id is None:
-            (output,) = pipe.run()
-            return [np.asarray(output[i]) for i in range(len(sources))]
+            output, shapes = pipe.run()
+            return [np.asarray(output[i]) for i in range(len(sources))], _sizes(shapes)
         from torch.utils.dlpack import from_dlpack
 
-        (output,) = pipe.run(stream)
+        output, shapes = pipe.run(stream)
         if output.is_dense_tensor():
-            return from_dlpack(output.as_tensor())
-        return [from_dlpack(image) for image in output]
+            return from_dlpack(output.as_tensor()), _sizes(shapes)
+        return [from_dlpack(image) for image in output], _sizes(shapes)
 
     def close(self) -> None:
         """Release DALI's threads and memory."""
@@ -65,6 +68,10 @@ class Dali:
             pipeline.build()
             self._pipelines[encoded] = pipeline
         return self._pipelines[encoded]
+
+
+def _sizes(shapes: Any) -> list[tuple[int, int]]:
+    return [(int(width), int(height)) for height, width, _ in np.asarray(shapes.as_array())]
 
 
 def define(encoded: bool, options: DecodeOptions, device_id: int | None, threads: int | None = None) -> Any:
@@ -94,11 +101,12 @@ def define(encoded: bool, options: DecodeOptions, device_id: int | None, threads
                 device="mixed" if on_gpu else "cpu",
                 **more,
                 output_type=types.RGB,
-                adjust_orientation=True,
+                adjust_orientation=False,  # read and applied by us: see `formats.Header`
                 jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; the GPU's default differs
             )
         elif on_gpu:
             image = image.gpu()
+        shape = image.shape(dtype=types.INT32)  # what a decoder made of the file, whatever its header says
         # A branch for each sample: a 512x512 image costs no resampling, and keeps its exact pixels. These are the
         # operators that DALI makes of an `if` statement, used directly: to compile the statement, it writes files to
         # TMPDIR, which stay there when the process is killed.
@@ -106,6 +114,6 @@ def define(encoded: bool, options: DecodeOptions, device_id: int | None, threads
         large, same = conditional.split(image, predicate=resized, _if_stmt=True)
         large_size, _ = conditional.split(size, predicate=resized, _if_stmt=True)
         large = fn.resize(large, size=large_size, interp_type=types.INTERP_CUBIC, antialias=True)
-        return conditional.merge(large, same, predicate=resized)
+        return conditional.merge(large, same, predicate=resized), shape
 
     return definition()

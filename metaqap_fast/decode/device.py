@@ -18,8 +18,9 @@ from torch import Tensor
 
 from metaqap_fast.decode import DecodeOptions, probe, views
 from metaqap_fast.decode.dali import Dali
-from metaqap_fast.decode.local import Job, LocalDecoder, dalis_words, differs
+from metaqap_fast.decode.local import Job, LocalDecoder, dalis_words
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.formats.format import differs
 from metaqap_fast.gpu_errors import DecoderDisagrees, GpuLost, first_line, gpu_lost, lost, out_of_memory
 from metaqap_fast.records import Decoded, DeviceViews, LaneBatch, Pixels
 
@@ -106,15 +107,12 @@ class DeviceDecoder(LocalDecoder):
         """A batch and the probe; returns when all of it is there, since that is when CUDA says that it failed."""
         encoded = jobs[0].source.ndim == 1
         wanted = [*jobs, self._probe] if encoded else list(jobs)
-        targets = [views.target_size(job.width, job.height, self.options.size, self.options.views) for job in wanted]
-        sizes = [
-            None if target == (job.width, job.height) else target for job, target in zip(wanted, targets, strict=True)
-        ]
+        targets = [views.target_size(*job.stored, self.options.size, self.options.views) for job in wanted]
+        sizes = [None if target == job.stored else target for job, target in zip(wanted, targets, strict=True)]
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            images = self._dali.run([job.source for job in wanted], sizes, self._stream)
-            right = [tuple(image.shape[:2]) == target[::-1] for image, target in zip(images, targets, strict=True)]
+            images, found = self._dali.run([job.source for job in wanted], sizes, self._stream)
             known = images[len(jobs)] if encoded else None
-            pixels, counts = self._cut(images, len(jobs), right)
+            pixels, counts = self._cut(images, jobs, found)
             # What the host must see: whether an image has any light in it, and the probe.
             seen = [_to_host(tensor) for tensor in (pixels.flatten(1).amax(1), known) if tensor is not None]
             ready = None
@@ -125,34 +123,40 @@ class DeviceDecoder(LocalDecoder):
             ready.synchronize()
         if encoded:
             self._check(seen[1])
-        return self._found(jobs, right, LaneBatch(pixels, ready), counts, seen[0])
+        return self._found(jobs, found, LaneBatch(pixels, ready), counts, seen[0])
 
-    def _cut(self, images: Any, count: int, right: Sequence[bool]) -> tuple[Tensor, list[int]]:
+    def _cut(self, images: Any, jobs: Sequence[Job], found: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
         """All views of the images as one tensor of torch's own, and how many each has."""
-        size = self.options.size
-        if isinstance(images, Tensor) and images.shape[1:3] == (size, size):
+        size, count = self.options.size, len(jobs)
+        if isinstance(images, Tensor) and images.shape[1:3] == (size, size) and not any(_unusual(jobs, found)):
             return images[:count].clone(), [1] * count  # usual: every image is just one view
         cut = [
-            views.cut(torch.as_tensor(images[i]), size, self.options.views) if right[i] else None  # type: ignore[arg-type]
-            for i in range(count)
+            views.cut(views.turned(torch.as_tensor(images[i]), job.orientation), size, self.options.views)
+            if found[i] == job.stored
+            else None
+            for i, job in enumerate(jobs)
         ]
         parts: list[Any] = [part for part in cut if part is not None]
         counts = [0 if part is None else len(part) for part in cut]
         return torch.cat(parts) if parts else torch.empty((0, size, size, 3), dtype=torch.uint8), counts
 
     def _found(
-        self, jobs: Sequence[Job], right: Sequence[bool], batch: LaneBatch, counts: Sequence[int], lightest: Pixels
+        self,
+        jobs: Sequence[Job],
+        found: Sequence[tuple[int, int]],
+        batch: LaneBatch,
+        counts: Sequence[int],
+        lightest: Pixels,
     ) -> list[Decoded]:
         out, start = [], 0
-        for job, fits, count in zip(jobs, right, counts, strict=False):
+        for job, size, count in zip(jobs, found, counts, strict=False):
             stop = start + count
-            if not fits:
-                out.append(job.failed(differs(job)))
+            if size != job.stored:
+                out.append(job.failed(differs(job.stored, size)))
             elif not lightest[start:stop].any():
                 out.append(self._black(job, DeviceViews(batch, start, stop)))
             else:
-                found: Any = DeviceViews(batch, start, stop)
-                out.append(Decoded(job.key, job.nbytes, found, job.width, job.height))
+                out.append(job.decoded(DeviceViews(batch, start, stop)))
             start = stop
         return out
 
@@ -166,7 +170,7 @@ class DeviceDecoder(LocalDecoder):
                 f"the decoder on {self._device} gave black pixels for {job.key!r}, which is not black: images that "
                 "it decoded before may be wrong too. Score them again with --device cpu --overwrite, or another driver"
             )
-        return Decoded(job.key, job.nbytes, found, job.width, job.height)
+        return job.decoded(found)
 
     def _check(self, known: Pixels) -> None:
         off = probe.deviation(known)
@@ -176,6 +180,11 @@ class DeviceDecoder(LocalDecoder):
                 "of this batch. Rows committed so far are safe; go on with --resume and another driver, or score with "
                 "--device cpu into another file"
             )
+
+
+def _unusual(jobs: Sequence[Job], found: Sequence[tuple[int, int]]) -> Iterator[bool]:
+    """Whether an image is to be turned, or is none of the size it claims."""
+    return (job.orientation != 1 or size != job.stored for job, size in zip(jobs, found, strict=False))
 
 
 def _to_host(tensor: Any) -> Pixels:

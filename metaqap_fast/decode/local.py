@@ -7,7 +7,8 @@ culprit gets its status, its neighbours their pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from metaqap_fast.decode.dali import Dali
 from metaqap_fast.decode.pixels import DECODERS, PixelDecoder
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import Header, read_header
+from metaqap_fast.formats.format import differs
 from metaqap_fast.options import PIXEL_BYTES
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
@@ -30,8 +32,18 @@ class Job:
     nbytes: int
     width: int  # as displayed
     height: int
-    source: Pixels  # encoded bytes [n] or pixels [H, W, 3]
+    source: Pixels  # encoded bytes [n] or pixels [H, W, 3], as stored
     header: Header | None = None
+
+    @property
+    def orientation(self) -> int:
+        """How its pixels are to be turned, 1 to 8."""
+        return self.header.orientation if self.header else 1
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """(width, height) before it is turned."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
     @property
     def pixels(self) -> int:
@@ -46,6 +58,10 @@ class Job:
     def failed(self, error: ImageError) -> Decoded:
         """Its result where it has no views."""
         return Decoded(self.key, self.nbytes, error, self.width, self.height)
+
+    def decoded(self, found: Any) -> Decoded:
+        """Its result: views."""
+        return Decoded(self.key, self.nbytes, found, self.width, self.height, self.header.note if self.header else "")
 
 
 class LocalDecoder:
@@ -116,7 +132,7 @@ class LocalDecoder:
                 raise ImageError(Status.corrupt, f"{header.format}: {header.defect}")
         except ImageError as error:  # without its frames, which hold the image's bytes
             return Decoded(image.key, len(image.data), error.with_traceback(None), width, height)
-        data = np.frombuffer(image.data, np.uint8)
+        data = np.frombuffer(b"".join(header.parts) if header.parts else image.data, np.uint8)
         return Job(image.key, len(image.data), width, height, data, header)
 
     def _too_large(self, width: int, height: int) -> ImageError | None:
@@ -140,26 +156,25 @@ class LocalDecoder:
         assert job.header is not None
         try:
             pixels = decode(job.source.data, job.header)
-            if pixels.shape != (job.height, job.width, 3):
-                raise differs(job)
+            if pixels.shape != (*job.stored[::-1], 3) or pixels.dtype != np.uint8:
+                raise differs(job.stored, pixels.shape[1::-1])
         except ImageError as error:
             yield job.failed(error)
         except Exception as error:  # noqa: BLE001 -- whatever a library raises over a file is that file's failure
             yield job.failed(self._failure(job, error, str(error) or type(error).__name__))
         else:
             source = np.ascontiguousarray(pixels)
-            yield from self._decode([Job(job.key, job.nbytes, job.width, job.height, source)])
+            yield from self._decode([replace(job, source=source)])
 
     def _decode(self, jobs: Sequence[Job]) -> Iterator[Decoded]:
         """By DALI: all of them encoded, or all of them pixels."""
         if not jobs:
             return
         options = self.options
-        targets = [views.target_size(job.width, job.height, options.size, options.views) for job in jobs]
-        same = [target == (job.width, job.height) for job, target in zip(jobs, targets, strict=True)]
+        targets = [views.target_size(*job.stored, options.size, options.views) for job in jobs]
         try:
-            sizes = [None if kept else target for kept, target in zip(same, targets, strict=True)]
-            arrays = self._dali.run([job.source for job in jobs], sizes)
+            sizes = [None if target == job.stored else target for job, target in zip(jobs, targets, strict=True)]
+            arrays, found = self._dali.run([job.source for job in jobs], sizes)
         except (RuntimeError, MemoryError) as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -167,14 +182,14 @@ class LocalDecoder:
             else:
                 yield jobs[0].failed(self._failure(jobs[0], error, dalis_words(error)))
             return
-        for job, target, pixels in zip(jobs, targets, arrays, strict=True):
-            if pixels.shape[:2] != target[::-1]:
-                yield job.failed(differs(job))
+        for job, size, pixels in zip(jobs, found, arrays, strict=True):
+            if size != job.stored:
+                yield job.failed(differs(job.stored, size))
                 continue
-            cut = views.cut(pixels, options.size, options.views)
+            cut = views.cut(views.turned(pixels, job.orientation), options.size, options.views)
             if not self._borrow and isinstance(cut, np.ndarray) and cut.base is not None:
                 cut = cut.copy()
-            yield Decoded(job.key, job.nbytes, cut, job.width, job.height)
+            yield job.decoded(cut)
 
     def _failure(self, job: Job, error: Exception, detail: str) -> ImageError:
         """What to say of an image that a decoder failed on; whether memory is what it lacked."""
@@ -183,11 +198,6 @@ class LocalDecoder:
         if unsaid or isinstance(error, MemoryError) or "bad_alloc" in str(error):
             return ImageError(Status.too_large, "not enough memory to decode it", out_of_memory=True)
         return ImageError(Status.corrupt, f"cannot be decoded: {detail}")
-
-
-def differs(job: Job) -> ImageError:
-    """The header lied, and the decoder believed the pixels."""
-    return ImageError(Status.corrupt, f"header says {job.width}x{job.height}, the decoded image differs")
 
 
 def dalis_words(error: Exception) -> str:

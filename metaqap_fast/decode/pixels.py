@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from metaqap_fast.decode import pillow
 from metaqap_fast.formats import Header
-from metaqap_fast.formats.format import DALI
+from metaqap_fast.formats.format import DALI, PILLOW
 from metaqap_fast.records import Pixels
 
-# A file's bytes and its header to pixels [H, W, 3] uint8 RGB at the header's `display_size`, turned as a viewer does.
-# Heavy libraries are imported inside. `ImageError` says why a file cannot be read; any other exception: it is corrupt.
+# A file's bytes (its header's `parts`, joined) and its header to pixels [H, W, 3] uint8 RGB of the header's `width` and
+# `height`: not turned, not converted by a profile. Heavy libraries are imported inside. `ImageError` says why a file
+# cannot be read; any other exception: it is corrupt.
 PixelDecoder = Callable[[memoryview, Header], Pixels]
 
 DECODERS: dict[str, PixelDecoder | None] = {
     DALI: None,  # in batches, see `metaqap_fast.decode.dali`
+    PILLOW: pillow.decode,
 }

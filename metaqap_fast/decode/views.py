@@ -36,6 +36,21 @@ def target_size(width: int, height: int, size: int, mode: Views) -> tuple[int, i
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def turned(pixels: Any, orientation: int) -> Any:
+    """Pixels [H, W, ...] as a viewer shows them; an array, or a torch tensor on any device.
+
+    Args:
+        pixels: as they are stored.
+        orientation: EXIF's, 1 to 8; with 5 to 8 width and height change places.
+    """
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    axes = [axis for axis, turns in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))) if orientation in turns]
+    if not isinstance(pixels, np.ndarray):
+        return pixels.flip(axes) if axes else pixels
+    return np.flip(pixels, tuple(axes))
+
+
 def cut(pixels: NDArray[np.uint8], size: int, mode: Views) -> NDArray[np.uint8]:
     """Square views of a resized image.
 

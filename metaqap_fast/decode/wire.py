@@ -28,7 +28,7 @@ from metaqap_fast.records import Decoded, Encoded, Pixels
 LINE = 1 << 16  # bytes of one message, at most
 TOGETHER = 8 << 20  # bytes of views that are sent together; more of one image, when those before have been taken
 MOST = 64  # answers sent together, which are less than a LINE
-REASON = 4000  # letters of one, at most: the same
+REASON, NOTE = 4000, 80  # letters of one, at most: the same
 IOV_MAX = os.sysconf("SC_IOV_MAX")  # parts of one write
 _FILES, _ARRAYS = b"files", b"arrays"  # what a batch holds
 
@@ -118,6 +118,7 @@ class Answers:
                 "reason": error.reason[:REASON] if error else "",
                 "width": decoded.width,
                 "height": decoded.height,
+                "note": decoded.note[:NOTE],
                 "views": views.shape,
             }
         )
@@ -188,7 +189,7 @@ def _unpacked(answers: Sequence[dict[str, Any]], fd: int | None) -> list[Decoded
             nbytes = math.prod(answer["views"])
             result = memory[at : at + nbytes].reshape(answer["views"])
             at += nbytes
-        found.append(Decoded(b"", 0, result, answer["width"], answer["height"]))
+        found.append(Decoded(b"", 0, result, answer["width"], answer["height"], answer["note"]))
     return found
 
 

@@ -61,4 +61,7 @@ def read_header(data: bytes | memoryview) -> Header:
         raise ImageError(Status.corrupt, f"{found.name}: damaged or truncated header ({error})") from None
     if header.width < 1 or header.height < 1:
         raise ImageError(Status.corrupt, f"{found.name}: header claims {header.width}x{header.height} pixels")
-    return replace(header, format=found.name, decoder=header.decoder or found.decoder)
+    note = header.note
+    if header.frames != 1:
+        note = f"the first of {header.frames or 'several'} frames" + (f"; {note}" if note else "")
+    return replace(header, format=found.name, decoder=header.decoder or found.decoder, note=note)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from metaqap_fast.errors import ImageError, Status
+
 START = 32  # bytes that a signature is looked for in
-DALI = "dali"
+DALI, PILLOW = "dali", "pillow"  # decoders
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself.
+    """What a file says of itself: all that decides which pixels are scored.
 
-    `width` and `height` are in pixels as stored; `orientation` is the EXIF tag 274 (1 to 8). A viewer shows
-    `display_size`, which is what is scored.
+    `width` and `height` are in pixels as stored; `orientation` is the EXIF tag 274 (1 to 8), which is read here alone
+    and applied after decoding: a decoder gets a file that it cannot turn. A viewer shows `display_size`.
     """
 
     width: int
@@ -23,6 +25,11 @@ class Header:
     defect: str = ""  # why the pixels are known to be incomplete or damaged, although the header can be read
     decoder: str = ""  # where a file needs another one than its format's usual decoder
     format: str = ""  # its name; `read_header` fills it in
+    parts: tuple[bytes | memoryview, ...] = ()  # joined, what the decoder gets; none: the file as it is
+    icc: bytes = b""  # an ICC profile, which is not checked here
+    cicp: tuple[int, ...] = ()  # primaries, transfer, matrix and full range by H.273, where they stand for a profile
+    frames: int = 1  # pictures in the file, of which the first is scored; 0: more than one, uncounted
+    note: str = ""  # what a reader of the score should know, such as "the first of 3 frames"
 
     @property
     def display_size(self) -> tuple[int, int]:
@@ -49,6 +56,12 @@ class Format:
     parse: Callable[[memoryview], Header] | None = None
     extensions: tuple[str, ...] = ()
     decoder: str = DALI
+
+
+def differs(said: Sequence[int], found: Sequence[int]) -> ImageError:
+    """The header lied, and a decoder believes the pixels: sizes (width, height) as stored."""
+    header, image = ("x".join(map(str, size)) for size in (said, found))
+    return ImageError(Status.corrupt, f"the header says {header} pixels, the decoded image has {image}")
 
 
 def starts(*signatures: bytes) -> Callable[[bytes], bool]:

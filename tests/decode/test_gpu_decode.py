@@ -182,7 +182,8 @@ def test_a_decoder_that_does_not_start_is_no_images_failure(photo: Image.Image) 
 
 
 def black(sources: Any, real: Any) -> Any:
-    return [np.zeros_like(image) for image in real()]
+    images, sizes = real()
+    return [np.zeros_like(image) for image in images], sizes
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -204,8 +205,8 @@ def test_one_black_image_is_looked_at_by_the_cpu(photo: Image.Image) -> None:
     assert [image.error for image in decoder.stream(images)] == [None] * 3
 
     def first_is_black(sources: Any, real: Any) -> Any:
-        images = real()
-        return [np.zeros_like(images[0]), *images[1:]]
+        images, sizes = real()
+        return [np.zeros_like(images[0]), *images[1:]], sizes
 
     Faulty(decoder, first_is_black)
     with pytest.raises(DecoderDisagrees, match=r"gave black pixels for b'0', which is not black"):
@@ -240,8 +241,9 @@ def test_pixels_are_the_lanes_own(photo: Image.Image) -> None:
     kept: list[np.ndarray] = []
 
     def keep(sources: Any, real: Any) -> Any:
-        kept.extend(real())
-        return kept
+        images, sizes = real()
+        kept.extend(images)
+        return kept, sizes
 
     decoder = device(batch_size=2)
     Faulty(decoder, keep)

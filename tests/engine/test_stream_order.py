@@ -56,14 +56,15 @@ def lane(order: Order, name: str) -> DeviceDecoder:
 
     def run(sources: Any, sizes: Any, stream: Any = None) -> Any:
         with torch.cuda.stream(dali):  # type: ignore[arg-type]
-            images = [torch.tensor(image) for image in real(sources, sizes)]
+            arrays, found = real(sources, sizes)
+            images = [torch.tensor(image) for image in arrays]
             if len({image.shape for image in images}) == 1:
                 images = torch.stack(images)  # type: ignore[assignment]
         if stream is not None:
             stream.wait_stream(dali)
         else:
             dali.synchronize()
-        return images
+        return images, found
 
     made._dali.run = run  # type: ignore[method-assign]
     return made

@@ -39,6 +39,12 @@ def test_datasets_and_what_stands_beside_them(path: Path) -> None:
             "width": ("uint32", (3,), (4096,), {}),
             "height": ("uint32", (3,), (4096,), {}),
             "bytes": ("uint64", (3,), (4096,), {}),
+            "note": (
+                "object",
+                (3,),
+                (4096,),
+                {"meaning": "what a reader of the score should know, such as 'the first of 3 frames'"},
+            ),
         }
         assert {g[name].maxshape[0] for name in g} == {None}
         assert h5py.check_enum_dtype(g["status"].dtype) == {s.name: s.value for s in Status}

@@ -32,7 +32,7 @@ ENTRIES = {
     "reason": 'reason: Annotated[Status, Stored("u1")] = Status.ok',
     "reasons": 'reasons: Annotated[NDArray[np.float32], Stored("f4")] = '
     'dataclasses.field(default_factory=lambda: np.array(np.nan, np.float32))',
-    "note": 'note: Annotated[str, Stored(name="notes")] = "none"',
+    "remark": 'remark: Annotated[str, Stored(name="remarks")] = "none"',
 }  # fmt: skip
 
 # What a row holds, what the column's default is, and how the two are exported.
@@ -44,7 +44,7 @@ VALUES = {
         "np.array([.125, .25, .5], np.float32)",
         {"reason_x": [0.125, None], "reason_y": [0.25, None], "reason_z": [0.5, None]},
     ),
-    "note": ("'blurred'", {"notes": ["blurred", "none"]}),
+    "remark": ("'blurred'", {"remarks": ["blurred", "none"]}),
 }
 
 # A row that has the column, resumed into a file that lacks it, and merged, read and exported.
@@ -201,10 +201,11 @@ def test_columns_are_the_fields_of_a_row() -> None:
         ("width", "width", "int", "u4"),
         ("height", "height", "int", "u4"),
         ("nbytes", "bytes", "int", "u8"),
+        ("note", "note", "str", ""),
     ]
-    assert not any(column.is_optional for column in COLUMNS)  # version 1's are in every file
+    assert [column.is_optional for column in COLUMNS] == [False] * 9 + [True]  # version 1's are in every file
     row = a_row(b"k")
-    assert [getattr(row, column.field) is not None for column in COLUMNS] == [True] * 9
+    assert [getattr(row, column.field) is not None for column in COLUMNS] == [True] * 10
 
 
 @pytest.mark.parametrize("text", [("\udcff", r"\xff"), ("\ud800", r"\ud800"), ("a\0ü", r"a\x00ü"), ("", "")])

@@ -42,6 +42,7 @@ def test_a_row_by_its_number(table: ScoreTable) -> None:
         int,
         int,
         int,
+        str,
     ]
     assert same(table[0], table[-6]) and same(table[np.array(2)], table[2])
     assert table[4].status is Status.corrupt and table[4].error == "cut off" and np.isnan(table[4].score)
@@ -165,6 +166,7 @@ def test_pandas(table: ScoreTable) -> None:
         "width",
         "height",
         "bytes",
+        "note",
         "member_m",
         "member_n",
     ]
@@ -181,7 +183,8 @@ def test_arrow(table: ScoreTable) -> None:
     assert arrow.column("score").to_pylist()[3:] == [np.float32(0.3), None, 0.5]
     assert {name: str(arrow.schema.field(name).type) for name in arrow.column_names} == {
         "path": "string", "score": "float", "uncertainty": "float", "status": "string", "error": "string",
-        "width": "uint32", "height": "uint32", "bytes": "uint64", "member_m": "float", "member_n": "float",
+        "width": "uint32", "height": "uint32", "bytes": "uint64", "note": "string",
+            "member_m": "float", "member_n": "float",
     }  # fmt: skip
 
 

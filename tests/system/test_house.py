@@ -20,7 +20,8 @@ ORDER = """
     input.files
     input input.ahead
     decode decode.views decode.probe decode.wire
-    decode.dali decode.pixels decode.supervisor
+    decode.dali decode.pillow decode.supervisor
+    decode.pixels
     decode.local
     decode.device decode.worker
     decode.lanes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -14,12 +15,37 @@ Pixels = NDArray[np.uint8]
 _NO_VIEWS: Pixels = np.empty((0, 0, 0, 3), np.uint8)
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What was seen of an image without reading it: if it is the same another time, so is the image.
+
+    size: in bytes, -1 where that is not known. version: a modification time in nanoseconds, an etag or a checksum;
+    empty where there is none.
+    """
+
+    size: int = -1
+    version: str = ""
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return self != Stamp()
+
+    @property
+    def code(self) -> int:
+        """64 bits to store in its place; 0 where nothing is known."""
+        digest = blake2b(b"%d %s" % (self.size, self.version.encode()), digest_size=8).digest()
+        return max(1, int.from_bytes(digest, "little")) if self else 0
+
+
 class Entry(Protocol):
     """One image to score: its key, and how its bytes are had."""
 
     @property
     def key(self) -> bytes:
         """What the data set calls it; not always UTF-8."""
+
+    def stamp(self) -> Stamp:
+        """What the listing saw of it; of a file, what a look at it shows now. Never raises."""
 
     def read(self, max_bytes: int, ahead_bytes: int) -> bytes | memoryview | None:
         """All its bytes. Several threads read, each another entry.

@@ -111,7 +111,7 @@ class Summary:
 
     def end(self, source: Source) -> None:
         """Take over what is known once the source is exhausted."""
-        self.skipped = source.skipped
+        self.skipped = sum(source.left_out.values())
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -156,7 +156,7 @@ def about(scorer: Scorer) -> dict[str, Any]:
 
 def attributes_of(description: Mapping[str, Any], source: Source) -> dict[str, Any]:
     """Root attributes of a score file, from `Scorer.describe`."""
-    return {"program_version": __version__, "source": list(source.sources), **description}
+    return {"program_version": __version__, "source": list(source.sources), "root": source.root, **description}
 
 
 def collect(

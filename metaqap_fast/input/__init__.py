@@ -20,8 +20,13 @@ __all__ = ["KINDS", "Kind", "Source", "named", "open_sources"]
 KINDS: tuple[Kind, ...] = (files.KIND,)
 
 
-def open_sources(sources: Sequence[str | os.PathLike[str]]) -> Source:
+def open_sources(sources: Sequence[str | os.PathLike[str]], root: str | None = None) -> Source:
     """What a user has named, as one source; kinds may be mixed.
+
+    Args:
+        sources: folders, files, globs and lists.
+        root: URL of the folder that keys are relative to, as `Source.root` gave it for an earlier run: keys then stay
+            what they were when other sources come to the same folder. None: the deepest that holds all sources.
 
     Raises:
         UsageError: no source, or one that does not exist or cannot be read.
@@ -32,7 +37,7 @@ def open_sources(sources: Sequence[str | os.PathLike[str]]) -> Source:
     for name in map(os.fsdecode, sources):
         kind = next(kind for kind in KINDS if kind.takes(name))
         names.setdefault(kind, []).append(name)
-    opened = [kind.open(some, len(sources) == 1) for kind, some in names.items()]
+    opened = [kind.open(some, root) for kind, some in names.items()]
     return opened[0] if len(opened) == 1 else Merged(opened)
 
 

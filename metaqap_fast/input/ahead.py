@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from metaqap_fast.errors import UsageError
@@ -44,9 +44,19 @@ class Ahead:
         return self._source.sources
 
     @property
-    def skipped(self) -> int:
-        """See `Source.skipped`."""
-        return self._source.skipped
+    def roots(self) -> Sequence[str]:
+        """See `Source.roots`."""
+        return self._source.roots
+
+    @property
+    def root(self) -> str:
+        """See `Source.root`."""
+        return self._source.root
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """See `Source.left_out`."""
+        return self._source.left_out
 
     @property
     def total(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 from metaqap_fast.input import Source
@@ -24,9 +24,19 @@ class Share:
         return self._source.sources
 
     @property
-    def skipped(self) -> int:
-        """See `Source.skipped`; what the whole source has left out."""
-        return self._source.skipped
+    def roots(self) -> Sequence[str]:
+        """See `Source.roots`."""
+        return self._source.roots
+
+    @property
+    def root(self) -> str:
+        """See `Source.root`."""
+        return self._source.root
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """See `Source.left_out`; what the whole source has left out."""
+        return self._source.left_out
 
     def __iter__(self) -> Iterator[Entry]:
         for entry in self._source:

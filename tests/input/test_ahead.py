@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -20,8 +21,8 @@ from metaqap_fast.input.files import File
 class Toy:
     """A source of what it is given; an exception among it is raised."""
 
-    sources = ("toy",)
-    skipped = 3
+    sources, roots, root = ("toy",), ("file:///toy",), "file:///"
+    left_out: ClassVar = {"hidden folder": 3}
 
     def __init__(self, *entries: object) -> None:
         self.entries, self.listed = entries, 0
@@ -55,7 +56,8 @@ def test_entries_and_their_number(count: int) -> None:
         listed = Ahead(Toy(*entries))  # type: ignore[arg-type]
         listed.check()
         wait_until_complete(listed)
-        assert (listed.total, listed.sources, listed.skipped) == (len(entries), ("toy",), 3)
+        assert (listed.total, listed.sources, listed.left_out) == (len(entries), ("toy",), {"hidden folder": 3})
+        assert (listed.roots, listed.root) == (("file:///toy",), "file:///")
         assert list(listed) == entries
 
 

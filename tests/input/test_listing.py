@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -62,10 +61,9 @@ def many_folders(work: Path, image: Path, count: int) -> str:
 
 
 def a_list(work: Path, image: Path, count: int) -> str:
-    """Names of one file: `.` and `/` in every order."""
-    names = itertools.islice(itertools.product(("./", "//"), repeat=20), count)
+    folder = one_folder(work, image, count)
     with open(work / "list.txt", "w") as file:
-        file.writelines(f"{work}/{''.join(name)}{image.name}\n" for name in names)
+        file.writelines(f"{folder}/{name}\n" for name in os.listdir(folder))
     return f"@{work}/list.txt"
 
 

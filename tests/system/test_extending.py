@@ -49,12 +49,16 @@ from dataclasses import dataclass
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.input.source import Kind
+from metaqap_fast.records import Stamp
 
 
 @dataclass(frozen=True)
 class Member:
     key: bytes
     data: bytes
+
+    def stamp(self) -> Stamp:
+        return Stamp(len(self.data))
 
     def read(self, max_bytes: int, ahead_bytes: int) -> bytes | None:
         if not self.data:
@@ -65,10 +69,10 @@ class Member:
 class Pack:
     """Images of one length, one behind the other."""
 
-    skipped = 0
+    root, left_out = "", {}
 
-    def __init__(self, names, alone):
-        self.sources = names
+    def __init__(self, names, root):
+        self.sources = self.roots = names
 
     def __iter__(self):
         for name in self.sources:
@@ -135,8 +139,7 @@ def test_a_source(tmp_path: Path, photo: Image.Image, bundle: Path) -> None:
     pack = tmp_path / "all.pack"
     pack.write_bytes(len(bodies[0]).to_bytes(4, "little") + b"".join(bodies))
     found = rows(tmp_path, bundle, tmp_path / "images", pack)
-    folder = str(tmp_path / "images")
     assert len(found) == 7
     for i in range(3):
-        assert found[f"{folder}/{i}.bmp"] == found[f"{pack}/{i}.png"] and found[f"{pack}/{i}.png"][0] == "ok"
+        assert found[f"{i}.bmp"] == found[f"{pack}/{i}.png"] and found[f"{pack}/{i}.png"][0] == "ok"
     assert found[f"{pack}/gone"][0] == "unreadable" and found[f"{pack}/gone"][2] == "the member is gone"

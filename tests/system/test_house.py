@@ -16,7 +16,7 @@ ORDER = """
     formats.exif formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
     formats.jpeg formats.png formats.webp
     formats
-    input.memory input.reading input.source
+    input.lists input.memory input.places input.reading input.source
     input.files
     input input.ahead
     decode decode.views decode.probe decode.wire

@@ -63,12 +63,13 @@ def test_shares_are_the_source_dealt_out(folder: Path, count: int) -> None:
     dealt = [[entry.key for entry in Share(source, i, count)] for i in range(count)]
     assert sorted(key for share in dealt for key in share) == sorted(keys)
     assert all(share == sorted(share, key=keys.index) for share in dealt)
-    assert (Share(source, 0, count).sources, Share(source, 0, count).skipped) == ([str(folder)], 1)
+    assert (Share(source, 0, count).sources, sum(Share(source, 0, count).left_out.values())) == ([str(folder)], 1)
+    assert (Share(source, 0, count).roots, Share(source, 0, count).root) == ([folder.as_uri()], folder.as_uri())
 
 
 def test_a_share_keeps_its_images_when_others_come_and_go() -> None:
     class Toy:
-        sources, skipped = ("toy",), 0
+        sources, roots, root, left_out = ("toy",), (), "", {}
 
         def __init__(self, numbers: range) -> None:
             self.numbers = numbers
@@ -294,7 +295,7 @@ def test_processes_whose_scores_would_differ_are_refused(
 
 def test_an_error_of_the_listing_ends_the_run(options: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     class Broken:
-        sources, skipped = ("broken",), 0
+        sources, roots, root, left_out = ("broken",), (), "", {}
 
         def __init__(self, error: Exception) -> None:
             self.error = error

@@ -56,7 +56,7 @@ class Ready:
 class Copy:
     """In place of a network."""
 
-    members, stream = 1, None
+    columns, stream = 1, None
 
     def __init__(self) -> None:
         self.image = torch.zeros(BATCH, SIZE, SIZE, 3, dtype=torch.uint8)

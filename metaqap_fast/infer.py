@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.engine.protocol import Engine
 from metaqap_fast.gpu_errors import translated
+from metaqap_fast.model.bundle import Layout
 from metaqap_fast.model.meta import MetaLearner, combine, combine_tensors
 from metaqap_fast.records import Scored
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def scored(engine: Engine, items: Iterable[tuple[T, Any]], meta: MetaLearner) -> Iterator[tuple[T, Scored]]:
+def scored(
+    engine: Engine, items: Iterable[tuple[T, Any]], meta: MetaLearner, layout: Layout | None = None
+) -> Iterator[tuple[T, Scored]]:
     """Views to scores: an engine and the meta-learner, on the engine's device.
 
     Predictions that stay on a GPU are combined there, and one batch is read back while the next runs; members, scores
@@ -29,53 +32,60 @@ def scored(engine: Engine, items: Iterable[tuple[T, Any]], meta: MetaLearner) ->
         engine: what predicts.
         items: (tag, views [N, S, S, 3] uint8); N = 0 gives NaN.
         meta: the bundle's meta-learner.
+        layout: what the engine's columns are; all of them predictions, if not given.
     """
+    layout = layout or Layout(tuple(range(len(meta.weights))))
     previous: tuple[list[T], Callable[[], NDArray[np.float32]]] | None = None
     for batch in engine.batches(items):
         if isinstance(batch.predictions, np.ndarray):
-            yield from _combined(batch.tags, batch.counts, batch.predictions, meta)
+            yield from _combined(batch.tags, batch.counts, batch.predictions, meta, layout)
             continue
         with engine.on_stream(), translated(engine.device):
-            started = batch.tags, engine.read_back(_rows(batch.predictions, batch.counts, meta))
+            started = batch.tags, engine.read_back(_rows(batch.predictions, batch.counts, meta, layout))
         if previous is not None:
-            yield from _finish(*previous)
+            yield from _finish(*previous, layout)
         previous = started
     if previous is not None:
-        yield from _finish(*previous)
+        yield from _finish(*previous, layout)
 
 
 def _combined(
-    tags: list[T], counts: list[int], predictions: NDArray[np.float32], meta: MetaLearner
+    tags: list[T], counts: list[int], predictions: NDArray[np.float32], meta: MetaLearner, layout: Layout
 ) -> Iterator[tuple[T, Scored]]:
     """Image by image, so that none depends on what it was run with."""
     start = 0
+    none = np.full(layout.columns, np.nan, np.float32)
+    places, reasons = list(layout.scores), list(layout.reasons)
     for tag, count in zip(tags, counts, strict=True):
         if count:
-            members = predictions[start : start + count].mean(axis=0)
+            columns = predictions[start : start + count].mean(axis=0)
+            members = columns[places]
             score, uncertainty = combine(members[None], meta)
-            yield tag, Scored(members, float(score[0]), float(uncertainty[0]))
+            yield tag, Scored(members, float(score[0]), float(uncertainty[0]), columns[reasons].clip(0, 1))
         else:
-            yield tag, Scored(np.full(len(meta.weights), np.nan, np.float32), np.nan, np.nan)
+            yield tag, Scored(none[places], np.nan, np.nan, none[reasons])
         start += count
 
 
-def _rows(predictions: Tensor, counts: list[int], meta: MetaLearner) -> Tensor:
-    """Members, score and uncertainty of each image [B, M + 2], on the device."""
+def _rows(predictions: Tensor, counts: list[int], meta: MetaLearner, layout: Layout) -> Tensor:
+    """All columns, score and uncertainty of each image [B, columns + 2], on the device."""
     import torch
 
     with torch.inference_mode():
-        members = view_means(predictions, counts)
+        columns = view_means(predictions, counts)
+        members = columns[:, list(layout.scores)] if layout.reasons else columns
         score, uncertainty = combine_tensors(members, meta)
-        return torch.cat([members, score[:, None], uncertainty[:, None]], 1)
+        return torch.cat([columns, score[:, None], uncertainty[:, None]], 1)
 
 
-def _finish(tags: list[T], rows: Callable[[], NDArray[np.float32]]) -> Iterator[tuple[T, Scored]]:
+def _finish(tags: list[T], rows: Callable[[], NDArray[np.float32]], layout: Layout) -> Iterator[tuple[T, Scored]]:
+    places, reasons = list(layout.scores), list(layout.reasons)
     for tag, row in zip(tags, rows(), strict=True):
-        yield tag, Scored(row[:-2].copy(), float(row[-2]), float(row[-1]))
+        yield tag, Scored(row[places], float(row[-2]), float(row[-1]), row[reasons].clip(0, 1))
 
 
 def view_means(predictions: Tensor, counts: list[int]) -> Tensor:
-    """Mean over each image's views: [sum(counts), M] -> [len(counts), M]; NaN where a count is 0.
+    """Mean over each image's views: [sum(counts), columns] -> [len(counts), columns]; NaN where a count is 0.
 
     Views are added in their order, one at a time, whatever else is in the batch: the same bits in any batch.
     """

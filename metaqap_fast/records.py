@@ -128,11 +128,12 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One image's members [M] (the mean over its views), score and uncertainty; NaN without views."""
+    """One image's members [M] (the mean over its views), score and uncertainty, and reasons [R]; NaN without views."""
 
     members: NDArray[np.float32]
     score: float
     uncertainty: float
+    reasons: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,7 @@ class Scorer:
             raise turn.failure
 
     def _scored(self, images: Iterable[Decoded]) -> Iterator[tuple[Decoded, Scored]]:
-        return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta)
+        return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta, self.bundle.layout)
 
     def _row(self, image: Decoded, result: Scored) -> Row:
         error = image.error

@@ -61,7 +61,7 @@ class OpenVINOEngine(Engine):
         if self.precision != wanted:
             raise MetaqapError(f"OpenVINO compiled {bundle.name} in {self.precision}, where {wanted} was asked for")
         self.device = f"cpu: {shared_core().get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads"
-        self._members = len(bundle.members)
+        self._columns = bundle.layout.columns
         # Twice as many as run at once: while one is read and filled again, the next is there already.
         count = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests = [compiled.create_infer_request() for _ in range(count)]
@@ -86,7 +86,7 @@ class OpenVINOEngine(Engine):
 
         try:
             for tag, views in items:
-                image = tag, np.empty((len(views), self._members), np.float32)
+                image = tag, np.empty((len(views), self._columns), np.float32)
                 for index, view in enumerate(views):
                     while not free:
                         yield from land()
@@ -124,7 +124,7 @@ def create(bundle: Bundle, precision: str, gpu: Gpu | None) -> OpenVINOEngine:
 
 
 def compile_members(bundle: Bundle, precision: str, threads: int) -> Any:
-    """One `ov.CompiledModel` of all members, [1, S, S, 3] uint8 -> [1, M] float32, from the cache if it is there.
+    """One `ov.CompiledModel` of all members, [1, S, S, 3] uint8 -> [1, columns] float32, from the cache if it is there.
 
     Raises:
         UsageError: int8 is asked for, and a member has no activation ranges.
@@ -179,7 +179,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 def merged(bundle: Bundle, int8: bool = False) -> Any:
-    """One `ov.Model`: [1, S, S, 3] uint8 -> [1, M] float32, members in the bundle's order.
+    """One `ov.Model`: [1, S, S, 3] uint8 -> [1, columns] float32, members in the bundle's order.
 
     Raises:
         UsageError: int8 is asked for, and a member has no activation ranges.

@@ -24,7 +24,7 @@ class Unsuited(MetaqapError):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[T]):
-    """Images that were run together: a tag and a number of views for each, predictions [sum(counts), M] float32.
+    """Images that were run together: a tag and a number of views for each, predictions [sum(counts), columns] float32.
 
     The predictions are an array or, where they stay on the engine's device, a tensor.
     """
@@ -36,6 +36,8 @@ class Batch(Generic[T]):
 
 class Engine(Protocol):
     """Runs a bundle's members on views.
+
+    A prediction is a row of all members' columns, side by side: see `model.bundle.Layout`.
 
     An engine inherits from this class and gives `predict`, and the three methods after it if its predictions stay on a
     device. Its `name`, `precision` and `device` say what really runs; they are recorded in every score file.
@@ -57,7 +59,7 @@ class Engine(Protocol):
             items: (tag, views [N, S, S, 3] uint8); N = 0 is passed through.
 
         Yields:
-            (tag, predictions [N, M] float32 on the MOS scale).
+            (tag, predictions [N, columns] float32).
         """
         ...
 

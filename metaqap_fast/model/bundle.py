@@ -10,6 +10,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from metaqap_fast.model.meta import MetaLearner
 from metaqap_fast.options import MODEL
 
 FORMAT = "metaqap-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)  # in version 1 members have no outputs beside their prediction
 MODELS = Path(__file__).parent  # the bundles that ship in the package, by name
 
 
@@ -28,15 +30,35 @@ class BundleError(MetaqapError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One base network: `file` takes [N, S, S, 3] uint8 RGB and gives [N, 1] float32 on the MOS scale.
+    """One base network: `file` takes [N, S, S, 3] uint8 RGB and gives [N, 1 + R] float32.
 
-    `ranges` are activation ranges (tensor name -> low, high) measured on photographs, from which an engine
-    makes its INT8 network; empty where the member has none.
+    The first column is on the MOS scale. `outputs` names the R others, severities of reasons for a low score: 0 or less
+    where there is none, 1 where it could not be worse. `ranges` are activation ranges (tensor name -> low, high)
+    measured on photographs, from which an engine makes its INT8 network; empty where the member has none.
     """
 
     name: str
     file: Path
     ranges: dict[str, tuple[float, float]]
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """1 + R."""
+        return 1 + len(self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which of an engine's columns are the members' predictions, and which severities of reasons."""
+
+    scores: tuple[int, ...]
+    reasons: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Of an engine's rows."""
+        return len(self.scores) + len(self.reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +77,18 @@ class Bundle:
     view_size: int
     digest: str
     document: dict[str, Any]
+
+    @property
+    def layout(self) -> Layout:
+        """What the columns are that an engine gives: those of the members, side by side."""
+        places = list(accumulate((member.columns for member in self.members), initial=0))
+        scores = tuple(places[:-1])
+        return Layout(scores, tuple(place for place in range(places[-1]) if place not in scores))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Names of all members' outputs, in the order of `layout.reasons`."""
+        return tuple(name for member in self.members for name in member.outputs)
 
 
 def available() -> list[str]:
@@ -84,9 +118,9 @@ def load(model: str | os.PathLike[str] = MODEL) -> Bundle:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BundleError(f"{path}/bundle.json is not a {FORMAT} file")
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise BundleError(
-            f"{path} has bundle format {version}; this program reads {FORMAT_VERSION}: a newer one may read it"
+            f"{path} has bundle format {version}; this program reads up to {FORMAT_VERSION}: a newer one may read it"
         )
     try:
         return _parse(path, document, hashlib.sha256(text).hexdigest())
@@ -106,6 +140,7 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
             str(entry["name"]),
             path / entry["file"],
             _ranges(path / entry["ranges"]) if "ranges" in entry else {},
+            tuple(str(name) for name in entry.get("outputs", ())),
         )
         for entry in document["members"]
     )
@@ -125,6 +160,9 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         raise ValueError("meta_learner: the points of variance_floor do not ascend")
     if not members or len(meta.weights) != len(members) or not any(meta.weights):
         raise ValueError(f"{len(meta.weights)} weights for {len(members)} members")
+    named = [name for member in members for name in member.outputs]
+    if len(set(named)) < len(named) or not all(named):
+        raise ValueError("two outputs of one name, or one without a name")
     if not 32 <= size <= 4096:
         raise ValueError(f"view_size {size}")
     return Bundle(str(document["name"]), path, members, meta, size, digest, document)

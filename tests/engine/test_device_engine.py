@@ -33,7 +33,7 @@ META = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
 class Means:
     """A runner whose members are the mean and the largest pixel; counts its calls, fails when it is told to."""
 
-    members = 2
+    columns = 2
     stream = None
 
     def __init__(self, batch: int, fails: dict[int, Exception] | None = None, holds: int = 1000, size: int = 4) -> None:

@@ -27,7 +27,7 @@ SIZE = 64
 class Runner:
     """Sums of pixels, by one step over fixed buffers."""
 
-    members = 2
+    columns = 2
 
     def __init__(self, order: Order, batch: int = 16) -> None:
         self.stream = Stream(order, "engine")

@@ -213,7 +213,7 @@ def test_without_a_driver_an_engine_is_refused_in_one_line(library: Library) -> 
         pass
     plan = build(library, graph.merged(BUNDLE, "fp16", BUNDLE.members[:1]).SerializeToString(), 512, 2)
     with pytest.raises(EngineRefused, match="driver version is insufficient") as caught:
-        TensorRTRunner(library, [plan], 512, 1, 2, "cpu")
+        TensorRTRunner(library, [plan], 512, [1], 2, "cpu")
     assert "\n" not in str(caught.value)
 
 

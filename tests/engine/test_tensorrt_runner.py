@@ -43,7 +43,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def runner(*plans: bytes, batch: int = 8) -> TensorRTRunner:
-    return TensorRTRunner(LIBRARY, plans, 4, 2, batch, "cpu")
+    return TensorRTRunner(LIBRARY, plans, 4, [2 // len(plans)] * len(plans), batch, "cpu")
 
 
 def views(count: int) -> np.ndarray:
@@ -76,9 +76,9 @@ def test_a_version_compatible_engine_of_our_own_is_loaded() -> None:
 def test_what_rtx_compiles_is_kept_for_the_next_start() -> None:
     rtx = Library(fake_tensorrt, "tensorrt_rtx")
     plans = [fake_tensorrt.plan([0]), fake_tensorrt.plan([1])]
-    first = TensorRTRunner(rtx, plans, 4, 2, 8, "cpu")
+    first = TensorRTRunner(rtx, plans, 4, [1, 1], 8, "cpu")
     assert first.compiled() == [b"kernels of [0]", b"kernels of [1]"] and fake_tensorrt.calls == ["shape 8"] * 2
-    TensorRTRunner(rtx, plans, 4, 2, 8, "cpu", first.compiled())
+    TensorRTRunner(rtx, plans, 4, [1, 1], 8, "cpu", first.compiled())
     assert fake_tensorrt.calls[2::2] == ["known kernels of [0]", "known kernels of [1]"]
     assert runner(fake_tensorrt.plan([0, 1])).compiled() == []
 

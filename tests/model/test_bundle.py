@@ -78,9 +78,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "bundle format 2; this program reads 1"),
+        ({"format_version": 3}, "bundle format 3; this program reads up to 2"),
         ({"format": "other"}, "not a metaqap-bundle"),
         ({"members": []}, "damaged"),
+        (
+            {"members": [{"name": m, "file": f"{m}.onnx", "outputs": ["noise"]} for m in ("mean", "max")]},
+            "two outputs of one name",
+        ),
         ({"members": [{"name": "x", "file": "x.onnx"}] * 2}, "no digest"),
         ({"meta_learner": {"weights": [1.0], "intercept": 0, "variance_floor": 0, "variance_slope": 0}}, "1 weights"),
         (

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from metaqap_fast.engine.native.reader import Block, Convolution, Network
 
 UNIT = 2.0**-24
+NONE = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)  # outputs beside the prediction
 Doubles = NDArray[np.float64]
 # A block: wide channels (0: those of the stem), kernel, stride, pads, outputs (0: as many as inputs, which are added).
 Shape = tuple[int, int, int, tuple[int, int], int]
@@ -87,7 +88,7 @@ def network_of(seed: int, shape: dict[str, Any]) -> tuple[Network, list[float]]:
     mean = np.array([123.675, 116.28, 103.53], np.float32)
     scale = np.array([0.0171, 0.0175, 0.0174], np.float32)
     head = random.normal(0, 0.1, 3 * count).astype(np.float32)
-    network = Network(shape["size"], mean, scale, stem, tuple(blocks), 1e-6, head, 0.5)
+    network = Network(shape["size"], mean, scale, stem, tuple(blocks), 1e-6, head, 0.5, *NONE)
     ranges = []
     for block in network.blocks:
         ranges += [float(random.uniform(2, 9))] if block.expand is not None else []

@@ -35,11 +35,11 @@ class Runner(Protocol):
     """
 
     image: Tensor
-    members: int
+    columns: int
     stream: Any
 
     def run(self) -> Tensor:
-        """Predictions [batch, M] float32 of all views in `image`; valid until the next call."""
+        """Predictions [batch, columns] float32 of all views in `image`; valid until the next call."""
         ...
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class DeviceEngine(Engine):
     def _run(self, waiting: list[Any], total: int) -> Tensor:
         """Every run is of a full batch; rows that no view fills hold what they held, and are left out."""
         image = self.runner.image
-        out = torch.empty(total, self.runner.members, device=image.device)
+        out = torch.empty(total, self.runner.columns, device=image.device)
         done = filled = 0
         for pixels in map(self._pixels, together(waiting)):
             while len(pixels):

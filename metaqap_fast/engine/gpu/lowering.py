@@ -52,7 +52,7 @@ _ACTIVATIONS = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwis
 
 
 def merged(bundle: Bundle, precision: str = "fp32", members: Iterable[Member] | None = None) -> ModelProto:
-    """One graph: `image` [B, S, S, 3] uint8 -> `predictions` [B, M] float32, members in the order given.
+    """One graph: `image` [B, S, S, 3] uint8 -> `predictions` [B, columns] float32, members in the order given.
 
     Args:
         bundle: the model.
@@ -66,19 +66,21 @@ def merged(bundle: Bundle, precision: str = "fp32", members: Iterable[Member] | 
     nodes: list[NodeProto] = []
     tensors: list[TensorProto] = []
     outputs: list[str] = []
+    columns = 0
     for index, member in enumerate(bundle.members if members is None else members):
         model = in_precision(load(member.file), precision, member.ranges, f"the model {bundle.name}")
         graph = prefixed(model, f"m{index}/")
         nodes += graph.node
         tensors += graph.initializer
         outputs.append(graph.output[0].name)
+        columns += member.columns
     nodes.append(helper.make_node("Concat", outputs, ["predictions"], "predictions", axis=1))
     size = bundle.view_size
     graph = helper.make_graph(
         _shared(nodes),
         bundle.name,
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", size, size, 3])],
-        [helper.make_tensor_value_info("predictions", TensorProto.FLOAT, ["batch", len(outputs)])],
+        [helper.make_tensor_value_info("predictions", TensorProto.FLOAT, ["batch", columns])],
         tensors,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)

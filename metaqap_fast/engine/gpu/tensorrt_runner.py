@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ class TensorRTRunner:
     Args:
         library: from `find`.
         plans: one engine for all members, or one for each; `image` -> `predictions`, for this one batch.
-        members: of all engines together.
+        widths: columns of each engine's predictions.
         batch: views at once.
         compiled: what TensorRT-RTX compiled for these engines in an earlier run, see `compiled`; each may be empty.
 
@@ -43,25 +43,24 @@ class TensorRTRunner:
         library: Library,
         plans: Sequence[bytes],
         size: int,
-        members: int,
+        widths: Sequence[int],
         batch: int,
         device: str,
         compiled: Sequence[bytes] = (),
     ) -> None:
-        self.members = members
+        self.columns = sum(widths)
         self.digest = hashlib.sha256(b"".join(plans)).hexdigest()
         where = torch.device(device)
         self._messages = Log(library.trt)
         self._runtime = library.trt.Runtime(self._messages.logger)
         self._runtime.engine_host_code_allowed = True  # version-compatible plans hold code: the cache's are our own
         self.stream = stream_for(where)
-        width = members // len(plans)
         with on(self.stream):
             self.image = torch.zeros(batch, size, size, 3, dtype=torch.uint8, device=where)
-            self._out = torch.zeros(batch, members, device=where)
+            self._out = torch.zeros(batch, self.columns, device=where)
             self._parts = [
                 _Part.make(library, self._engine(library, plan), self.image, width, len(plans) > 1, known)
-                for plan, known in zip_longest(plans, compiled, fillvalue=b"")
+                for plan, width, known in zip(plans, widths, compiled or repeat(b""), strict=False)
             ]
             if not all(self._parts):
                 raise EngineRefused(f"{library.version} does not take a batch of {batch}: {self._messages.last()}")
@@ -89,9 +88,11 @@ class TensorRTRunner:
         for part in parts:
             if not part.start():
                 raise RuntimeError(f"TensorRT did not run: {self._messages.last()}")
-        for place, part in enumerate(parts):
+        place = 0
+        for part in parts:
             width = part.out.shape[1]
-            self._out[:, place * width : (place + 1) * width].copy_(part.join())
+            self._out[:, place : place + width].copy_(part.join())
+            place += width
 
     @property
     def captured(self) -> bool:

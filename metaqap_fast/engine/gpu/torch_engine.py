@@ -25,17 +25,17 @@ class TorchRunner:
     """See `metaqap_fast.engine.gpu.engine.Runner`.
 
     Args:
-        network: [batch, S, S, 3] uint8 -> [batch, members] float32, on the device.
+        network: [batch, S, S, 3] uint8 -> [batch, columns] float32, on the device.
         batch: views at once.
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], size: int, members: int, batch: int, device: str) -> None:
-        self.members, self._network = members, network
+    def __init__(self, network: Callable[[Tensor], Tensor], size: int, columns: int, batch: int, device: str) -> None:
+        self.columns, self._network = columns, network
         where = torch.device(device)
         self.stream = stream_for(where)
         with on(self.stream):
             self.image = torch.zeros(batch, size, size, 3, dtype=torch.uint8, device=where)
-            self._out = torch.zeros(batch, members, device=where)
+            self._out = torch.zeros(batch, columns, device=where)
             self._graph = Graph(self._step, self.stream)
 
     @property
@@ -79,7 +79,7 @@ def create(bundle: Bundle, precision: str, gpu: Gpu | None, batch: int | None = 
     name = f"cuda:{gpu.index}: {gpu.name}" if gpu else f"cpu: {torch.get_num_threads()} threads"
 
     def make(batch: int) -> TorchRunner:
-        sizes = bundle.view_size, len(bundle.members), batch, device
+        sizes = bundle.view_size, bundle.layout.columns, batch, device
         if gpu is None:
             return TorchRunner(network, *sizes)
         try:

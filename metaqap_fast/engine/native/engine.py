@@ -112,6 +112,7 @@ class NativeEngine(Engine):
         self.precision = precision
         isa = path(precision) if isa is None else isa
         self._kernels = kernels(bundle, isa, precision)
+        self._columns = bundle.layout.columns
         count = threads or len(os.sched_getaffinity(0))
         core = shared_core()
         self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {isa.name}, {count} threads"
@@ -136,7 +137,7 @@ class NativeEngine(Engine):
                 tag, futures = flying.popleft()
                 views -= len(futures)
                 rows = [future.result() for future in futures]
-                yield tag, np.array(rows, np.float32).reshape(len(rows), len(self._kernels))
+                yield tag, np.array(rows, np.float32).reshape(len(rows), self._columns)
 
         try:
             for tag, images in items:
@@ -154,7 +155,7 @@ class NativeEngine(Engine):
     def _view(self, view: NDArray[np.uint8]) -> list[float]:
         workspace = self._free.get()
         try:
-            return [kernel.run(view, workspace)[0] for kernel in self._kernels]
+            return [column for kernel in self._kernels for column in kernel.columns(view, workspace)]
         finally:
             self._free.put(workspace)
 

@@ -42,6 +42,7 @@ class Kernel:
         ]  # what reads the output of each block
         self._layout, self._isa = layout(isa, bool(ranges)) if made is None else made, isa
         self._size, self._taps = network.size, len(network.weights)
+        self._others, self._others_bias = network.others, network.others_bias
         self._network = self._layout.network(network, inputs, after)
         self.workspace = int(library().mobilenet_workspace(ctypes.byref(self._network), isa))
 
@@ -70,6 +71,13 @@ class Kernel:
             address, self._isa, view.ctypes.data, workspace.ctypes.data, taps.ctypes.data
         )
         return float(prediction), taps
+
+    def columns(self, view: NDArray[np.uint8], workspace: NDArray[np.uint8]) -> list[float]:
+        """One view's prediction, and the outputs beside it; arguments as of `run`."""
+        prediction, taps = self.run(view, workspace)
+        if not len(self._others_bias):
+            return [prediction]
+        return [prediction, *(taps @ self._others + self._others_bias).tolist()]
 
 
 def layout(isa: Isa, eight: bool) -> Layout:

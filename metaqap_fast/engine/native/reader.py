@@ -46,7 +46,8 @@ class Block:
 class Network:
     """A member: (pixel - mean) * scale [3], `stem`, `blocks`, `epsilon` under the deviations' root, and the head.
 
-    The head's `weights` [D] stand in the order of the taps: mean, deviation, maximum of each.
+    The head's `weights` [D] stand in the order of the taps: mean, deviation, maximum of each. `others` [D, R] and
+    `others_bias` [R] are of the outputs beside the prediction.
     """
 
     size: int
@@ -57,6 +58,8 @@ class Network:
     epsilon: float
     weights: Floats
     bias: float
+    others: Floats
+    others_bias: Floats
 
 
 def read(model: Any) -> Network:
@@ -65,7 +68,7 @@ def read(model: Any) -> Network:
     Raises:
         Unsuited: it is not of this type; every operation is looked at.
     """
-    if len(model.inputs) != 1 or [list(output.shape) for output in model.outputs] != [[1, 1]]:
+    if len(model.inputs) != 1 or [len(output.shape) for output in model.outputs] != [2]:
         raise Unsuited("more than one input, or more than one prediction")
     size = int(model.inputs[0].shape[1])
     value = _only(model.inputs[0], "Convert")
@@ -176,14 +179,14 @@ def _residual(value: Any, begin: Any) -> Any | None:
     return None
 
 
-def _head(model: Any, taps: list[Any]) -> tuple[float, Floats, float]:
-    """Epsilon, weights and bias of the head, if it reads what the kernel computes."""
-    node = model.get_results()[0].input_value(0).get_node()
-    if node.get_type_name() != "Add":
-        raise Unsuited("a head without a bias")
-    product = _one([v.get_node() for v in node.input_values() if v.get_node().get_type_name() == "MatMul"], "MatMul")
-    bias = _one([v for v in node.input_values() if v.get_node() != product], "constant")
-    features = list(_flat(product.input_value(0)))
+def _head(model: Any, taps: list[Any]) -> tuple[float, Floats, float, Floats, Floats]:
+    """Epsilon; weights and bias of the prediction, and of what is concatenated to it, if they read what the kernel
+    computes."""
+    sources = list(_flat(model.get_results()[0].input_value(0)))
+    heads = [_linear(source) for source in sources]
+    features = list(_flat(heads[0][0]))
+    if any(head[0] != heads[0][0] for head in heads):
+        raise Unsuited("outputs on other pooled values than the prediction")
     if len(features) != 3 * len(taps):
         raise Unsuited(f"a head on {len(features)} pooled values of {len(taps)} activations")
     epsilons = set()
@@ -192,7 +195,28 @@ def _head(model: Any, taps: list[Any]) -> tuple[float, Floats, float]:
         _pooled(maximum, "ReduceMax", tap)
         epsilons.add(_deviation(deviation, tap))
     epsilon = _one(sorted(epsilons), "epsilon")
-    return epsilon, _constant(product.input_value(1)).ravel(), float(_constant(bias).ravel()[0])
+    (_, weights, bias), *others = heads
+    if weights.shape[1] != 1:
+        raise Unsuited("a head of more than one prediction")
+    none = np.zeros((len(weights), 0), np.float32)
+    return (
+        epsilon,
+        weights[:, 0],
+        float(bias[0]),
+        np.concatenate([none, *(head[1] for head in others)], 1),
+        np.concatenate([none[0], *(head[2] for head in others)]),
+    )
+
+
+def _linear(value: Any) -> tuple[Any, Floats, Floats]:
+    """What `value` is a matrix product of, with a bias added: input, weights [D, K], bias [K]."""
+    node = value.get_node()
+    if node.get_type_name() != "Add":
+        raise Unsuited("a head without a bias")
+    product = _one([v.get_node() for v in node.input_values() if v.get_node().get_type_name() == "MatMul"], "MatMul")
+    bias = _one([v for v in node.input_values() if v.get_node() != product], "constant")
+    weights = _constant(product.input_value(1))
+    return product.input_value(0), weights, np.broadcast_to(_constant(bias).ravel(), weights.shape[1:]).copy()
 
 
 def _flat(value: Any) -> Iterator[Any]:

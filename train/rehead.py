@@ -1,0 +1,96 @@
+"""Another head for a member that is there: its weights replaced, and outputs beside its prediction.
+
+The product that gives the prediction stays an operation of its own, so that it is the same to the last bit whatever
+stands beside it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from metaqap_fast.errors import MetaqapError
+
+F64 = NDArray[np.float64]
+ALONE, BESIDE = "prediction.alone", "prediction.beside"
+
+
+def read_head(model: ModelProto) -> tuple[F64, float]:
+    """Weights [D] and bias of a member's prediction.
+
+    Raises:
+        MetaqapError: the member does not end in a linear head.
+    """
+    product, added = _head(model)
+    return _constant(model, product.input[1]).ravel(), float(_constant(model, added.input[1]).ravel()[0])
+
+
+def replace_head(model: ModelProto, weights: F64, bias: float) -> None:
+    """Give a member's prediction other weights [D] and another bias; changes the model.
+
+    Raises:
+        MetaqapError: as `read_head`, or weights of another number.
+    """
+    product, added = _head(model)
+    for name, value in ((product.input[1], weights[:, None]), (added.input[1], np.float64(bias))):
+        old = _tensor(model, name)
+        if list(old.dims) != list(value.shape):
+            raise MetaqapError(f"a head of {list(old.dims)} cannot become one of {list(value.shape)}")
+        old.CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), name))
+
+
+def add_outputs(model: ModelProto, weights: F64, bias: F64) -> None:
+    """Put R columns beside a member's prediction, [N, 1] -> [N, 1 + R]; changes the model.
+
+    Columns that were added before are replaced.
+
+    Args:
+        model: the member.
+        weights: [D, R] on the pooled taps that the prediction reads.
+        bias: [R].
+    """
+    graph = model.graph
+    product, _ = _head(model)
+    result = graph.output[0]
+    kept = [node for node in graph.node if not any(name.startswith(BESIDE) for name in (*node.input, *node.output))]
+    tensors = [tensor for tensor in graph.initializer if not tensor.name.startswith(BESIDE)]
+    for node in kept:
+        node.output[:] = [ALONE if name == result.name else name for name in node.output]
+    made = [
+        helper.make_node("MatMul", [product.input[0], f"{BESIDE}.weights"], [f"{BESIDE}.product"], f"{BESIDE}.product"),
+        helper.make_node("Add", [f"{BESIDE}.product", f"{BESIDE}.bias"], [BESIDE], BESIDE),
+        helper.make_node("Concat", [ALONE, BESIDE], [result.name], f"{BESIDE}.concat", axis=1),
+    ]
+    values = {f"{BESIDE}.weights": weights, f"{BESIDE}.bias": bias}
+    tensors += [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in values.items()]
+    columns = helper.make_tensor_value_info(result.name, TensorProto.FLOAT, ["batch", 1 + len(bias)])
+    nodes = [*kept, *made]
+    del graph.node[:], graph.initializer[:], graph.output[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+    graph.output.append(columns)
+    onnx.checker.check_model(model)
+
+
+def _head(model: ModelProto) -> tuple[NodeProto, NodeProto]:
+    """The product and the addition that give the prediction."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    last = made.get(ALONE) or made.get(model.graph.output[0].name)
+    product = made.get(last.input[0]) if last is not None and last.op_type == "Add" else None
+    if last is None or product is None or product.op_type != "MatMul":
+        raise MetaqapError("a member that does not end in a linear head keeps the one that it has")
+    return product, last
+
+
+def _tensor(model: ModelProto, name: str) -> TensorProto:
+    found = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
+    if found is None:
+        raise MetaqapError(f"the head's {name!r} is no constant of the member")
+    return found
+
+
+def _constant(model: ModelProto, name: str) -> F64:
+    values: F64 = numpy_helper.to_array(_tensor(model, name)).astype(np.float64)
+    return values

@@ -41,6 +41,8 @@ from metaqap_fast.options import OutputMode
 @click.option("--retry-failed", is_flag=True, help="With --resume: score those images again that failed.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--profile", type=click.Path(), help="Write a trace of the stages to this .json, for ui.perfetto.dev.")
+@click.option("--image", default="", metavar="COLUMN", help="Column of the images in tables, if several hold bytes.")
+@click.option("--key", default="", metavar="COLUMN", help="Column of the keys in tables; otherwise the row's number.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if any image failed.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on standard output, and no progress.")
@@ -52,6 +54,8 @@ def score(
     retry_failed: bool,
     overwrite: bool,
     profile: str | None,
+    image: str,
+    key: str,
     strict: bool,
     quiet: bool,
     as_json: bool,
@@ -59,8 +63,8 @@ def score(
 ) -> None:
     """Score the images of each SOURCE into one file.
 
-    A SOURCE is a folder (with its subfolders), an image file, a glob pattern, or @list.txt, a file with one path per
-    line (@- is standard input).
+    A SOURCE is a folder (with its subfolders), an image, a tar or zip archive, a parquet or arrow table, a glob pattern
+    (braces such as {000..099} too), or @list.txt, a file with one path per line (@- is standard input).
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
@@ -81,7 +85,7 @@ def score(
     devices = settings.pop("device").split(",")
     if profile and len(devices) > 1:
         raise click.UsageError("--profile is for one device")
-    listing = Ahead(open_sources(source))
+    listing = Ahead(open_sources(source, image=image, key=key))
     listing.check()
     check_output(output, mode)  # before the seconds that a model takes to compile
     trace = Trace(profile) if profile else None

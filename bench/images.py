@@ -27,7 +27,8 @@ class First(Listing):
 
     def __init__(self, sources: Sequence[str], count: int | None) -> None:
         super().__init__(sources)
-        self.entries = list(islice(self.files(), count))
+        self.entries = list(islice(super().__iter__(), count))
+        self.skipped = 0
 
     def __iter__(self) -> Iterator[File]:
         return iter(self.entries)

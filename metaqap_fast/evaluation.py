@@ -10,17 +10,19 @@ import csv
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError, kind
+from metaqap_fast.scores.export import in_pieces
 from metaqap_fast.scores.table import ScoreTable
 
+T = TypeVar("T")
 F64 = NDArray[np.float64]
 METRICS = ("srocc", "plcc", "plcc_logistic", "krocc", "rmse")
 LEVEL = 0.95  # of the intervals
@@ -177,21 +179,20 @@ def evaluate(
     for what, given, known in (("scores", scores, ScoreTable), ("labels", labels, Mapping)):
         if not isinstance(given, (str, os.PathLike, known)):
             raise UsageError(f"{what} is {kind(given)}, not a {known.__name__} or the name of a file")
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(scores)
     wanted: dict[str, float] = {}
     for name, mos in (labels if isinstance(labels, Mapping) else read_labels(labels)).items():
         add_label(wanted, "labels", name, mos)
-    rows = dict(zip(wanted, match(list(wanted), table.paths), strict=True))
-    missing = [name for name, row in rows.items() if row is None]
-    failed = [name for name, row in rows.items() if row is not None and not table.ok[row]]
-    found = {name: row for name, row in rows.items() if row is not None and table.ok[row]}
+    rows = dict(zip(wanted, found_in(wanted, _results(scores)), strict=True))
+    missing = [name for name, score in rows.items() if score is None]
+    failed = [name for name, score in rows.items() if score is not None and math.isnan(score)]
+    found = {name: score for name, score in rows.items() if score is not None and not math.isnan(score)}
     if len(found) < LEAST:
         no_row = f"{len(missing)} have no row{', for example ' + missing[0] if missing else ''}"
         raise UsageError(
             f"only {len(found)} of {len(wanted)} labelled images have a score, and at least {LEAST} are needed: "
             f"{no_row}; {len(failed)} failed"
         )
-    x = table.score[list(found.values())].astype(np.float64)
+    x = np.array(list(found.values()), np.float64)
     y = np.array([wanted[name] for name in found], np.float64)
     values, intervals = measure(x, y), bootstrap(x, y, draws)
     return Evaluation(len(x), {n: (values[n], *intervals[n]) for n in METRICS}, missing, failed, _undefined(x, y))
@@ -214,27 +215,38 @@ _RULES: tuple[Callable[[str], str], ...] = (
 
 
 def match(names: Iterable[str], paths: Iterable[str]) -> list[int | None]:
-    """The number of the row that each label's name stands for; None without one.
+    """The number of the row that each label's name stands for, see `found_in`."""
+    return found_in(names, ((path, row) for row, path in enumerate(paths)))
 
-    By the first rule that finds any row. `paths` is read once, and only `names` are held in memory.
+
+def found_in(names: Iterable[str], rows: Iterable[tuple[str, T]]) -> list[T | None]:
+    """What stands beside the path that each label's name stands for; None without one.
+
+    By the first rule that finds any row. `rows` is read once, and only `names` are held in memory.
 
     Raises:
         UsageError: a name fits several rows.
     """
     names = list(names)
-    found: list[dict[str, list[tuple[int, str]]]] = [{rule(name): [] for name in names} for rule in _RULES]
-    for row, path in enumerate(paths):
-        for rule, rows in zip(_RULES, found, strict=True):
-            hits = rows.get(rule(path))
+    found: list[dict[str, list[tuple[str, T]]]] = [{rule(name): [] for name in names} for rule in _RULES]
+    for row in rows:
+        for rule, hits_of in zip(_RULES, found, strict=True):
+            hits = hits_of.get(rule(row[0]))
             if hits is not None and len(hits) < 3:  # more are not shown
-                hits.append((row, path))
-    matched: list[int | None] = []
+                hits.append(row)
+    matched: list[T | None] = []
     for name in names:
-        hits = next((hits for rule, rows in zip(_RULES, found, strict=True) if (hits := rows[rule(name)])), [])
+        hits = next((hits for rule, hits_of in zip(_RULES, found, strict=True) if (hits := hits_of[rule(name)])), [])
         if len(hits) > 1:
-            raise UsageError(f"the label {name!r} fits several rows: {', '.join(path for _, path in hits)}")
-        matched.append(hits[0][0] if hits else None)
+            raise UsageError(f"the label {name!r} fits several rows: {', '.join(path for path, _ in hits)}")
+        matched.append(hits[0][1] if hits else None)
     return matched
+
+
+def _results(scores: ScoreTable | str | os.PathLike[str]) -> Iterator[tuple[str, float]]:
+    """Each row's path, and its score or NaN if it failed; of a file in bounded memory."""
+    for table in in_pieces(scores):
+        yield from zip(table.paths, np.where(table.ok, table.score, np.nan).tolist(), strict=True)
 
 
 _NAMES = ("image name", "image_name", "image", "name", "path", "file", "filename", "file_name", "dist_img")

@@ -5,6 +5,7 @@ Imports nothing heavy, so that `--help` is quick.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 MODEL = "default"
@@ -27,6 +28,8 @@ OLD_VIEWS = {"native": "unscaled"}  # names of version 0.1, still accepted
 # How a run treats an output that exists.
 OutputMode = Literal["new", "resume", "overwrite"]
 OUTPUT = "scores.h5"
+HDF5 = (".h5", ".hdf5")  # names of score files end so
+OUTPUTS = (*HDF5, ".csv", ".jsonl", ".parquet")  # and those of all that rows are written to
 
 BATCH_SIZE = 16  # images decoded together on a CPU
 GPU_BATCH_SIZE = 64  # and on a GPU
@@ -41,3 +44,29 @@ PIXEL_BYTES = 16  # of them that a pixel can take: JPEG 2000 takes the most
 # Rows are committed to disk at whichever comes first.
 ROWS_PER_PART = 1000
 SECONDS_PER_PART = 10.0
+
+# Exit statuses of a run that came to its end; cli/__init__.py has the others.
+FINE, TOO_MANY_FAILED, NOTHING_SCORED = 0, 3, 5
+
+
+@dataclass(frozen=True, slots=True)
+class SomeFailed:
+    """How many images may fail: a number of them, or percent of all."""
+
+    number: float
+    is_percent: bool = False
+
+    def of(self, images: int) -> float:
+        """How many of so many."""
+        return self.number * images / 100 if self.is_percent else self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Which share of a source: number `index`, from 0, of `count`."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"

@@ -44,14 +44,6 @@ class Entry(Protocol):
     def key(self) -> bytes:
         """What the data set calls it; not always UTF-8."""
 
-    @property
-    def distant(self) -> bool:
-        """Whether to read it is to wait for a network, so that many are read at once."""
-
-    @property
-    def kept(self) -> int:
-        """Bytes that are best read soon after it was listed: they pass by once, or come over a network."""
-
     def stamp(self) -> Stamp:
         """What the listing saw of it; of a file, what a look at it shows now. Never raises."""
 
@@ -147,12 +139,16 @@ class Scored:
 @dataclass(frozen=True, slots=True)
 class Stored:
     """How a field of `Row` is stored: numpy's dtype of its numbers, its name in files and exports if it is another
-    than the field's, and what is written beside the column in a file."""
+    than the field's, what is written beside the column in a file, and whether exports have it."""
 
     dtype: str = ""
     name: str = ""
     range: str = ""
     meaning: str = ""
+    exported: bool = True
+
+
+SEEN = "a digest of the file's size and modification time, or of its entity tag; 0 where they are not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +165,7 @@ class Row:
     height: Annotated[int, Stored("u4")]
     nbytes: Annotated[int, Stored("u8", name="bytes")]
     note: Annotated[str, Stored(meaning="what a reader of the score should know, such as 'the first of 3 frames'")] = ""
+    seen: Annotated[int, Stored("u8", meaning=SEEN, exported=False)] = 0  # what a later run compares
 
 
 def key_order(key: bytes) -> bytes:

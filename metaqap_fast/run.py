@@ -2,131 +2,25 @@
 
 from __future__ import annotations
 
-import heapq
 import os
-import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import IO, Any, Protocol
 
 from metaqap_fast import __version__
-from metaqap_fast.errors import Status
 from metaqap_fast.input import Source
-from metaqap_fast.options import ROWS_PER_PART, OutputMode
-from metaqap_fast.records import Entry, Row
+from metaqap_fast.options import ROWS_PER_PART, OutputMode, Shard
+from metaqap_fast.records import Entry, Row, Stamp
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.scores.merge import KeySet
+from metaqap_fast.scores.claim import Claim
+from metaqap_fast.scores.done import Done
+from metaqap_fast.scores.lines import Lines
 from metaqap_fast.scores.store import Store
 from metaqap_fast.signals import Interrupts
+from metaqap_fast.summary import Summary
 from metaqap_fast.trace import Trace
-
-EXTREMES = 5
-
-
-@dataclass(slots=True)
-class Summary:
-    """What has come of a run so far; it counts from when it is made.
-
-    Attributes:
-        output: the score file.
-        done: rows that were there already.
-        passed: how many of those the source has named so far.
-        skipped: files that the source left out.
-        statuses: images by the name of their status.
-        seconds: until the latest row.
-    """
-
-    output: str = ""
-    done: int = 0
-    passed: int = 0
-    skipped: int = 0
-    statuses: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    _worst: list[tuple[float, str]] = field(default_factory=list)  # (-score, path), a heap
-    _best: list[tuple[float, str]] = field(default_factory=list)  # (score, path)
-    _start: float = field(default_factory=lambda: time.monotonic())
-
-    @property
-    def images(self) -> int:
-        """Images that this run made a row for."""
-        return sum(self.statuses.values())
-
-    @property
-    def scored(self) -> int:
-        """Those with a score."""
-        return self.statuses[Status.ok.name]
-
-    @property
-    def failed(self) -> int:
-        """Those without."""
-        return self.images - self.scored
-
-    @property
-    def rate(self) -> float:
-        """Images per second."""
-        return self.images / self.seconds if self.seconds else 0.0
-
-    @property
-    def worst(self) -> list[tuple[float, str]]:
-        """Score and path of the worst images, the worst first; no image is among the best too."""
-        return [(-score, path) for score, path in sorted(self._worst, reverse=True)][: max(1, self.scored // 2)]
-
-    @property
-    def best(self) -> list[tuple[float, str]]:
-        """Score and path of the best images, the best first."""
-        return sorted(self._best, reverse=True)[: self.scored // 2]
-
-    def missing(self, entries: Iterable[Entry], done: KeySet) -> Iterator[Entry]:
-        """The entries that have no row yet."""
-        for entry in entries:
-            if entry.key in done:
-                self.passed += 1
-            else:
-                yield entry
-
-    def take(self, row: Row) -> None:
-        """Count a row."""
-        self.seconds = time.monotonic() - self._start
-        self.statuses[row.status.name] += 1
-        if row.status != Status.ok:
-            return
-        path = row.key.decode(errors="backslashreplace")
-        for heap, sign in ((self._worst, -1), (self._best, 1)):
-            (heapq.heappush if len(heap) < EXTREMES else heapq.heappushpop)(heap, (sign * row.score, path))
-
-    def counts(self) -> dict[str, Any]:
-        """What another process is told, see `join`."""
-        return {"statuses": dict(self.statuses), "worst": self._worst, "best": self._best}
-
-    def join(self, others: Iterable[Mapping[str, Any]]) -> None:
-        """Count what the processes of a run have counted until now."""
-        others = list(others)
-        self.seconds = time.monotonic() - self._start
-        self.statuses = sum((Counter(other["statuses"]) for other in others), Counter[str]())
-        for name in ("worst", "best"):
-            every = (tuple(item) for other in others for item in other[name])
-            setattr(self, f"_{name}", heapq.nlargest(EXTREMES, every))
-
-    def end(self, source: Source) -> None:
-        """Take over what is known once the source is exhausted."""
-        self.skipped = sum(source.left_out.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        extremes = {"worst": self.worst, "best": self.best}
-        return {
-            "output": self.output,
-            "images": self.images,
-            "scored": self.scored,
-            "failed": {name: n for name, n in sorted(self.statuses.items()) if name != Status.ok.name},
-            "resumed_rows": self.done,
-            "skipped_files": self.skipped,
-            "seconds": round(self.seconds, 3),
-            "images_per_second": round(self.rate, 2),
-            **{name: [{"path": path, "score": round(s, 4)} for s, path in found] for name, found in extremes.items()},
-        }
 
 
 class Sink(Protocol):
@@ -154,9 +48,45 @@ def about(scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def attributes_of(description: Mapping[str, Any], source: Source) -> dict[str, Any]:
+def attributes_of(description: Mapping[str, Any], source: Source, shard: Shard | None = None) -> dict[str, Any]:
     """Root attributes of a score file, from `Scorer.describe`."""
-    return {"program_version": __version__, "source": list(source.sources), "root": source.root, **description}
+    named = {"source": list(source.sources), "roots": list(source.roots), "root": source.root}
+    return {"program_version": __version__, **named, **({"shard": str(shard)} if shard else {}), **description}
+
+
+class _Stamped:
+    """An entry, and what was seen of it just before it was read."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry, self.key, self.code = entry, entry.key, 0
+
+    def stamp(self) -> Stamp:
+        """See `Entry.stamp`."""
+        return self.entry.stamp()
+
+    def read(self, max_bytes: int, ahead_bytes: int) -> bytes | memoryview | None:
+        """See `Entry.read`."""
+        self.code = self.entry.stamp().code
+        return self.entry.read(max_bytes, ahead_bytes)
+
+
+def stamped(scorer: Scorer, entries: Iterable[Entry], trace: Trace | None = None) -> Generator[Row]:
+    """The rows of entries, in their order, with what was seen of each before it was read: see `Row.seen`.
+
+    A file that changes while it is read has the stamp of what it was, so that a later run scores it again.
+    """
+    waiting: deque[_Stamped] = deque()
+
+    def watched() -> Iterator[Entry]:
+        for entry in entries:
+            waiting.append(_Stamped(entry))
+            yield waiting[-1]
+
+    with closing(scorer.stream(watched(), trace)) as rows:
+        for row in rows:
+            while (one := waiting.popleft()).key != row.key:
+                pass
+            yield replace(row, seen=one.code)
 
 
 def collect(
@@ -190,34 +120,85 @@ def collect(
 def run(
     scorer: Scorer,
     source: Source,
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | Claim,
     mode: OutputMode = "new",
     on_row: Callable[[Summary], None] = lambda _: None,
     trace: Trace | None = None,
     rows_per_part: int = ROWS_PER_PART,
     retry_failed: bool = False,
+    prune: bool = False,
+    moved: bool = False,
+    shard: Shard | None = None,
     stopped: Callable[[BaseException], None] = lambda _: None,
+    summary: Summary | None = None,
 ) -> Summary:
     """Score a source into a file.
 
     A signal (SIGINT, SIGTERM, SIGHUP) or a failure commits every row that is ready before it goes on its way as an
     exception; `mode="resume"` continues from there. `stopped` is called in between, and may end the process.
-    `trace` gets the time of each stage, however the run ends otherwise.
+
+    Args:
+        scorer, source: what scores, and what is scored.
+        output: the file to make, or the claim to it, whose mode it is then.
+        mode: see `Store`.
+        on_row: called after every row.
+        trace: gets the time of each stage, however the run ends otherwise.
+        rows_per_part: see `Store`.
+        retry_failed: score those images again that failed; for `resume`.
+        prune: remove the rows of images that the source does not name any more.
+        moved: see `Store`.
+        shard: which share of a larger source this is, to be recorded.
+        stopped: see above.
+        summary: to be filled; a new one by default.
 
     Raises:
         UsageError, MetaqapError: see `Store`.
     """
-    attributes = attributes_of(scorer.describe(), source)
-    store = Store(output, attributes, mode, rows_per_part, retry_failed=retry_failed)
-    summary = Summary(os.fspath(output), done=len(store.done))
+    description = scorer.describe()
+    summary = summary or Summary(_name(output))
+    summary.about = description
+    store = Store(output, attributes_of(description, source, shard), mode, rows_per_part, moved=moved)
     try:
-        rows = scorer.stream(summary.missing(source, store.done), trace)
+        summary.resumed(store.done, store.totals)
+        rows = stamped(scorer, summary.missing(source, store.done, retry_failed), trace)
         collect(rows, store, summary, on_row, trace, stopped)
-        summary.end(source)
         with trace.span("merge") if trace else nullcontext():
-            store.finish()
+            finish(store, summary, source, prune)
     finally:
         store.close()
         if trace:
             trace.write()
     return summary
+
+
+def run_to(
+    scorer: Scorer,
+    source: Source,
+    file: IO[bytes],
+    form: str,
+    on_row: Callable[[Summary], None] = lambda _: None,
+    trace: Trace | None = None,
+    stopped: Callable[[BaseException], None] = lambda _: None,
+    summary: Summary | None = None,
+) -> Summary:
+    """Score a source and write the rows as they come, `form` .csv or .jsonl; nothing is kept. Otherwise as `run`."""
+    summary = summary or Summary("-")
+    summary.about = scorer.describe()
+    lines = Lines(file, form, attributes_of(summary.about, source))
+    try:
+        collect(stamped(scorer, summary.missing(source, Done()), trace), lines, summary, on_row, trace, stopped)
+        summary.end(source, Done())
+    finally:
+        if trace:
+            trace.write()
+    return summary
+
+
+def finish(store: Store, summary: Summary, source: Source, prune: bool) -> None:
+    """Make the output of a run whose source is exhausted."""
+    summary.end(source, store.done)
+    store.finish(prune and summary.gone > 0)
+
+
+def _name(output: str | os.PathLike[str] | Claim) -> str:
+    return os.fspath(output.output if isinstance(output, Claim) else output)

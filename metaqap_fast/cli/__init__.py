@@ -1,8 +1,8 @@
 """The command line: options in, exit status out; the work is elsewhere.
 
-Exit status: 0 done (failed images are rows), 3 with --strict when any image failed, 2 usage, 1 could not complete, 4 a
-GPU's decoder gave wrong pixels, 130, 143 or 129 interrupted (SIGINT, SIGTERM, SIGHUP) with everything scored so far
-committed.
+Exit status: 0 done (failed images are rows), 3 more images failed than --strict or --max-failed allows, 5 none could be
+scored, 2 usage, 1 could not complete, 4 a GPU's decoder gave wrong pixels, 130, 143 or 129 interrupted (SIGINT,
+SIGTERM, SIGHUP) with everything scored so far committed.
 
 What cannot be written to standard error is dropped and stops nothing. Results that cannot be written to standard
 output are status 1, with a line on standard error; files that were made stay.
@@ -22,6 +22,7 @@ from metaqap_fast.cli.compile import compile_command
 from metaqap_fast.cli.evaluate import evaluate
 from metaqap_fast.cli.export import export
 from metaqap_fast.cli.inspect import inspect
+from metaqap_fast.cli.merge import merge
 from metaqap_fast.cli.score import score
 from metaqap_fast.cli.train import train
 from metaqap_fast.errors import MetaqapError
@@ -67,5 +68,5 @@ def main() -> None:
     """No-reference image quality scores for whole data sets."""
 
 
-for _command in (score, evaluate, export, inspect, compile_command, train, bench):
+for _command in (score, merge, evaluate, export, inspect, compile_command, train, bench):
     main.add_command(_command)

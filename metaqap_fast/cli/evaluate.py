@@ -41,11 +41,13 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
     from metaqap_fast.evaluation import evaluate as compare
     from metaqap_fast.evaluation import read_labels
     from metaqap_fast.review.describe import describe_evaluation
+    from metaqap_fast.scores.committed import check_finished
     from metaqap_fast.scores.probe import try_out
     from metaqap_fast.streams import shown
 
     wanted = read_labels(labels)
     if Path(scores).suffix.lower() in (".h5", ".hdf5"):
+        check_finished(scores)
         try_out(scores)
         result = compare(scores, wanted, draws)
     else:

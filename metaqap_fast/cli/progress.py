@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from metaqap_fast.options import NOTHING_SCORED
 from metaqap_fast.streams import counted, shown
 
 if TYPE_CHECKING:
-    from metaqap_fast.run import Summary
+    from metaqap_fast.errors import MetaqapError
+    from metaqap_fast.summary import Summary
 
 SECONDS_BETWEEN_LINES = 5.0
+FAILURES = 3  # shown
 
 
 class Report:
@@ -26,12 +29,15 @@ class Report:
 
     Args:
         total: how many images there are, once that is known.
+        summary: of the run, as far as it has come.
         quiet: say nothing.
         as_json: say nothing but the summary, on standard output.
     """
 
-    def __init__(self, total: Callable[[], int | None], quiet: bool = False, as_json: bool = False) -> None:
-        self._total = total
+    def __init__(
+        self, total: Callable[[], int | None], summary: Summary, quiet: bool = False, as_json: bool = False
+    ) -> None:
+        self._total, self.summary = total, summary
         self._quiet, self._json = quiet, as_json
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
         self._terminal = sys.stderr.isatty() and not quiet and not as_json
@@ -75,36 +81,67 @@ class Report:
         now = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
-            of = "" if total is None else f" of {total:,}"
-            left = f", {(total - done) / summary.rate:.0f} s left" if total is not None and summary.rate else ""
+            of = "" if total is None else f" of {max(total, done):,}"
+            left = f", {max(0, total - done) / summary.rate:.0f} s left" if total is not None and summary.rate else ""
             self._say(f"{done:,}{of} images, {failed}, {summary.rate:.1f} images/s{left}")
 
-    def interrupted(self, output: str) -> None:
-        """After Ctrl-C or SIGTERM."""
+    def interrupted(self, status: int) -> None:
+        """After Ctrl-C or SIGTERM, before the process leaves with this status."""
         if self._bar is not None:
             self._bar.stop()  # gives the terminal its cursor back
-        self._say(f"interrupted; everything scored so far is safe, go on with: --resume -o {_escape(output)}")
-
-    def finished(self, summary: Summary) -> None:
-        """The summary."""
         if self._json:
-            click.echo(json.dumps(summary.as_dict()))
+            self._print(exit_status=status, interrupted=True)
+        elif self.summary.output == "-":
+            self._say("interrupted; everything scored so far was written")
+        else:
+            output = _escape(self.summary.output)
+            self._say(f"interrupted; everything scored so far is safe, go on with: --resume -o {output}")
+
+    def failed(self, error: MetaqapError) -> None:
+        """After what ended the run, which is said elsewhere."""
+        if self._json:
+            self._print(exit_status=error.exit_code, reason=str(error))
+
+    def finished(self, status: int) -> None:
+        """The summary, before the process leaves with this status."""
+        if self._json:
+            self._print(exit_status=status)
             return
-        failures = ", ".join(f"{n:,} {name}" for name, n in sorted(summary.statuses.items()) if name != "ok")
+        summary, totals = self.summary, self.summary.totals
+        failures = ", ".join(f"{n:,} {name}" for name, n in totals.failures.items())
         self._say(
-            f"[bold]{summary.scored:,} scored[/], {summary.failed:,} failed{f' ({failures})' if failures else ''}, "
+            f"[bold]{totals.scored:,} scored[/], {totals.failed:,} failed{f' ({failures})' if failures else ''}, "
             f"{summary.seconds:.1f} s, {summary.rate:.1f} images/s"
         )
-        if summary.done:
-            self._say(f"{counted(summary.done, 'row')} there already")
-        if summary.skipped:
-            self._say(f"{counted(summary.skipped, 'file')} skipped: no image extension")
-        for name, extremes in (("worst", summary.worst), ("best", summary.best)):
+        gone = "removed: the image is gone" if summary.pruned else "kept of images that are gone (--prune removes them)"
+        for count, text in (
+            (summary.done, "there already"),
+            (summary.changed, "scored again: the file has changed"),
+            (summary.retried, "scored again: it had failed"),
+            (summary.gone, gone),
+        ):
+            if count:
+                self._say(f"{counted(count, 'row')} {text}")
+        for kind, count in summary.left_out.items():
+            what = f"{counted(count, 'file')} skipped" if kind == "no image extension" else f"{count:,} left out"
+            self._say(f"{what}: {_escape(kind)}")
+        for failure in totals.first_failures[:FAILURES]:
+            self._say(f"{failure['status']}  {_escape(failure['path'])}: {_escape(failure['error'])}")
+        if totals.failed > FAILURES:
+            self._say(f"... and {totals.failed - FAILURES:,} more that failed")
+        for name, extremes in (("worst", totals.worst), ("best", totals.best)):
             if extremes:
                 self._say(f"{name}:")
             for score, path in extremes:
                 self._say(f"  {score:.3f}  {_escape(path)}")
-        self._say(f"written to [bold]{_escape(summary.output)}[/]")
+        if status == NOTHING_SCORED:
+            self._say("no image could be scored")
+        if summary.output != "-":
+            self._say(f"written to [bold]{_escape(summary.output)}[/]")
+
+    def _print(self, exit_status: int, interrupted: bool = False, reason: str | None = None) -> None:
+        about = {"exit_status": exit_status, "interrupted": interrupted, "error": reason}
+        click.echo(json.dumps({**about, **self.summary.as_dict()}, allow_nan=False))
 
     def _say(self, text: str) -> None:
         if not self._quiet and not self._json:

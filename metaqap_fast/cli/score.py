@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Any
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from metaqap_fast import options, signals
 from metaqap_fast.cli import shared
-from metaqap_fast.options import OutputMode
+from metaqap_fast.errors import MetaqapError
+from metaqap_fast.options import OutputMode, Shard, SomeFailed
+
+if TYPE_CHECKING:
+    from metaqap_fast.input.ahead import Ahead
+
+# Options that exclude each other, and those that are nothing without another.
+APART = [
+    ("resume", "overwrite"), ("quiet", "json"), ("strict", "max_failed"), ("prune", "limit"),
+    ("o", "resume"), ("o", "overwrite"), ("o", "json"), ("o", "shard"),
+]  # fmt: skip
+TOGETHER = [
+    ("retry_failed", "resume"), ("prune", "resume"), ("moved", "resume"), ("sample", "limit"), ("format", "o"),
+]  # fmt: skip
 
 
 @click.command()
 @click.argument("source", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", type=click.Path(), default=options.OUTPUT, show_default=True, help="Score file to write (HDF5)."
+    "-o",
+    "--output",
+    type=click.Path(),
+    default=options.OUTPUT,
+    show_default=True,
+    help="What to write, by its name: a score file (.h5), or .csv, .jsonl or .parquet, which --resume cannot add to "
+    "once they are finished. - is standard output.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl"]),
+    help="With -o -: how rows are written there.  [default: csv]",
 )
 @shared.MODEL
 @shared.ENGINE
@@ -23,10 +51,22 @@ from metaqap_fast.options import OutputMode
 @shared.PRECISION
 @shared.VIEWS
 @shared.BATCH
+@shared.THREADS
 @shared.MAX_PIXELS
 @shared.MAX_BYTES
 @shared.MAX_SECONDS
 @shared.MAX_MEMORY
+@click.option(
+    "--exclude", multiple=True, metavar="GLOB", help="Leave out what fits, such as '*.gif' or 'raw'; repeatable."
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Score the first N images only.")
+@click.option("--sample", is_flag=True, help="With --limit: N images at random.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed samples the same images."
+)
+@click.option(
+    "--shard", type=shared.Sharing(), help="Score one of n shares, 0/n to n-1/n; `merge` makes one file of all."
+)
 @click.option(
     "--rows-per-part",
     type=click.IntRange(min=1),
@@ -36,84 +76,164 @@ from metaqap_fast.options import OutputMode
     help="Rows are committed to disk after this many, and at least every 10 seconds.",
 )
 @click.option(
-    "--resume", is_flag=True, help="Keep the rows of an existing output or of an interrupted run, and score the rest."
+    "--resume",
+    is_flag=True,
+    help="Keep the rows of an existing output or of an interrupted run, and score what is new or has changed.",
 )
 @click.option("--retry-failed", is_flag=True, help="With --resume: score those images again that failed.")
+@click.option("--prune", is_flag=True, help="With --resume: remove the rows of images that are gone.")
+@click.option("--moved", is_flag=True, help="With --resume: SOURCE is the same folder in another place.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--profile", type=click.Path(), help="Write a trace of the stages to this .json, for ui.perfetto.dev.")
-@click.option("--image", default="", metavar="COLUMN", help="Column of the images in tables, if several hold bytes.")
-@click.option("--key", default="", metavar="COLUMN", help="Column of the keys in tables; otherwise the row's number.")
-@click.option("--strict", is_flag=True, help="Exit status 3 if any image failed.")
+@click.option("--strict", is_flag=True, help="Exit status 3 if any image failed: --max-failed 0.")
+@click.option("--max-failed", type=shared.Failed(), help="Exit status 3 if more images failed, such as 20 or 0.5%.")
+@click.option("--dry-run", is_flag=True, help="Say what would be scored; no model is loaded and nothing written.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on standard output, and no progress.")
 def score(
     source: tuple[str, ...],
     output: str,
+    form: str | None,
+    threads: int | None,
     rows_per_part: int,
     resume: bool,
     retry_failed: bool,
+    prune: bool,
+    moved: bool,
     overwrite: bool,
+    shard: Shard | None,
     profile: str | None,
-    image: str,
-    key: str,
     strict: bool,
+    max_failed: SomeFailed | None,
+    dry_run: bool,
     quiet: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Score the images of each SOURCE into one file.
 
-    A SOURCE is a folder (with its subfolders), an image, a tar or zip archive, a parquet or arrow table, a glob pattern
-    (braces such as {000..099} too), or @list.txt, a file with one path per line (@- is standard input).
+    A SOURCE is a folder (with its subfolders), an image file, a glob pattern, or @list.txt, a file with one path per
+    line (@- is standard input).
+
+    Exit status: 0 done; 3 more images failed than --strict or --max-failed allows; 5 none could be scored; 1 the run
+    could not be completed; 2 it was asked for wrongly; 128 and more interrupted.
     """
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other")
-    if retry_failed and not resume:
-        raise click.UsageError("--retry-failed goes with --resume")
-    if quiet and as_json:
-        raise click.UsageError("--quiet and --json exclude each other")
+    _check(click.get_current_context().params)
+    if threads:
+        shared.use_threads(threads)  # before any library counts the cores
     from metaqap_fast.cli.progress import Report
-    from metaqap_fast.input import open_sources
-    from metaqap_fast.input.ahead import Ahead
-    from metaqap_fast.run import about, run
+    from metaqap_fast.run import about, run, run_to
     from metaqap_fast.scale.shards import run_shards
     from metaqap_fast.scorer import Scorer
-    from metaqap_fast.scores.store import check_output
+    from metaqap_fast.scores.claim import Claim
+    from metaqap_fast.scores.committed import root_of
+    from metaqap_fast.summary import Summary
     from metaqap_fast.trace import Trace
 
     mode: OutputMode = "resume" if resume else "overwrite" if overwrite else "new"
+    some = {name: settings.pop(name) for name in ("exclude", "limit", "sample", "seed")}
+    listing = _listing(source, root_of(output) if resume and not moved else None, shard, **some)
+    if dry_run:
+        _preview(listing, output, mode, retry_failed, as_json)
+        return
     devices = settings.pop("device").split(",")
-    if profile and len(devices) > 1:
-        raise click.UsageError("--profile is for one device")
-    listing = Ahead(open_sources(source, image=image, key=key))
-    listing.check()
-    check_output(output, mode)  # before the seconds that a model takes to compile
+    if len(devices) > 1 and (profile or output == "-"):
+        raise click.UsageError(f"{'--profile' if profile else '-o -'} is for one device")
+    if not shard:  # of few images a share may have none
+        listing.check()
     trace = Trace(profile) if profile else None
-    saving: dict[str, Any] = {"rows_per_part": rows_per_part, "retry_failed": retry_failed}
-    report = Report(lambda: listing.total, quiet=quiet, as_json=as_json)
+    claim = None if output == "-" else Claim(output, mode)  # before the seconds that a model takes to compile
+    saving: dict[str, Any] = {
+        "rows_per_part": rows_per_part, "retry_failed": retry_failed, "prune": prune, "moved": moved, "shard": shard,
+    }  # fmt: skip
+    summary = Summary(output)
+    report = Report(lambda: listing.total, summary, quiet=quiet, as_json=as_json)
 
     def stopped(error: BaseException) -> None:
         """End an interrupted run at once: everything is committed, and to close engine and decoder takes seconds."""
         if isinstance(error, signals.INTERRUPTIONS):
-            report.interrupted(output)
+            if claim:
+                claim.close()
+            report.interrupted(signals.exit_status(error))
             signals.leave(signals.exit_status(error))
 
-    with signals.as_exceptions():
+    with signals.as_exceptions(), claim or nullcontext(), report:
         try:
-            with report:
-                if len(devices) > 1:
-                    summary = run_shards(
-                        devices, listing, output, mode, settings, report.progress, report.started, **saving
+            if claim and len(devices) > 1:
+                run_shards(
+                    devices, listing, claim, mode, settings, report.progress, report.started, **saving, summary=summary
+                )
+            else:
+                with signals.at_once(stopped):
+                    scorer = Scorer(device=devices[0], **settings)
+                report.started(about(scorer))
+                if claim:
+                    run(
+                        scorer, listing, claim, mode, report.progress, trace, **saving, stopped=stopped, summary=summary
                     )
                 else:
-                    with signals.at_once(stopped):
-                        scorer = Scorer(device=devices[0], **settings)
-                    report.started(about(scorer))
-                    summary = run(scorer, listing, output, mode, report.progress, trace, **saving, stopped=stopped)
-                    scorer.close()  # a GPU's libraries may abort if the interpreter ends before them
+                    file = sys.stdout.buffer
+                    run_to(scorer, listing, file, f".{form or 'csv'}", report.progress, trace, stopped, summary)
+                scorer.close()  # a GPU's libraries may abort if the interpreter ends before them
         except signals.INTERRUPTIONS as error:
             stopped(error)
             raise
-    report.finished(summary)
-    if strict and summary.failed:
-        sys.exit(3)
+        except MetaqapError as error:
+            report.failed(error)
+            raise
+    status = summary.exit_status(SomeFailed(0) if strict else max_failed)
+    report.finished(status)
+    sys.exit(status)
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """Refuse options that do not go together."""
+    given = {**given, "json": given["as_json"], "format": given["form"], "o": given["output"] == "-"}
+    names = {"o": "-o -"}
+
+    def name(option: str) -> str:
+        return names.get(option, f"--{option.replace('_', '-')}")
+
+    for one, other in APART:
+        if given[one] and given[other]:
+            raise click.UsageError(f"{name(one)} and {name(other)} exclude each other")
+    for one, other in TOGETHER:
+        if given[one] and not given[other]:
+            raise click.UsageError(f"{name(one)} goes with {name(other)}")
+
+
+def _listing(
+    source: tuple[str, ...],
+    root: str | None,
+    shard: Shard | None,
+    exclude: tuple[str, ...],
+    limit: int | None,
+    sample: bool,
+    seed: int,
+) -> Ahead:
+    """What is to be scored of what was named; keys are relative to `root`, if there are such."""
+    from metaqap_fast.input import Source, open_sources
+    from metaqap_fast.input.ahead import Ahead
+    from metaqap_fast.input.chosen import Excluding, Limited
+    from metaqap_fast.scale.share import Share
+
+    entries: Source = open_sources(source, root)
+    if exclude:
+        entries = Excluding(entries, exclude)
+    if shard:
+        entries = Share(entries, shard.index, shard.count)
+    if limit:
+        entries = Limited(entries, limit, seed if sample else None)
+    return Ahead(entries)
+
+
+def _preview(listing: Ahead, output: str, mode: OutputMode, retry_failed: bool, as_json: bool) -> None:
+    from metaqap_fast.review.preview import describe_preview, preview
+    from metaqap_fast.scores.claim import check_output
+    from metaqap_fast.streams import shown
+
+    listing.check()
+    if output != "-":
+        check_output(output, mode)
+    found = preview(listing, output if mode == "resume" else None, retry_failed)
+    click.echo(json.dumps(found) if as_json else "\n".join(map(shown, describe_preview(found))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -47,6 +48,42 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
             if (size := int(number * units[match[2].upper()])) >= 1:
                 return size
         self.fail(f"{value!r} is no size: a number of bytes, or with a unit such as 500MB or 4GiB", param, ctx)
+
+
+class Failed(click.ParamType):  # type: ignore[type-arg]
+    """How many images may fail: `20`, or `0.5%` of all."""
+
+    name = "N|P%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> options.SomeFailed:
+        """The number, and of what."""
+        if isinstance(value, options.SomeFailed):
+            return value
+        if re.fullmatch(r"\d+", value):
+            return options.SomeFailed(int(value))
+        if (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)) and float(match[1]) <= 100:
+            return options.SomeFailed(float(match[1]), is_percent=True)
+        self.fail(f"{value!r} is neither a number of images nor a percentage such as 0.5%", param, ctx)
+
+
+class Sharing(click.ParamType):  # type: ignore[type-arg]
+    """One of several shares: `0/4` to `3/4`."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> options.Shard:
+        """The share."""
+        if isinstance(value, options.Shard):
+            return value
+        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        if not match:
+            self.fail(f"{value!r} is no share: the first of four is 0/4, the last 3/4", param, ctx)
+        index, count = int(match[1]), int(match[2])
+        if index >= count:
+            self.fail(
+                f"{value!r}: shares are counted from 0, the last of {count} is {max(count - 1, 0)}/{count}", param, ctx
+            )
+        return options.Shard(index, count)
 
 
 def written(size: int) -> str:
@@ -148,3 +185,19 @@ BATCH = click.option(
     show_default=True,
     help="Number of images decoded together; changes no score.",
 )
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="CPU threads for networks and decoding each; changes no score.  [default: one for each CPU that may be used]",
+)
+
+
+def use_threads(count: int) -> None:
+    """Let this process, and those that it starts, use so many of its CPUs; each library starts as many threads.
+
+    Which ones depends on the process, so that runs beside each other do not share them all.
+    """
+    there = sorted(os.sched_getaffinity(0))
+    first = os.getpid() % len(there)
+    os.sched_setaffinity(0, {there[(first + i) % len(there)] for i in range(min(count, len(there)))})

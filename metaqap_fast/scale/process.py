@@ -76,9 +76,10 @@ def _score(parent: Parent) -> None:
         os.sched_setaffinity(0, order["cores"])
     with signals.at_once(_stopped):
         from metaqap_fast.input.files import File
-        from metaqap_fast.run import Summary, about, collect
+        from metaqap_fast.run import about, collect, stamped
         from metaqap_fast.scorer import Scorer
         from metaqap_fast.scores.parts import Parts
+        from metaqap_fast.summary import Summary
 
         scorer = Scorer(**order["options"])
 
@@ -95,7 +96,7 @@ def _score(parent: Parent) -> None:
         nonlocal last
         if time.monotonic() - last > SECONDS_BETWEEN_COUNTS:
             last = time.monotonic()
-            parent.tell(counts=summary.counts())
+            parent.tell(counts=summary.told())
 
     parent.tell(ready=scorer.describe(), about=about(scorer))
     where = parent.ask()
@@ -105,6 +106,6 @@ def _score(parent: Parent) -> None:
     except OSError as error:
         raise MetaqapError(f"cannot write {folder}: {error.strerror or error}") from None
     summary = Summary()
-    collect(scorer.stream(entries()), parts, summary, report, stopped=_stopped)
-    parent.tell(counts=summary.counts(), finished=True)
+    collect(stamped(scorer, entries()), parts, summary, report, stopped=_stopped)
+    parent.tell(counts=summary.told(), finished=True)
     scorer.close()  # which may keep what it has compiled

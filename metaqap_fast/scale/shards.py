@@ -24,11 +24,13 @@ from metaqap_fast import child, signals
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.input import Source
 from metaqap_fast.input.files import File
-from metaqap_fast.options import ROWS_PER_PART, OutputMode
+from metaqap_fast.options import ROWS_PER_PART, OutputMode, Shard
 from metaqap_fast.records import Entry
-from metaqap_fast.run import Summary, attributes_of
+from metaqap_fast.run import attributes_of, finish
+from metaqap_fast.scores.claim import Claim
 from metaqap_fast.scores.identity import IDENTITY, IF_RECORDED
-from metaqap_fast.scores.store import Store, check_output
+from metaqap_fast.scores.store import Store
+from metaqap_fast.summary import Summary
 
 BLOCK = 64  # entries handed over at once
 SECONDS_TO_COMMIT = 30.0  # for a process that is told to stop
@@ -40,19 +42,23 @@ TICK = 0.2
 def run_shards(
     devices: Sequence[str],
     source: Source,
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | Claim,
     mode: OutputMode,
     options: Mapping[str, Any],
     on_row: Callable[[Summary], None] = lambda _: None,
     on_start: Callable[[Mapping[str, Any]], None] = lambda _: None,
     rows_per_part: int = ROWS_PER_PART,
     retry_failed: bool = False,
+    prune: bool = False,
+    moved: bool = False,
+    shard: Shard | None = None,
+    summary: Summary | None = None,
 ) -> Summary:
     """Score a source on several devices into one file.
 
     Args:
         devices: one process for each; a device may be named twice.
-        source, output, mode, rows_per_part, retry_failed: as in `run`.
+        source, output, mode, rows_per_part, retry_failed, prune, moved, shard, summary: as in `run`.
         options: of `Scorer`, without the device.
         on_row: called every now and then.
         on_start: called for each process, with what `about` says of its scorer.
@@ -61,16 +67,18 @@ def run_shards(
         UsageError: see `Store`; processes whose scores would differ.
         MetaqapError: a process failed; the message is its own.
     """
-    check_output(output, mode)
-    with _Processes(devices, options) as processes:
+    claim = output if isinstance(output, Claim) else Claim(output, mode)
+    summary = summary or Summary(os.fspath(claim.output))
+    with claim, _Processes(devices, options) as processes:
         ready = processes.start(on_start)
         attributes = {**ready[0], "device": ", ".join(dict.fromkeys(str(each["device"]) for each in ready))}
-        store = Store(output, attributes_of(attributes, source), mode, rows_per_part, retry_failed=retry_failed)
+        summary.about = attributes
+        store = Store(claim, attributes_of(attributes, source, shard), mode, rows_per_part, moved=moved)
         try:
-            summary = Summary(os.fspath(output), done=len(store.done))
+            summary.resumed(store.done, store.totals)
             where = {"folder": os.fspath(store.parts), "attributes": store.attributes, "number": store.number}
             counts: dict[int, Any] = {}
-            entries = summary.missing(source, store.done)
+            entries = summary.missing(source, store.done, retry_failed)
             for index, message in processes.work(entries, {**where, "rows_per_part": rows_per_part}):
                 if "part" in message:
                     store.adopt(store.parts / message["part"])
@@ -78,8 +86,7 @@ def run_shards(
                     counts[index] = message["counts"]
                     summary.join(counts.values())
                     on_row(summary)
-            summary.end(source)
-            store.finish()
+            finish(store, summary, source, prune)
         finally:
             processes.stop()  # before the output's lock is given back
             store.close()

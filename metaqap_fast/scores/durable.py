@@ -11,8 +11,8 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,27 @@ def save_scores(path: Path, attributes: Mapping[str, Any], tables: Iterable[Scor
     Raises:
         MetaqapError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as partial:
         write_scores(partial, attributes, tables)
-        partial.replace(path)
-        sync_folder(path.parent)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name to write a file under that then takes the place of `path`; nothing of it is left if that fails.
+
+    A link is followed, and stays: what it stands for is replaced.
+
+    Raises:
+        MetaqapError: it cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield partial
+        partial.replace(target)
+        sync_folder(target.parent)
     except (OSError, RuntimeError, ValueError) as error:  # h5py raises each of these for a full disk
-        raise MetaqapError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise MetaqapError(f"cannot write {os.fspath(path)}: {getattr(error, 'strerror', None) or error}") from None
     finally:
         with suppress(OSError):  # a file system that cannot be written to says so here, too
             partial.unlink(missing_ok=True)

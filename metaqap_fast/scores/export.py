@@ -12,8 +12,8 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.options import HDF5
+from metaqap_fast.scores.durable import replacing, write_scores
 from metaqap_fast.scores.hdf5 import open_scores, read_rows
 from metaqap_fast.scores.schema import COLUMNS, Column, Values, escaped
 from metaqap_fast.scores.table import ScoreTable
@@ -42,29 +44,37 @@ def export(scores: ScoreTable | str | os.PathLike[str], path: str | os.PathLike[
         UsageError: another ending, or no such score file.
         MetaqapError: pyarrow is missing, the score file is damaged, or the file cannot be written.
     """
-    path = Path(path)
-    writer = WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise UsageError(f"cannot export to {path.name}: the name must end in {', '.join(WRITERS)}")
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITERS:
+        raise UsageError(f"cannot export to {Path(path).name}: the name must end in {', '.join(WRITERS)}")
     count = 0
 
     def counted() -> Iterator[ScoreTable]:
         nonlocal count
-        for table in _in_pieces(scores):
+        for table in in_pieces(scores):
             count += len(table)
             yield table
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            writer(file, counted())
-        partial.replace(path)
-    except OSError as error:
-        raise MetaqapError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):  # a file system that cannot be written to says so here, too
-            partial.unlink(missing_ok=True)
+    with replacing(path) as new, open(new, "wb") as file:
+        WRITERS[suffix](file, counted())
     return count
+
+
+def write_table_file(path: Path, suffix: str, attributes: Mapping[str, Any], tables: Iterable[ScoreTable]) -> None:
+    """Rows as a whole file of the form that a name with this suffix stands for, on the disk when this returns.
+
+    Raises:
+        OSError: it cannot be written; nothing is to be made of what is there.
+        MetaqapError: pyarrow is missing.
+    """
+    if suffix in HDF5:
+        write_scores(path, attributes, tables)
+        return
+    first = itertools.chain([ScoreTable.from_rows([], attributes)], tables)  # which may be none
+    with open(path, "wb") as file:
+        WRITERS[suffix](file, (ScoreTable(table.columns, attributes) for table in first))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def records(table: ScoreTable) -> Iterator[dict[str, Any]]:
@@ -77,10 +87,10 @@ def records(table: ScoreTable) -> Iterator[dict[str, Any]]:
 def exported(table: ScoreTable) -> Iterator[tuple[str, Column, Values]]:
     """The columns of an export: name, what it is, and its values, NaN where there are none."""
     for column in COLUMNS:
-        if not column.is_wide:
+        if column.is_exported and not column.is_wide:
             yield column.name, column, _known(table, table.columns[column.field])
     for column in COLUMNS:
-        if column.is_wide:
+        if column.is_exported and column.is_wide:
             one = column.name.removesuffix("s")
             values: Any = table.columns[column.field]
             for i, label in enumerate(column.labels(table.attributes)):
@@ -114,7 +124,7 @@ def to_pandas(table: ScoreTable) -> pd.DataFrame:
     )
 
 
-def _in_pieces(scores: ScoreTable | str | os.PathLike[str]) -> Iterator[ScoreTable]:
+def in_pieces(scores: ScoreTable | str | os.PathLike[str]) -> Iterator[ScoreTable]:
     """At least one table, of at most ROWS rows."""
     if isinstance(scores, ScoreTable):
         for start in range(0, max(len(scores), 1), ROWS):
@@ -156,21 +166,29 @@ def _shortest(values: NDArray[Any]) -> list[float | None]:
     return [None if text == "nan" else float(text) for text in values.astype(str).tolist()]
 
 
-def _write_csv(file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+def csv_lines(table: ScoreTable, header: bool) -> bytes:
+    """Rows as lines of csv; `header` puts the names of the columns before them."""
+    text = io.StringIO()
     out = csv.writer(text)
+    columns = {name: _plain(column, values) for name, column, values in exported(table)}
+    if header:
+        out.writerow(columns)
+    out.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def json_lines(table: ScoreTable, header: bool = False) -> bytes:
+    """Rows as lines of JSON, which need no header."""
+    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records(table))
+
+
+# Rows that are written one after the other.
+LINES: dict[str, Callable[[ScoreTable, bool], bytes]] = {".csv": csv_lines, ".jsonl": json_lines}
+
+
+def _write_lines(lines: Callable[[ScoreTable, bool], bytes], file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
     for number, table in enumerate(tables):
-        columns = {name: _plain(column, values) for name, column, values in exported(table)}
-        if not number:
-            out.writerow(columns)
-        out.writerows(zip(*columns.values(), strict=True))
-    text.detach()
-
-
-def _write_jsonl(file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
-    for table in tables:
-        for record in records(table):
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        file.write(lines(table, not number))
 
 
 def _write_parquet(file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
@@ -178,14 +196,13 @@ def _write_parquet(file: IO[bytes], tables: Iterator[ScoreTable]) -> None:
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(file, first.schema) as out:
-        out.write_table(first)
-        for table in tables:
-            out.write_table(to_arrow(table))
+        for table in itertools.chain([first], map(to_arrow, tables)):
+            if len(table):
+                out.write_table(table)
 
 
 # Each writes the tables that it is given; the first may have no rows.
 WRITERS: dict[str, Callable[[IO[bytes], Iterator[ScoreTable]], None]] = {
-    ".csv": _write_csv,
-    ".jsonl": _write_jsonl,
+    **{suffix: partial(_write_lines, lines) for suffix, lines in LINES.items()},
     ".parquet": _write_parquet,
 }

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from metaqap_fast.errors import Status, UsageError
+from metaqap_fast.errors import UsageError
 from metaqap_fast.records import key_order
-from metaqap_fast.scores.hdf5 import open_scores, read_rows, unknown_columns
+from metaqap_fast.scores.hdf5 import CHUNK, open_scores, read_rows, unknown_columns
 from metaqap_fast.scores.table import ScoreTable
 
-ROWS = 1000  # read and written at once
-
-
-class KeySet:
-    """A set of keys that costs 16 bytes each: of a million, 16 MB. Equal 120-bit digests count as equal keys."""
-
-    def __init__(self, keys: Iterable[bytes] = ()) -> None:
-        self._digests = np.unique(np.frombuffer(b"".join(map(_digest, keys)), "S16"))
-
-    def __len__(self) -> int:
-        return len(self._digests)
-
-    def __contains__(self, key: bytes) -> bool:
-        digest = _digest(key)
-        at = int(self._digests.searchsorted(digest))
-        return at < len(self._digests) and bool(self._digests[at] == digest)
-
-
-def _digest(key: bytes) -> bytes:
-    return blake2b(key, digest_size=15).digest() + b"."  # numpy takes zeros off the end of a string
-
-
-def keys_in(paths: Iterable[Path], failed: bool = True) -> Iterator[bytes]:
-    """The keys of score files; without those of failed images if `failed` is False."""
-    for path in paths:
-        for table in chunks(path):
-            for key, status in zip(table.keys, table.status, strict=True):
-                if failed or status == Status.ok:
-                    yield key
+ROWS = CHUNK  # read and written at once
 
 
 def chunks(path: str | os.PathLike[str]) -> Iterator[ScoreTable]:
@@ -52,9 +23,10 @@ def chunks(path: str | os.PathLike[str]) -> Iterator[ScoreTable]:
     while True:
         with open_scores(path) as file:
             table = read_rows(file, slice(start, start + ROWS))
-        if not len(table):
+        if len(table):
+            yield table
+        if len(table) < ROWS:
             return
-        yield table
         start += ROWS
 
 
@@ -73,50 +45,102 @@ def check_columns(paths: Iterable[Path]) -> None:
                 )
 
 
-def merged(paths: Sequence[Path]) -> Iterator[ScoreTable]:
+def merged(
+    paths: Sequence[Path],
+    keep: Callable[[bytes], bool] | None = None,
+    prefixes: Mapping[Path, bytes] | None = None,
+) -> Iterator[ScoreTable]:
     """All rows of score files, each of them sorted, in the order of their keys.
 
     Of a key that stands in several files the last file's row is taken. A file is read when the rows that come
     before its first are done, so files that don't overlap are in memory one after the other.
 
+    Args:
+        paths: the files.
+        keep: whether the row of a key is wanted; all of them by default.
+        prefixes: of files, what is to stand before their keys that are no whole addresses.
+
     Raises:
         UsageError: see `check_columns`.
     """
     check_columns(paths)
-    starts = []
-    for p, path in enumerate(paths):
-        with open_scores(path) as file:
-            starts += [(key_order(key), p) for key in read_rows(file, slice(1)).keys]
-    starts.sort(reverse=True)
-    active: list[tuple[bytes, int, int, ScoreTable, Iterator[ScoreTable]]] = []
-
-    def push(table: ScoreTable | None, i: int, p: int, rest: Iterator[ScoreTable]) -> None:
-        if table is None or i == len(table):
-            table, i = next(rest, None), 0
-        if table is not None:
-            heapq.heappush(active, (key_order(table.keys[i]), -p, i, table, rest))
-
     taken: list[ScoreTable] = []
-    count, last = 0, None
-    while starts or active:
-        while starts and (not active or starts[-1][0] <= active[0][0]):
-            _, p = starts.pop()
-            push(None, 0, p, chunks(paths[p]))
-        order, minus_p, i, table, rest = heapq.heappop(active)
-        stop = i + 1
-        others = [active[0][0]] if active else []
-        others += [starts[-1][0]] if starts else []
-        while stop < len(table) and all(key_order(table.keys[stop]) < other for other in others):
-            stop += 1  # rows that stand before anything from another file are taken together
-        if order == last:
-            i += 1
-        if i < stop:
-            taken.append(table[i:stop])
-            count += stop - i
-            last = key_order(table.keys[stop - 1])
-        push(table, stop, -minus_p, rest)
-        if count >= ROWS:
-            yield ScoreTable.concatenate(taken)
-            taken, count = [], 0
+    for table in _in_order(paths, prefixes or {}):
+        if keep is not None:
+            table = table[np.fromiter(map(keep, table.keys), bool, len(table))]
+        if len(table):
+            taken.append(table)
+        if sum(map(len, taken)) >= ROWS:
+            yield from _pieces(ScoreTable.concatenate(taken))
+            taken = []
     if taken:
-        yield ScoreTable.concatenate(taken)
+        yield from _pieces(ScoreTable.concatenate(taken))
+
+
+def _pieces(table: ScoreTable) -> Iterator[ScoreTable]:
+    for start in range(0, len(table), ROWS):
+        yield table[start : start + ROWS]
+
+
+class _Reader:
+    """A file that is being read: the rows in memory, and how far they have been used."""
+
+    def __init__(self, number: int, tables: Iterator[ScoreTable]) -> None:
+        self.number, self.at = number, 0
+        self._rest = tables
+        self.table: ScoreTable | None = None
+        self.order: list[bytes] = []
+        self.fill()
+
+    def fill(self) -> bool:
+        """Have rows in memory that have not been used; False without any left."""
+        if self.at == len(self.order):
+            self.table, self.at = next(self._rest, None), 0
+            self.order = [key_order(key) for key in self.table.keys] if self.table else []
+        return bool(self.order)
+
+    def take(self, last: bytes) -> tuple[ScoreTable, list[bytes]]:
+        """The rows up to this place in the order."""
+        assert self.table is not None
+        start, self.at = self.at, bisect_right(self.order, last, self.at)
+        return self.table[start : self.at], self.order[start : self.at]
+
+
+def _in_order(paths: Sequence[Path], prefixes: Mapping[Path, bytes]) -> Iterator[ScoreTable]:
+    """The rows in tables of any size, each key once."""
+    waiting = []
+    for number, path in enumerate(paths):
+        with open_scores(path) as file:
+            first = _prefixed(read_rows(file, slice(1)), prefixes.get(path, b""))
+        waiting += [(key_order(key), number) for key in first.keys]
+    waiting.sort(reverse=True)
+    active: list[_Reader] = []
+    while waiting or active:
+        # Up to `last` everything is in memory once the files that begin before it are open.
+        last = min((reader.order[-1] for reader in active), default=waiting[-1][0] if waiting else b"")
+        while waiting and waiting[-1][0] <= last:
+            number = waiting.pop()[1]
+            prefix = prefixes.get(paths[number], b"")
+            active.append(_Reader(number, (_prefixed(table, prefix) for table in chunks(paths[number]))))
+            last = min(reader.order[-1] for reader in active)
+        active.sort(key=lambda reader: -reader.number)  # the newest first
+        yield _one_each([found for reader in active if (found := reader.take(last))[1]])
+        active = [reader for reader in active if reader.fill()]
+
+
+def _one_each(found: list[tuple[ScoreTable, list[bytes]]]) -> ScoreTable:
+    """Sorted tables as one, of equal keys the first table's row."""
+    if len(found) == 1:
+        return found[0][0]
+    order = [place for _, places in found for place in places]
+    rows = sorted(range(len(order)), key=order.__getitem__)
+    first = [row for before, row in zip([-1, *rows], rows, strict=False) if before < 0 or order[row] != order[before]]
+    return ScoreTable.concatenate([table for table, _ in found])[first]
+
+
+def _prefixed(table: ScoreTable, prefix: bytes) -> ScoreTable:
+    """The rows under their keys behind a folder; whole addresses stay."""
+    if not prefix:
+        return table
+    keys = [key if key.startswith(b"/") or b"://" in key else prefix + b"/" + key for key in table.keys]
+    return ScoreTable({**table.columns, "key": keys}, table.attributes)

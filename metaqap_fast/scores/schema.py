@@ -65,6 +65,11 @@ class Column:
         return self.type is np.ndarray
 
     @property
+    def is_exported(self) -> bool:
+        """It says something to people; the others are for the program itself."""
+        return self.stored.exported
+
+    @property
     def is_optional(self) -> bool:
         """A file may lack it."""
         return self.default is not dataclasses.MISSING

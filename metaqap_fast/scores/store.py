@@ -1,4 +1,4 @@
-"""Rows to HDF5 without losing one: committed part files, resume, and the merge.
+"""Rows to a file without losing one: committed part files, resume, and the merge.
 
 While a run is going on, `scores.h5.parts/` holds
 
@@ -8,35 +8,34 @@ While a run is going on, `scores.h5.parts/` holds
 
 A part is there whole or not at all; its rows are sorted. At the end all parts are merged in the order of their
 keys into a temporary file, which is fsynced and renamed to the output, as a single part is at once; then the folder
-goes. A finished output that is resumed counts as one more part.
+goes. A finished output that is resumed counts as one more part. So do outputs in other forms (csv, jsonl, parquet),
+but a finished one of those cannot be resumed.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from metaqap_fast.errors import MetaqapError, UsageError
-from metaqap_fast.options import ROWS_PER_PART, SECONDS_PER_PART, OutputMode
+from metaqap_fast.errors import MetaqapError, Status
+from metaqap_fast.options import HDF5, ROWS_PER_PART, SECONDS_PER_PART, OutputMode
 from metaqap_fast.records import Row
-from metaqap_fast.scores.durable import sync_folder, write_scores
+from metaqap_fast.scores.claim import Claim, merging
+from metaqap_fast.scores.done import Done, KeySet
+from metaqap_fast.scores.durable import sync_folder
+from metaqap_fast.scores.export import write_table_file
 from metaqap_fast.scores.hdf5 import open_scores, read_attributes
 from metaqap_fast.scores.identity import agreed
-from metaqap_fast.scores.merge import KeySet, check_columns, keys_in, merged
+from metaqap_fast.scores.merge import check_columns, chunks, merged
 from metaqap_fast.scores.parts import Parts, cannot_write, intact, number_of
 from metaqap_fast.scores.probe import try_out
-
-# Of a file system without locks: Lustre without -o flock, some of NFS and FUSE.
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+from metaqap_fast.scores.totals import Totals
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +44,15 @@ class Store:
     """The output of one run.
 
     Args:
-        output: the score file to make.
+        output: the file to make, or the claim to it, which the store then holds.
         attributes: root attributes of the score file.
         mode: `new` refuses an existing output or an interrupted run's parts; `resume` keeps their rows;
-            `overwrite` removes them (the old output only when the new one is complete).
+            `overwrite` removes them (the old output only when the new one is complete). A claim has its own.
         rows_per_part, seconds_per_part: a part is committed at whichever comes first.
-        retry_failed: with `resume`, rows of failed images don't count as done; the new ones replace them.
+        moved: with `resume`: the folder that keys are relative to is the same one in another place.
 
-    `done` holds the keys that need not be scored again.
+    Attributes:
+        done: the rows that are there already. totals: the sum of them.
 
     Raises:
         UsageError: an existing output, parts of another kind of run, another run on the same output.
@@ -61,41 +61,39 @@ class Store:
 
     def __init__(
         self,
-        output: str | os.PathLike[str],
+        output: str | os.PathLike[str] | Claim,
         attributes: Mapping[str, Any],
         mode: OutputMode = "new",
         rows_per_part: int = ROWS_PER_PART,
         seconds_per_part: float = SECONDS_PER_PART,
-        retry_failed: bool = False,
+        moved: bool = False,
     ) -> None:
-        self.output, self.parts = Path(output), _parts(output)
-        self.done = KeySet()
+        self._claim = output if isinstance(output, Claim) else Claim(output, mode)
+        self.output, self.parts, mode = self._claim.output, self._claim.parts, self._claim.mode
+        self.done, self.totals = Done(), Totals()
         self.number = 0  # of the next part
-        self._lock: IO[bytes] | None = None
         # Sorted score files that make up the output, the newest last.
         self._files = [self.output] if mode == "resume" and self.output.exists() else []
-        check_output(output, mode)
-        for path in self._files:
-            try_out(path)
         try:
-            self.parts.mkdir(exist_ok=True)
-            self._take_lock()
+            for path in self._files:
+                try_out(path)
+            self._named = {name: attributes[name] for name in ("source", "roots") if name in attributes}
             if mode == "overwrite":
                 for part in self.parts.glob("part-*.h5"):
                     part.unlink()
                 (self.parts / "run.json").unlink(missing_ok=True)
-            self.attributes = self._agree({"created": _now(), **attributes}, mode)
+            self.attributes = self._agree({"created": _now(), **attributes}, mode, moved)
             if mode == "resume":
                 self._recover()
                 check_columns(self._files)
-                self.done = KeySet(keys_in(self._files, failed=not retry_failed))
+                self.done = Done(self.totals.passing(merged(self._files)))
             self._writer = Parts(
                 self.parts, self.attributes, self.number, rows_per_part, seconds_per_part, self._files.append
             )
         except OSError as error:
             self.close()
             raise MetaqapError(f"cannot write {self.parts}: {error.strerror or error}") from None
-        except MetaqapError:
+        except BaseException:
             self.close()
             raise
 
@@ -115,22 +113,28 @@ class Store:
         """Take in a part that another process has committed to the folder of the parts."""
         self._files.append(part)
 
-    def finish(self) -> None:
+    def finish(self, prune: bool = False) -> None:
         """Commit, merge all parts into the output in the order of the keys, and remove them.
+
+        With `prune` the rows of images go that the source has not named; but not of those in a folder or an archive
+        that could not be read.
 
         Raises:
             MetaqapError: it cannot be written; the parts stay.
         """
         self.commit()
-        partial = _merging(self.output)
+        partial = merging(self.output)
         try:
             for path in self._files:
                 if path != self.output and not intact(path):
                     raise OSError(f"{path.name} has been damaged or removed since it was written")
-            if len(self._files) == 1:
+            suffix, keep = self.output.suffix.lower(), self._kept() if prune else None
+            if prune:  # nothing else is in it any more
+                self.attributes = {**self.attributes, **self._named}
+            if len(self._files) == 1 and suffix in HDF5 and keep is None and self._is_current(self._files[0]):
                 whole = self._files[0]
             else:
-                write_scores(partial, self.attributes, merged(self._files))
+                write_table_file(partial, suffix, self.attributes, merged(self._files, keep))
                 whole = partial
             whole.replace(self.output)
             sync_folder(self.output.parent)
@@ -143,36 +147,29 @@ class Store:
 
     def close(self) -> None:
         """Release the lock. Committed rows stay for `--resume`; an unused folder goes."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-            if not any(self.parts.glob("part-*")):
-                shutil.rmtree(self.parts, ignore_errors=True)
+        self._claim.close()
 
-    def _take_lock(self) -> None:
-        while True:
-            self._lock = open(self.parts / "lock", "a+b", buffering=0)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._lock.seek(0)
-                owner = self._lock.read().decode(errors="replace").strip() or "unknown"
-                self._lock.close()
-                self._lock = None
-                raise UsageError(f"another run (process {owner}) is writing {self.output}") from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                log.warning("%s is on a file system without locks: let no other run write it", self.output)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name)):
-                    break
-            self._lock.close()  # its run ended and removed it, between our open and our lock
-            self.parts.mkdir(exist_ok=True)
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()).encode())
+    def _kept(self) -> Callable[[bytes], bool]:
+        """Whether the row of a key stays when others are pruned."""
+        tables = (table for path in self._files for table in chunks(path))
+        unreadable = KeySet(
+            key for table in tables for key in table[table.status == Status.unreadable].keys
+        )  # fmt: skip
 
-    def _agree(self, attributes: dict[str, Any], mode: OutputMode) -> dict[str, Any]:
+        def kept(key: bytes) -> bool:
+            return not self.done.is_gone(key) or any(folder in unreadable for folder in folders(key))
+
+        return kept
+
+    def _is_current(self, path: Path) -> bool:
+        """Whether a file says of its rows what is now to be said; a part does."""
+        if path != self.output:
+            return True
+        with open_scores(path) as file:
+            found = read_attributes(file)
+        return {**found, **json.loads(json.dumps(self.attributes))} == found
+
+    def _agree(self, attributes: dict[str, Any], mode: OutputMode, moved: bool) -> dict[str, Any]:
         """The run's attributes: those on disk if rows are there already and were made the same way."""
         found: dict[str, Any] | None = None
         path = self.parts / "run.json"
@@ -182,7 +179,7 @@ class Store:
             with open_scores(self.output) as file:
                 found = read_attributes(file)
         if found is not None:
-            attributes = agreed(self.output, found, attributes)
+            attributes = agreed(self.output, found, attributes, moved)
         partial = self.parts / "run.json.tmp"
         with open(partial, "w") as file:
             json.dump(attributes, file)
@@ -205,38 +202,10 @@ class Store:
                 path.rename(path.with_suffix(".damaged"))
 
 
-def check_output(output: str | os.PathLike[str], mode: OutputMode) -> None:
-    """Whether a run may write there; nothing is touched.
-
-    Raises:
-        UsageError: a folder, a folder that is missing, or in mode `new` rows that would be lost.
-    """
-    path = Path(output)
-    try:
-        for name in (_parts(path), _merging(path)):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                name.lstat()
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder; the output is a file")
-        if not path.parent.is_dir():
-            raise UsageError(f"the output's folder does not exist: {path.parent}")
-        if mode == "new" and path.exists():
-            raise UsageError(f"{path} exists; give --resume, --overwrite or another -o")
-        if mode == "new" and any(_parts(path).glob("part-*.h5")):
-            raise UsageError(f"{_parts(path)} holds rows of an interrupted run; give --resume or --overwrite")
-        if not os.access(path.parent, os.W_OK):
-            raise MetaqapError(f"cannot write to {path.parent}: permission denied")
-    except OSError as error:  # such as a name that is too long
-        raise MetaqapError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _parts(output: str | os.PathLike[str]) -> Path:
-    path = Path(output)
-    return path.with_name(path.name + ".parts")
-
-
-def _merging(output: Path) -> Path:
-    return output.with_name(f".{output.name}.merging")
+def folders(key: bytes) -> Iterator[bytes]:
+    """The keys of what a key lies in: of a/b/c, a/b and a."""
+    while (end := key.rfind(b"/")) > 0:
+        yield (key := key[:end])
 
 
 def _now() -> str:

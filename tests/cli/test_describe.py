@@ -33,7 +33,7 @@ def test_scores(tmp_path: Path) -> None:
     path = score_file(tmp_path / "s.h5", [i / 1000 for i in range(1001)] + [-1, -3, -3])
     lines = list(describe_scores(path))
     assert lines[:4] == [
-        f"{path}: 1,004 rows, 1,001 scored", "  unreadable: 1", "  corrupt: 2",
+        f"{path}: 1,004 rows, 1,001 scored", "  corrupt: 2", "  unreadable: 1",
         "  score: median 0.500, 5 % 0.050, 95 % 0.950",
     ]  # fmt: skip
     assert {"  bundle: tiny", "  precision: fp32"} < set(lines)

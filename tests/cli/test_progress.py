@@ -15,7 +15,7 @@ from metaqap_fast.cli import progress
 from metaqap_fast.cli.progress import Report
 from metaqap_fast.errors import MetaqapError, Status
 from metaqap_fast.records import Row
-from metaqap_fast.run import Summary
+from metaqap_fast.summary import Summary
 
 ABOUT = {
     "engine": "native", "reason": "no GPU [here]", "precision": "bf16", "device": "cpu: AMD", "model": "m:smile:",
@@ -78,7 +78,7 @@ def taken(clock: list[float], ok: int = 3, corrupt: int = 0, **fields: Any) -> S
 
 
 def test_what_runs_is_said(stderr: io.StringIO) -> None:
-    report = Report(lambda: None)
+    report = Report(lambda: None, Summary())
     report.started(ABOUT)
     report.started({**ABOUT, "device": "cpu: Intel"})
     report.started({**ABOUT, "members": 2})
@@ -93,7 +93,7 @@ def test_what_runs_is_said(stderr: io.StringIO) -> None:
 
 def test_a_line_every_few_seconds(stderr: io.StringIO, clock: list[float]) -> None:
     total: list[int | None] = [None]
-    report = Report(lambda: total[0])
+    report = Report(lambda: total[0], Summary())
     summary = taken(clock, 4, 1, passed=1200)
     clock[0] = 1004.9
     report.progress(summary)
@@ -112,7 +112,7 @@ def test_a_line_every_few_seconds(stderr: io.StringIO, clock: list[float]) -> No
 
 
 def test_time_left_is_never_negative_nor_divided_by_nothing(stderr: io.StringIO, clock: list[float]) -> None:
-    report = Report(lambda: 5)
+    report = Report(lambda: 5, Summary())
     clock[0] += 5
     report.progress(Summary(passed=3))
     clock[0] += 5
@@ -124,7 +124,7 @@ def test_time_left_is_never_negative_nor_divided_by_nothing(stderr: io.StringIO,
 
 def test_a_bar_on_a_terminal(bar: Bar, clock: list[float]) -> None:
     total: list[int | None] = [None]
-    with Report(lambda: total[0]) as report:
+    with Report(lambda: total[0], Summary()) as report:
         report.progress(Summary())  # before it is there
         report.started(ABOUT)
         report.progress(taken(clock, 2))
@@ -143,9 +143,9 @@ def test_a_bar_on_a_terminal(bar: Bar, clock: list[float]) -> None:
 
 
 def test_the_bar_is_put_away_before_the_last_word(bar: Bar) -> None:
-    report = Report(lambda: None)
+    report = Report(lambda: None, Summary("a [red]\x1b.h5"))
     report.started(ABOUT)
-    report.interrupted("a [red]\x1b.h5")
+    report.interrupted(130)
     assert bar.stopped == 1
     text = bar.terminal.getvalue()
     assert text.endswith("interrupted; everything scored so far is safe, go on with: --resume -o a [red]\\x1b.h5\n")
@@ -155,7 +155,7 @@ def test_a_real_bar(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None
     stream = Terminal()
     monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
     monkeypatch.setenv("TERM", "xterm")
-    with Report(lambda: 12) as report:
+    with Report(lambda: 12, Summary()) as report:
         report.started(ABOUT)
         report.progress(taken(clock, 2, 1))
     text = stream.getvalue()
@@ -164,25 +164,41 @@ def test_a_real_bar(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None
 
 @pytest.mark.parametrize("how", [{"quiet": True}, {"as_json": True}])
 def test_silence(how: dict[str, bool], bar: Bar, clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    with Report(lambda: 3, **how) as report:
+    with Report(lambda: 3, taken(clock), **how) as report:
         report.started(ABOUT)
         clock[0] += 100
         report.progress(taken(clock))
-        report.interrupted("s.h5")
-        report.finished(taken(clock))
+        report.interrupted(130)
+        report.finished(0)
+        report.failed(MetaqapError("a full disk"))
     assert bar.terminal.getvalue() == "" and bar.updates == []
     said = capsys.readouterr().out
-    assert (json.loads(said)["scored"] == 3) if "as_json" in how else said == ""
+    if "quiet" in how:
+        assert said == ""
+        return
+    first, second, third = map(json.loads, said.splitlines())
+    assert [found["scored"] for found in (first, second, third)] == [3] * 3
+    assert [found["exit_status"] for found in (first, second, third)] == [130, 0, 1]
+    assert [found["interrupted"] for found in (first, second, third)] == [True, False, False]
+    assert [found["error"] for found in (first, second, third)] == [None, None, "a full disk"]
 
 
 def test_the_summary(stderr: io.StringIO, clock: list[float]) -> None:
-    summary = taken(clock, 5, 2, done=1, skipped=1234)
-    report = Report(lambda: None)
-    report.finished(summary)
-    assert stderr.getvalue().splitlines() == [
-        "5 scored, 2 failed (2 corrupt), 7.0 s, 1.0 images/s",
+    left_out = {"no image extension": 1234, "@eaDir": 1}
+    summary = taken(clock, 5, 4, done=1, changed=1200, retried=2, gone=3, left_out=left_out)
+    Report(lambda: None, summary).finished(0)
+    lines = [
+        "5 scored, 4 failed (4 corrupt), 9.0 s, 1.0 images/s",
         "1 row there already",
+        "1,200 rows scored again: the file has changed",
+        "2 rows scored again: it had failed",
+        "3 rows kept of images that are gone (--prune removes them)",
         "1,234 files skipped: no image extension",
+        "1 left out: @eaDir",
+        "corrupt  5.png: ",
+        "corrupt  6.png: ",
+        "corrupt  7.png: ",
+        "... and 1 more that failed",
         "worst:",
         "  0.125  0.png",
         "  0.250  1.png",
@@ -191,15 +207,20 @@ def test_the_summary(stderr: io.StringIO, clock: list[float]) -> None:
         "  0.500  3.png",
         "written to s.h5",
     ]
+    assert stderr.getvalue().splitlines() == lines
+    summary.pruned = True
+    Report(lambda: None, summary).finished(0)
+    assert "3 rows removed: the image is gone" in stderr.getvalue()
 
 
 def test_the_summary_of_little(stderr: io.StringIO, clock: list[float]) -> None:
-    for summary in (taken(clock, 0), taken(clock, 1), taken(clock, 0, 1)):
-        Report(lambda: None).finished(summary)
+    for summary, status in ((taken(clock, 0), 0), (taken(clock, 1), 0), (taken(clock, 0, 1), 5)):
+        Report(lambda: None, summary).finished(status)
     assert stderr.getvalue().splitlines() == [
         "0 scored, 0 failed, 0.0 s, 0.0 images/s", "written to s.h5",
         "1 scored, 0 failed, 1.0 s, 1.0 images/s", "worst:", "  0.125  0.png", "written to s.h5",
-        "0 scored, 1 failed (1 corrupt), 1.0 s, 1.0 images/s", "written to s.h5",
+        "0 scored, 1 failed (1 corrupt), 1.0 s, 1.0 images/s", "corrupt  0.png: ", "no image could be scored",
+        "written to s.h5",
     ]  # fmt: skip
 
 
@@ -207,12 +228,21 @@ def test_names_are_shown_as_they_are(stderr: io.StringIO) -> None:
     """Neither as markup nor as an emoji, and not as what acts on a terminal."""
     summary = Summary("a:smile:[bold].h5")
     summary.take(Row(b"[red]:smile:\x1b.png", 0.5, 0.1, np.zeros(1, np.float32), Status.ok, "", 1, 1, 1))
-    Report(lambda: None).finished(summary)
+    Report(lambda: None, summary).finished(0)
     assert "  0.500  [red]:smile:\\x1b.png\nwritten to a:smile:[bold].h5\n" in stderr.getvalue()
 
 
+def test_rows_that_went_to_standard_output(stderr: io.StringIO) -> None:
+    report = Report(lambda: None, Summary("-"))
+    report.finished(0)
+    report.interrupted(143)
+    assert stderr.getvalue().splitlines() == [
+        "0 scored, 0 failed, 0.0 s, 0.0 images/s", "interrupted; everything scored so far was written"
+    ]  # fmt: skip
+
+
 def test_an_error_puts_the_bar_away(bar: Bar) -> None:
-    with pytest.raises(MetaqapError), Report(lambda: None) as report:
+    with pytest.raises(MetaqapError), Report(lambda: None, Summary()) as report:
         report.started(ABOUT)
         raise MetaqapError("x")
     assert bar.stopped == 1

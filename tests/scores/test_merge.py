@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from metaqap_fast.errors import Status
 from metaqap_fast.records import key_order
 from metaqap_fast.scores import merge
+from metaqap_fast.scores.done import Done, KeySet
 from metaqap_fast.scores.durable import save_scores
-from metaqap_fast.scores.merge import KeySet, chunks, keys_in, merged
+from metaqap_fast.scores.merge import chunks, merged
 from metaqap_fast.scores.table import ScoreTable
 from rows import a_row
 
@@ -51,7 +53,7 @@ def test_files_that_do_not_overlap_are_open_one_after_the_other(
     original = merge.chunks
     monkeypatch.setattr(merge, "chunks", lambda path: opened.append(Path(path).stem) or original(path))
     counts = [len(opened) for _ in merged(paths)]
-    assert opened == ["0", "1", "2"] and counts == [1, 1, 2, 2, 3, 3, 3]
+    assert opened == ["0", "1", "2"] and counts == [1, 1, 2, 2, 2, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
@@ -62,12 +64,31 @@ def test_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> 
     assert [key for table in chunks(path) for key in table.keys] == [b"%d" % i for i in range(count)]
 
 
-def test_keys_of_several_files(tmp_path: Path) -> None:
+def test_what_is_done(tmp_path: Path) -> None:
     first = save(tmp_path / "a.h5", {b"1": 0.5})
-    bad = [a_row(b"2", status=Status.corrupt), a_row(b"3")]
+    bad = [a_row(b"2", status=Status.corrupt), a_row(b"3", 0.25)]
     save_scores(tmp_path / "b.h5", ATTRIBUTES, [ScoreTable.from_rows(bad, ATTRIBUTES)])
-    paths = [first, tmp_path / "b.h5"]
-    assert list(keys_in(paths)) == [b"1", b"2", b"3"] and list(keys_in(paths, failed=False)) == [b"1", b"3"]
+    done = Done(merged([first, tmp_path / "b.h5"]))
+    assert len(done) == 3 and b"1" in done and b"4" not in done and len(Done()) == 0
+    places = [done.find(key) for key in (b"1", b"3")]
+    assert done.status[places].tolist() == [0, 0] and done.score[places].tolist() == [0.5, 0.25]
+    assert [done.need(key, 0) for key in (b"1", b"2", b"4")] == [None, None, "new"]
+    assert [done.need(key, 0, retry_failed=True) for key in (b"1", b"2", b"4")] == [None, "failed", "new"]
+    assert done.is_gone(b"3") and not done.is_gone(b"1") and not done.is_gone(b"4")
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "status", "need"),
+    [
+        (7, 7, Status.ok, None), (7, 8, Status.ok, "changed"), (7, 8, Status.corrupt, "changed"),
+        (0, 8, Status.ok, None),  # an older version has not kept what it saw
+        (7, 0, Status.ok, None),  # it cannot be looked at now
+        (0, 8, Status.unreadable, "changed"), (0, 0, Status.unreadable, None), (7, 7, Status.unreadable, None),
+    ],
+)  # fmt: skip
+def test_what_has_changed_is_scored_again(then: int, now: int, status: Status, need: str | None) -> None:
+    row = dataclasses.replace(a_row(b"k", status=status), seen=then)
+    assert Done([ScoreTable.from_rows([row], ATTRIBUTES)]).need(b"k", now) == need
 
 
 def test_a_key_set_knows_exactly_its_keys() -> None:

@@ -202,10 +202,13 @@ def test_columns_are_the_fields_of_a_row() -> None:
         ("height", "height", "int", "u4"),
         ("nbytes", "bytes", "int", "u8"),
         ("note", "note", "str", ""),
+        ("seen", "seen", "int", "u8"),
     ]
-    assert [column.is_optional for column in COLUMNS] == [False] * 9 + [True]  # version 1's are in every file
+    assert not any(column.is_optional for column in COLUMNS[:9])  # version 1's are in every file
+    assert all(column.is_optional for column in COLUMNS[9:])
+    assert [column.field for column in COLUMNS if not column.is_exported] == ["seen"]
     row = a_row(b"k")
-    assert [getattr(row, column.field) is not None for column in COLUMNS] == [True] * 10
+    assert [getattr(row, column.field) is not None for column in COLUMNS] == [True] * len(COLUMNS)
 
 
 @pytest.mark.parametrize("text", [("\udcff", r"\xff"), ("\ud800", r"\ud800"), ("a\0ü", r"a\x00ü"), ("", "")])

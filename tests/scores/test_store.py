@@ -172,15 +172,12 @@ def test_files_that_are_no_score_files(tmp_path: Path) -> None:
         ScoreTable.read(tmp_path / "new.h5")
 
 
-def test_failed_rows_are_scored_again_when_asked(tmp_path: Path) -> None:
+def test_rows_that_were_there_are_replaced_by_newer_ones(tmp_path: Path) -> None:
     out = tmp_path / "s.h5"
     bad = a_row(b"001.jpg", status=Status.unreadable, error="gone")
     store_rows(out, [*rows(0), bad, *rows(2)])
-    kept = Store(out, ATTRIBUTES, "resume")
-    assert b"001.jpg" in kept.done
-    kept.close()
-    store = Store(out, ATTRIBUTES, "resume", retry_failed=True)
-    assert [key in store.done for key in (b"000.jpg", b"001.jpg", b"002.jpg")] == [True, False, True]
+    store = Store(out, ATTRIBUTES, "resume")
+    assert store.totals.failures == {"unreadable": 1} and store.totals.scored == 2
     store.add(a_row(b"001.jpg", score=0.9))
     store.finish()
     table = ScoreTable.read(out)
@@ -195,7 +192,7 @@ def test_a_single_part_becomes_the_output(tmp_path: Path, monkeypatch: pytest.Mo
     for row in rows(*range(8)):
         store.add(row)
     store.commit()
-    monkeypatch.setattr("metaqap_fast.scores.store.write_scores", None)
+    monkeypatch.setattr("metaqap_fast.scores.store.write_table_file", None)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full_disk)
         with pytest.raises(MetaqapError, match="cannot write"):

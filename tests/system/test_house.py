@@ -16,12 +16,8 @@ ORDER = """
     formats.exif formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
     formats.jpeg formats.png formats.webp
     formats
-    input.data input.lists input.memory input.places input.reading input.source
-    input.members
-    input.tables input.tar input.zipped
-    input.inflate
-    input.kinds
-    input.folders
+    input.lists input.memory input.places input.reading input.source
+    input.chosen
     input.files
     input input.ahead
     decode decode.views decode.probe decode.wire
@@ -59,19 +55,21 @@ ORDER = """
     scores.schema scores.probe
     scores.table
     scores.hdf5
-    scores.durable scores.export scores.identity scores.merge
-    scores.parts
-    scores.store
+    scores.durable scores.identity scores.merge
+    scores.export scores.done scores.totals
+    scores.parts scores.claim scores.lines scores.sidecars
+    scores.committed
+    scores.store scores.combine
     scores
     scorer
-    evaluation
+    evaluation summary
     run
     scale.process scale.share scale.shards
     scale
-    review.describe
+    review.describe review.preview
     review
     cli.shared cli.progress
-    cli.bench cli.compile cli.evaluate cli.export cli.inspect cli.score cli.train
+    cli.bench cli.compile cli.evaluate cli.export cli.inspect cli.merge cli.score cli.train
     cli
 """
 

@@ -17,6 +17,7 @@ from metaqap_fast import Scorer, UsageError, options
 from metaqap_fast.cli import main
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.run import run
+from metaqap_fast.scale.shards import run_shards
 from metaqap_fast.scores.store import Store
 
 # Makes imports fail as if a package was not installed: those named first, or all but click and this one.
@@ -65,8 +66,11 @@ def test_the_command_line_and_the_library_have_the_same_defaults() -> None:
     assert [library[name] for name in limits] == [200_000_000, 512 << 20, 60.0, 4 << 30]
     for function in (run, Store.__init__):
         assert defaults(function)["rows_per_part"] == score["rows_per_part"] == options.ROWS_PER_PART
-        assert defaults(function)["retry_failed"] is score["retry_failed"] is False
+        assert defaults(function)["moved"] is score["moved"] is False
         assert defaults(function)["mode"] == "new"
+    for function in (run, run_shards):
+        for name in ("retry_failed", "prune", "moved", "shard"):
+            assert defaults(function)[name] == score[name]
     evaluate = converted("evaluate", "x", "--labels", "y")
     for name in ("model", "engine", "device", "precision", "views"):
         assert evaluate[name] == library[name]
@@ -103,7 +107,8 @@ def test_limits_reach_the_scorer(cli: Any, bundle: Path, folder: Path, tmp_path:
     out = tmp_path / "s.h5"
     arguments = ["score", folder, "--model", bundle, "-o", out, "--max-bytes", "0.1kB", "--json"]
     result = cli(*arguments)
-    assert result.exit_code == 0 and json.loads(result.stdout)["failed"]["too_large"] == 11  # all but two tiny ones
+    # All but two tiny ones, which are no images.
+    assert result.exit_code == 5 and json.loads(result.stdout)["failed"]["too_large"] == 11
 
 
 def test_help_needs_no_extra() -> None:

@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crash
-from metaqap_fast import run as runs
+from metaqap_fast import summary as summaries
 from metaqap_fast.errors import MetaqapError, Status
 from metaqap_fast.input import open_sources
 from metaqap_fast.records import Row
-from metaqap_fast.run import EXTREMES, Summary, run
-from metaqap_fast.scores.merge import KeySet
+from metaqap_fast.run import run
+from metaqap_fast.scores.done import Done
 from metaqap_fast.scores.table import ScoreTable
+from metaqap_fast.scores.totals import EXTREMES
+from metaqap_fast.summary import Summary
 
 
 def row(key: bytes, score: float = math.nan) -> Row:
@@ -38,7 +40,7 @@ def test_counts() -> None:
     summary = taken([0.5, math.nan, 0.25, 0.75])
     assert (summary.images, summary.scored, summary.failed) == (4, 3, 1)
     assert summary.statuses == {"ok": 3, "corrupt": 1}
-    assert summary.worst == [(0.25, "002")] and summary.best == [(0.75, "003")]
+    assert summary.totals.worst == [(0.25, "002")] and summary.totals.best == [(0.75, "003")]
 
 
 def test_what_is_told_as_json() -> None:
@@ -47,11 +49,18 @@ def test_what_is_told_as_json() -> None:
     assert document.pop("seconds") == round(summary.seconds, 3)
     assert document.pop("images_per_second") == round(summary.rate, 2)
     assert document == {
-        "output": "s.h5", "images": 5, "scored": 4, "failed": {"corrupt": 1}, "resumed_rows": 0, "skipped_files": 0,
+        "output": "s.h5", "images": 5, "rows": 5, "scored": 4, "failed": {"corrupt": 1}, "left_out": {},
+        "engine": None, "engine_version": None, "precision": None, "device": None, "model": None, "model_digest": None,
+        "preprocessing": None, "resumed_rows": 0, "changed_rows": 0, "retried_rows": 0, "gone_rows": 0, "pruned": False,
+        "run": {"scored": 4, "failed": 1},
+        "first_failures": [{"path": "001", "status": "corrupt", "error": ""}],
+        "percentiles": {
+            "1": 0.1045, "5": 0.1225, "25": 0.2125, "50": 0.375, "75": 0.5625, "95": 0.7125, "99": 0.7425,
+        },
         "worst": [{"path": "004", "score": 0.1}, {"path": "002", "score": 0.25}],
         "best": [{"path": "003", "score": 0.75}, {"path": "000", "score": 0.5}],
     }  # fmt: skip
-    assert (summary.done, summary.passed, summary.skipped) == (0, 0, 0) and Summary().output == ""
+    assert (summary.done, summary.passed, summary.left_out) == (0, 0, {}) and Summary().output == ""
 
 
 @pytest.mark.parametrize(
@@ -59,23 +68,23 @@ def test_what_is_told_as_json() -> None:
 )
 def test_few_images(scores: list[float], worst: list[str], best: list[str]) -> None:
     summary = taken(scores)
-    assert [path for _, path in summary.worst] == worst and [path for _, path in summary.best] == best
+    assert [path for _, path in summary.totals.worst] == worst and [path for _, path in summary.totals.best] == best
 
 
 @given(st.lists(st.floats(0, 1, width=32), max_size=40))
 def test_extremes(scores: list[float]) -> None:
     summary, ordered = taken(scores), sorted(scores)
     each = min(EXTREMES, len(scores) // 2)
-    assert [score for score, _ in summary.worst] == ordered[: max(each, min(1, len(scores)))]
-    assert [score for score, _ in summary.best] == ordered[::-1][:each]
+    assert [score for score, _ in summary.totals.worst] == ordered[: max(each, min(1, len(scores)))]
+    assert [score for score, _ in summary.totals.best] == ordered[::-1][:each]
     if len(set(scores)) == len(scores):
-        assert not {path for _, path in summary.worst} & {path for _, path in summary.best}
+        assert not {path for _, path in summary.totals.worst} & {path for _, path in summary.totals.best}
 
 
 def test_names_that_are_not_utf8_are_shown() -> None:
     summary = Summary()
     summary.take(row(b"\xff.png", 0.5))
-    assert summary.worst == [(0.5, "\\xff.png")]
+    assert summary.totals.worst == [(0.5, "\\xff.png")]
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32) | st.just(math.nan), max_size=12), min_size=1, max_size=4))
@@ -89,7 +98,7 @@ def test_processes_are_added_up(each: list[list[float]]) -> None:
             number += 1
     joined = Summary("s.h5")
     for _ in range(2):
-        joined.join([json.loads(json.dumps(summary.counts())) for summary in apart])
+        joined.join([json.loads(json.dumps(summary.told())) for summary in apart])
     without = ("seconds", "images_per_second")
     assert {k: v for k, v in joined.as_dict().items() if k not in without} == {
         k: v for k, v in together.as_dict().items() if k not in without
@@ -98,7 +107,7 @@ def test_processes_are_added_up(each: list[list[float]]) -> None:
 
 def test_seconds_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(summaries.time, "monotonic", lambda: now[0])
     summary = Summary()
     assert (summary.seconds, summary.rate) == (0.0, 0.0)
     for _ in range(3):
@@ -108,7 +117,7 @@ def test_seconds_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (summary.seconds, summary.rate) == (1.5, 2.0)
     other = Summary()
     now[0] += 4
-    other.join([summary.counts()])
+    other.join([summary.told()])
     assert (other.seconds, other.images) == (4.0, 3)
 
 
@@ -116,7 +125,7 @@ def test_what_is_there_already_is_passed_over(tmp_path: Path) -> None:
     folder = crash.images(tmp_path / "photos", 30)
     entries = list(open_sources([folder]))
     summary = Summary()
-    done = KeySet(entry.key for entry in entries[5:15])
+    done = Done([ScoreTable.from_rows([row(entry.key, 0.5) for entry in entries[5:15]], {"members": ["a", "b"]})])
     assert list(summary.missing(entries, done)) == entries[:5] + entries[15:]
     assert summary.passed == 10
 
@@ -134,9 +143,15 @@ def test_a_resumed_run_counts_what_is_in_the_file(tmp_path: Path) -> None:
         crash.FakeScorer(), open_sources([folder]), out, "resume",  # type: ignore[arg-type]
         on_row=lambda summary: seen.append((summary.passed, summary.images)),
     )  # fmt: skip
-    assert (second.done, second.passed, second.images, second.skipped) == (30, 28, 1, 1)
-    assert len(ScoreTable.read(out)) == 31 and seen[-1][1] == 1
-    assert second.as_dict()["resumed_rows"] == 30 and second.as_dict()["skipped_files"] == 1
+    assert (second.done, second.passed, second.images, second.gone) == (30, 28, 1, 2)
+    assert second.left_out == {"no image extension": 1}
+    table, document = ScoreTable.read(out), second.as_dict()
+    assert len(table) == 31 and seen[-1][1] == 1
+    assert (document["rows"], document["resumed_rows"], document["gone_rows"]) == (31, 30, 2)
+    assert (document["scored"], document["images"]) == (table.ok.sum(), 1)
+    assert [found["score"] for found in document["worst"]] == [
+        round(float(score), 4) for score in np.sort(table.score[table.ok])[:5]
+    ]
 
 
 class Failing(crash.FakeScorer):

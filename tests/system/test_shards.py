@@ -148,7 +148,7 @@ def test_resume_scores_what_is_new_on_any_number_of_devices(
     assert (summary.done, summary.passed, summary.images, summary.scored) == (13, 13, 1, 1)
     assert len(ScoreTable.read(out)) == 14 and [about["model"] for about in seen] == ["tiny"] * len(devices)
     again = run_shards(devices, open_sources([folder]), out, "resume", options, retry_failed=True)
-    assert (again.done, again.images, again.failed) == (11, 3, 3) and len(ScoreTable.read(out)) == 14
+    assert (again.done, again.retried, again.images, again.failed) == (14, 3, 3, 3) and len(ScoreTable.read(out)) == 14
 
 
 WATCHES_LISTING = """

@@ -103,6 +103,36 @@ def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...]
 @train.command()
 @_ROOT
 @_DATA
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
+@_WORK
+@shared.MODEL
+@click.option(
+    "--photographs",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of undamaged photographs, which are damaged in every way.",
+)
+@click.option(
+    "--opinions",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Table of KADID-10k's mean opinions: id, level, mean_opinion.",
+)
+@_LOW
+@_HIGH
+@click.option("--name", "bundle_name", metavar="NAME", help="Name of the bundle.  [default: the model's, and -heads]")
+@click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of the settings.")
+def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
+    """Fit a model's heads anew on ladders of every kind of damage, and give it reasons."""
+    _log()
+    from metaqap_fast.train.refit_run import refit
+
+    click.echo(refit(name=data, root=root, output=output, changes=_changes(changes), **options))
+
+
+@train.command()
+@_ROOT
+@_DATA
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the table, as .md and .json.")
 @_WORK
 @click.option(

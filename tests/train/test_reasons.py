@@ -1,0 +1,56 @@
+"""What is asked of reasons, and that a stated share of good photographs is flagged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from metaqap_fast.train.damage import KINDS, Step, named
+from metaqap_fast.train.heads import gram, standard, standardised
+from metaqap_fast.train.opinion import opinions
+from metaqap_fast.train.reasons import CAUSES, FLAGGED, REASONS, calibrated, fit, heads, severities
+from metaqap_fast.train.rungs import Rung
+
+SAID = opinions(np.tile(np.linspace(4.5, 1.2, 5), (25, 1)))
+
+
+def given(*names: str, level: int = 4) -> dict[str, float]:
+    row = severities([Rung(0, tuple(Step(named(name), level) for name in names), 0)], SAID)[0]
+    return {reason: float(value) for reason, value in zip(REASONS, row, strict=True) if value != 0}
+
+
+def test_causes_are_of_kinds_that_there_are() -> None:
+    assert set(CAUSES) <= {kind.name for kind in KINDS}
+    assert {cause.removeprefix("~") for causes in CAUSES.values() for cause in causes} == set(REASONS)
+
+
+def test_severities_follow_opinions_and_likeness_teaches_nothing() -> None:
+    assert given() == {} and given("mirrored", level=0) == {}
+    mild, severe = given("haze", level=0), given("haze")
+    assert 0 < mild["low contrast"] < 0.1 < severe["low contrast"] <= 1 and np.isnan(severe["overexposed"])
+    both = given("white noise", "motion blur")
+    assert both["noise"] == both["motion blur"] == 1 and np.isnan(both["out of focus"])
+    assert given("lens blur", "motion blur")["out of focus"] == 1  # one that is sure outweighs one that is not
+
+
+def test_a_share_of_good_photographs_is_flagged_and_the_worst_are_at_1() -> None:
+    rng = np.random.default_rng(0)
+    severity = np.where(rng.random((500, 2)) < 0.3, 0.9, 0.0)
+    raw, good = severity * 3 + rng.normal(0, 0.1, (500, 2)) - 7, rng.normal(-7, 0.1, (1000, 2))
+    factor, shift = calibrated(raw, good, severity)
+    assert ((good * factor + shift) > 0).mean(0) == pytest.approx([FLAGGED] * 2, abs=0.002)
+    assert (raw * factor + shift)[severity[:, 0] > 0.7, 0].mean() == pytest.approx(1)
+
+
+def test_heads_give_on_raw_taps_what_was_fitted() -> None:
+    rng = np.random.default_rng(2)
+    pooled = rng.normal(2, 1, (200, 30)).astype(np.float16)
+    truth = pooled[:, :2].astype(np.float64) - pooled[:, 2:4]
+    severity = truth.copy()
+    severity[:50, 1] = np.nan
+    by = standard(pooled, pooled[:0])
+    x = standardised(pooled, by)
+    made = heads(x, fit(gram(x), severity, np.arange(200), 0.1), by)
+    found = made(pooled)
+    assert found.shape == (200, 2)
+    assert found[:, 0] == pytest.approx(truth[:, 0], abs=0.2) and found[:50, 1] == pytest.approx(truth[:50, 1], abs=0.2)

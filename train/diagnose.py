@@ -1,0 +1,90 @@
+"""Fits the heads of reasons on what a member sees, calibrates them, and measures how well they tell.
+
+The untouched photographs are those of the labelled set with high opinions: a third of those held out calibrates, the
+rest says how many are flagged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from metaqap_fast.train import heads
+from metaqap_fast.train.opinion import Opinions
+from metaqap_fast.train.reasons import REASONS, Reasons, calibrated, fit, severities
+from metaqap_fast.train.reasons import heads as reason_heads
+from metaqap_fast.train.refit import Material
+from metaqap_fast.train.seen import Pooled
+
+F64 = NDArray[np.float64]
+GOOD = 0.7  # quantile of opinions from which a photograph is a good one
+BANDS = {"mild": (0.1, 0.35), "middle": (0.35, 0.65), "severe": (0.65, 1.01)}  # of severity
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """How well reasons are told, on photographs that nothing was fitted on.
+
+    Attributes:
+        auc: [R, 3] area under the curve of damaged photographs in each of BANDS against good ones; NaN without any.
+        flagged: [R] share of good photographs over 0.
+        named: [R, R] of photographs severely damaged for one reason (row), the share that is given each as the first.
+    """
+
+    auc: F64
+    flagged: F64
+    named: F64
+
+
+def teach(seen: Material, said: Opinions, member: int, penalty: float = 0.1) -> Reasons:
+    """Heads of one member, fitted on rungs and good photographs, and calibrated on a third of the held-out ones."""
+    labelled = seen.labelled[member][_good(seen.mos)]
+    taught = seen.taught.pooled[member]
+    both = np.concatenate([taught, labelled])
+    severity = np.concatenate([severities(seen.taught.rungs, said), np.zeros((len(labelled), len(REASONS)))])
+    by = heads.standard(labelled, taught)
+    x = heads.standardised(both, by)
+    made = reason_heads(x, fit(heads.gram(x), severity, np.arange(len(both)), penalty), by)
+    factor, shift = calibrated(
+        made(taught), made(_calibrating(seen, member)), np.nan_to_num(severity[: len(taught)], nan=0)
+    )
+    return Reasons(made.weights * factor, made.bias * factor + shift)
+
+
+def diagnose(seen: Material, said: Opinions, member: int, of: Reasons) -> Diagnosis:
+    """Measure heads on the validation photographs and on the rest of the held-out good ones."""
+    good = of(seen.held[member][_good(seen.held_mos)])[_calibration(seen) :]
+    single = np.array([len(rung.steps) == 1 for rung in seen.judged.rungs])
+    severity, given = severities(seen.judged.rungs, said)[single], of(seen.judged.pooled[member][single])
+    auc = np.full((len(REASONS), len(BANDS)), np.nan)
+    named = np.full((len(REASONS), len(REASONS)), np.nan)
+    for reason in range(len(REASONS)):
+        for band, (low, high) in enumerate(BANDS.values()):
+            rows = (severity[:, reason] >= low) & (severity[:, reason] < high)
+            if rows.any():
+                auc[reason, band] = area(given[rows, reason], good[:, reason])
+        severe = severity[:, reason] >= BANDS["severe"][0]
+        if severe.any():
+            named[reason] = np.bincount(given[severe].argmax(1), minlength=len(REASONS)) / severe.sum()
+    return Diagnosis(auc, (good > 0).mean(0), named)
+
+
+def area(positive: F64, negative: F64) -> float:
+    """Area under the curve: the chance that a positive is above a negative, ties half."""
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
+
+
+def _good(mos: F64) -> NDArray[np.bool_]:
+    return mos >= np.quantile(mos, GOOD)
+
+
+def _calibration(seen: Material) -> int:
+    return int(_good(seen.held_mos).sum()) // 3
+
+
+def _calibrating(seen: Material, member: int) -> Pooled:
+    return seen.held[member][_good(seen.held_mos)][: _calibration(seen)]

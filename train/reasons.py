@@ -1,0 +1,151 @@
+"""Heads that say what is wrong with a picture: a severity from 0 to 1 for each of REASONS.
+
+Linear in the pooled taps that a member computes anyway, like the score. A head is fitted on the rungs, several kinds of
+damage at once among them, and then moved and scaled so that a stated share of good photographs is over 0, and damage
+that people call worst is at 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.train.damage import BEST, KINDS
+from metaqap_fast.train.heads import F32, Standard
+from metaqap_fast.train.opinion import Opinions
+from metaqap_fast.train.rungs import Rung
+
+F64 = NDArray[np.float64]
+
+REASONS = (
+    "out of focus",
+    "motion blur",
+    "noise",
+    "compression",
+    "underexposed",
+    "overexposed",
+    "low contrast",
+    "colour cast",
+    "upscaled",
+    "banding",
+    "oversharpened",
+)
+WORST = 1.3  # opinion of what is at 1
+FLAGGED = 0.01  # of good photographs
+
+# Of each kind of damage, the reasons for it. "~" before one: it may look like that, and teaches nothing about it.
+CAUSES: dict[str, tuple[str, ...]] = {
+    "Gaussian blur": ("out of focus", "~motion blur", "~upscaled"),
+    "Gaussian blur, between": ("out of focus", "~motion blur", "~upscaled"),
+    "lens blur": ("out of focus", "~motion blur", "~upscaled"),
+    "lens blur, between": ("out of focus", "~motion blur", "~upscaled"),
+    "motion blur": ("motion blur", "~out of focus"),
+    "motion blur, wider": ("motion blur", "~out of focus"),
+    "white noise": ("noise",),
+    "white noise, wider": ("noise",),
+    "colour-component noise": ("noise",),
+    "impulse noise": ("noise",),
+    "multiplicative noise": ("noise",),
+    "film grain": ("noise",),
+    "shot noise": ("noise",),
+    "JPEG": ("compression", "~upscaled", "~banding"),
+    "JPEG, between": ("compression",),
+    "JPEG 2000": ("compression", "~out of focus", "~upscaled"),
+    "WebP": ("compression", "~out of focus", "~banding"),
+    "AVIF": ("compression", "~out of focus", "~upscaled"),
+    "denoise": ("~compression", "~out of focus", "~noise"),
+    "smear": ("~compression", "~out of focus", "~upscaled"),
+    "median": ("~compression", "~out of focus", "~upscaled"),
+    "darken": ("underexposed", "~low contrast"),
+    "under-exposure": ("underexposed", "~low contrast"),
+    "brighten": ("overexposed", "~low contrast"),
+    "over-exposure": ("overexposed",),
+    "haze": ("low contrast", "~overexposed"),
+    "contrast loss": ("low contrast",),
+    "mean shift": ("~overexposed", "~underexposed", "~low contrast"),
+    "contrast": ("~low contrast", "~overexposed", "~underexposed"),
+    "colour cast": ("colour cast",),
+    "sepia": ("~colour cast",),
+    "saturation, HSV": ("~colour cast",),
+    "saturation, Lab": ("~colour cast", "~oversharpened"),
+    "over-saturation": ("~colour cast",),
+    "colour diffusion": ("~colour cast",),
+    "negative": ("~colour cast", "~overexposed", "~underexposed"),
+    "pixelate": ("upscaled", "~oversharpened"),
+    "upscaled, nearest": ("upscaled", "~oversharpened"),
+    "upscaled, bilinear": ("upscaled", "~out of focus"),
+    "upscaled, bicubic": ("upscaled", "~out of focus"),
+    "upscaled, Lanczos": ("upscaled", "~out of focus"),
+    "quantisation": ("banding",),
+    "banding": ("banding",),
+    "colour quantisation": ("banding", "~noise"),
+    "sharpen": ("oversharpened", "~noise"),
+    "ringing": ("oversharpened", "~noise"),
+    "jitter": ("~noise", "~motion blur", "~out of focus"),
+    "black border": ("~underexposed",),
+}
+
+
+def severities(rungs: Sequence[Rung], said: Opinions) -> F64:
+    """[n, R] what each rung should be given: 0 none to 1 worst, NaN where it is not asked."""
+    out = np.zeros((len(rungs), len(REASONS)))
+    for row, rung in enumerate(rungs):
+        for kind, level in rung.steps:
+            severity = float(np.clip((BEST - said[kind][level]) / (BEST - WORST), 0, 1))
+            for cause in CAUSES.get(KINDS[kind].name, ()):
+                place = REASONS.index(cause.removeprefix("~"))
+                if not cause.startswith("~"):
+                    out[row, place] = np.fmax(out[row, place], severity)
+                elif severity > 0 and out[row, place] == 0:
+                    out[row, place] = np.nan
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Heads on raw pooled taps: severity = taps @ weights + bias, cut off at 0 and 1. weights [D, R], bias [R]."""
+
+    weights: F64
+    bias: F64
+
+    def __call__(self, pooled: NDArray[np.float16]) -> F64:
+        """Pooled taps [n, D] -> [n, R], not cut off."""
+        given: F64 = pooled.astype(np.float32) @ self.weights.astype(np.float32) + self.bias
+        return given
+
+
+def fit(kernel: F32, severity: F64, rows: NDArray[np.int64], penalty: float) -> F64:
+    """Ridge regression of severities [m, R] of `rows` [m] of a kernel [n, n]: coefficients [n, R]; NaN is not asked."""
+    coefficients = np.zeros((len(kernel), severity.shape[1]))
+    for reason in range(severity.shape[1]):
+        asked = np.isfinite(severity[:, reason])
+        chosen = rows[asked]
+        system = kernel[np.ix_(chosen, chosen)].astype(np.float64) + 1.0
+        system[np.diag_indices_from(system)] += penalty
+        coefficients[chosen, reason] = np.linalg.solve(system, severity[asked, reason])
+    return coefficients
+
+
+def calibrated(given: F64, good: F64, severity: F64) -> tuple[F64, F64]:
+    """Factor [R] and shift [R] that make given values severities.
+
+    After them a share FLAGGED of good photographs is above 0, and the mean of the worst rungs is 1.
+
+    Args:
+        given: [m, R] what the heads say of rungs.
+        good: [k, R] what they say of good photographs.
+        severity: [m, R] what rungs should be given.
+    """
+    threshold = np.quantile(good, 1 - FLAGGED, axis=0)
+    worst = np.array([given[severity[:, r] >= 0.7, r].mean() for r in range(given.shape[1])])
+    factor = 1 / np.maximum(worst - threshold, 1e-6)
+    return factor, -threshold * factor
+
+
+def heads(x: F32, coefficients: F64, by: Standard) -> Reasons:
+    """From coefficients [n, R] of standardised rows x [n, D] to heads on raw taps."""
+    weights = (x.T @ coefficients.astype(np.float32)).astype(np.float64) / x.shape[1] * by.inverse[:, None]
+    return Reasons(weights, coefficients.sum(0) - by.mean @ weights)

@@ -1,0 +1,112 @@
+"""Which photograph is damaged how: ladders of a kind at all its levels, two kinds at once, and changes that do no harm.
+
+A plan is a function of (photographs, seed) alone, and so is every view of it: nothing that is made here is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.errors import UsageError
+from metaqap_fast.formats import EXTENSIONS
+from metaqap_fast.train.damage import KINDS, LADDERS, PROBES, Step, damaged
+from metaqap_fast.train.features import middle_views
+
+View = NDArray[np.uint8]
+PARTS = {"train": range(0, 14), "validation": range(14, 17), "untouched": range(17, 20)}  # of 20
+AHEAD = 4  # views in work for each thread
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One view: a photograph, by its place, after some steps of damage (none: as it is)."""
+
+    photograph: int
+    steps: tuple[Step, ...]
+    seed: int
+
+
+def photographs(folder: Path, part: str) -> list[Path]:
+    """Photographs of a part: train, validation or untouched; what a photograph's bytes are decides, not its name.
+
+    Raises:
+        UsageError: none, or a part of another name.
+    """
+    if part not in PARTS:
+        raise UsageError(f"unknown part {part!r}: one of {', '.join(PARTS)}")
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower().encode() in EXTENSIONS]
+    kept = [path for path in found if _card(path) in PARTS[part]]
+    if not kept:
+        raise UsageError(f"{folder}: no photographs for {part} among {len(found)}")
+    return kept
+
+
+def _card(path: Path) -> int:
+    return int.from_bytes(hashlib.sha256(path.read_bytes()).digest()[:8]) % 20
+
+
+def plan(count: int, kinds: int, pairs: int, probes: int, seed: int) -> list[Rung]:
+    """Rungs of `count` photographs, each photograph's together, itself first.
+
+    Args:
+        count: photographs.
+        kinds: of five levels, that each is damaged by; dealt like cards, so that each comes equally often.
+        pairs: copies with two kinds at once.
+        probes: of changes that do no harm, or a known one.
+        seed: of everything.
+    """
+    rng = np.random.default_rng((seed, 24))
+    ladders, checks = _deal(rng, LADDERS), _deal(rng, PROBES)
+    rungs = []
+    for photograph in range(count):
+        draw = int(rng.integers(2**31))
+        rungs.append(Rung(photograph, (), draw))
+        for kind in islice(ladders, kinds):
+            rungs += [Rung(photograph, (Step(kind, level),), draw) for level in range(len(KINDS[kind].levels))]
+        for _ in range(pairs):
+            both = rng.choice(LADDERS, 2, replace=False)
+            steps = tuple(Step(int(kind), int(rng.integers(len(KINDS[kind].levels)))) for kind in both)
+            rungs.append(Rung(photograph, steps, draw))
+        rungs += [Rung(photograph, (Step(kind, 0),), draw) for kind in islice(checks, probes)]
+    return rungs
+
+
+def everything(count: int, seed: int) -> list[Rung]:
+    """All kinds at all levels of `count` photographs, each photograph's together, itself first."""
+    rungs = []
+    for photograph in range(count):
+        draw = seed * 1_000_003 + photograph
+        rungs.append(Rung(photograph, (), draw))
+        for kind, one in enumerate(KINDS):
+            rungs += [Rung(photograph, (Step(kind, level),), draw) for level in range(len(one.levels))]
+    return rungs
+
+
+def views(files: Sequence[Path], rungs: Sequence[Rung], threads: int = 2) -> Iterator[View]:
+    """The views [S, S, 3] uint8 of rungs, in order, made on some threads; each photograph is decoded once."""
+    wanted = list(dict.fromkeys(rung.photograph for rung in rungs))
+    sources = dict(zip(wanted, middle_views([files[place] for place in wanted]), strict=True))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = iter(rungs)
+        made = [pool.submit(_view, sources, rung) for rung in islice(waiting, AHEAD * threads)]
+        while made:
+            yield made.pop(0).result()
+            made += [pool.submit(_view, sources, rung) for rung in islice(waiting, 1)]
+
+
+def _view(sources: dict[int, View], rung: Rung) -> View:
+    return damaged(sources[rung.photograph], rung.steps, rung.seed)
+
+
+def _deal(rng: np.random.Generator, cards: Sequence[int]) -> Iterator[int]:
+    """Cards without end, each equally often."""
+    while True:
+        yield from (int(card) for card in rng.permutation(list(cards)))

@@ -226,7 +226,7 @@ def eager(settings: Settings) -> dict[str, Any]:
     bundle = bundles.load(settings.model)
     device = "cpu" if settings.gpu is None else f"cuda:{settings.gpu}"
     networks = [module(graph.merged(bundle, "fp32", [member])).to(device) for member in bundle.members]
-    paths = [os.fsdecode(entry.path) for entry in Listing([settings.generated])]
+    paths = [os.fsdecode(entry.path) for entry in Listing([settings.generated]).files()]
     turn = iter(paths * 100_000)
 
     def one() -> float:

@@ -27,8 +27,7 @@ class First(Listing):
 
     def __init__(self, sources: Sequence[str], count: int | None) -> None:
         super().__init__(sources)
-        self.entries = list(islice(super().__iter__(), count))
-        self.skipped = 0
+        self.entries = list(islice(self.files(), count))
 
     def __iter__(self) -> Iterator[File]:
         return iter(self.entries)

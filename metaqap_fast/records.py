@@ -44,6 +44,14 @@ class Entry(Protocol):
     def key(self) -> bytes:
         """What the data set calls it; not always UTF-8."""
 
+    @property
+    def distant(self) -> bool:
+        """Whether to read it is to wait for a network, so that many are read at once."""
+
+    @property
+    def kept(self) -> int:
+        """Bytes that are best read soon after it was listed: they pass by once, or come over a network."""
+
     def stamp(self) -> Stamp:
         """What the listing saw of it; of a file, what a look at it shows now. Never raises."""
 

@@ -58,7 +58,8 @@ class _Stamped:
     """An entry, and what was seen of it just before it was read."""
 
     def __init__(self, entry: Entry) -> None:
-        self.entry, self.key, self.code = entry, entry.key, 0
+        self.entry, self.code = entry, 0
+        self.key, self.distant, self.kept = entry.key, entry.distant, entry.kept
 
     def stamp(self) -> Stamp:
         """See `Entry.stamp`."""

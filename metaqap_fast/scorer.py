@@ -36,7 +36,7 @@ from metaqap_fast.options import (
     VIEWS,
     Views,
 )
-from metaqap_fast.records import Decoded, Entry, Row, Scored
+from metaqap_fast.records import Decoded, Entry, Row, Scored, key_order
 from metaqap_fast.scores.table import ScoreTable
 from metaqap_fast.trace import Trace, steps
 from metaqap_fast.turns import Turns
@@ -146,18 +146,21 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def score(self, *sources: Named | Iterable[Named], progress: OnProgress | None = None) -> ScoreTable:
-        """Score folders, files, globs or `@list.txt`, in the order of the sorted keys.
+    def score(
+        self, *sources: Named | Iterable[Named], image: str = "", key: str = "", progress: OnProgress | None = None
+    ) -> ScoreTable:
+        """Score folders, files, archives, tables, globs or `@list.txt`, in the order of the sorted keys.
 
         Args:
             sources: one or several, also as one list of them.
+            image, key: columns of tables, see `open_sources`.
             progress: called after every image. The files are then listed before the first is scored, to be counted.
 
         Raises:
             UsageError: a source that does not exist, or no source.
         """
         self._turns.check()
-        return self._listed(open_sources(named(sources)), progress)
+        return self._listed(open_sources(named(sources), image=image, key=key), progress)
 
     def score_stream(
         self, images: Iterable[tuple[str | bytes, bytes]], *, progress: OnProgress | None = None
@@ -287,11 +290,16 @@ class Scorer:
 
     def _listed(self, source: Source, progress: OnProgress | None) -> ScoreTable:
         entries = source if progress is None else list(source)
-        return self._table(_reported(self.stream(entries), progress, entries))
+        return self._sorted(_reported(self.stream(entries), progress, entries))
 
     def _table(self, rows: Generator[Row]) -> ScoreTable:
         with closing(rows):
             return ScoreTable.from_rows(list(rows), self.describe())
+
+    def _sorted(self, rows: Generator[Row]) -> ScoreTable:
+        """As `_table`; archives are read in their own order."""
+        with closing(rows):
+            return ScoreTable.from_rows(sorted(rows, key=lambda row: key_order(row.key)), self.describe())
 
 
 def _nbytes(image: Decoded) -> int:
@@ -317,13 +325,19 @@ def _reported(rows: Generator[Row], progress: OnProgress | None, images: object)
     return reported()
 
 
-def score(*sources: Named | Iterable[Named], progress: OnProgress | None = None, **options: Any) -> ScoreTable:
+def score(
+    *sources: Named | Iterable[Named],
+    image: str = "",
+    key: str = "",
+    progress: OnProgress | None = None,
+    **options: Any,
+) -> ScoreTable:
     """Score images once; see `Scorer` for the options and `Scorer.score` for the rest.
 
     Raises:
         UsageError: a source that does not exist, or no source.
     """
-    source = open_sources(named(sources))  # before the seconds that a model takes to compile
+    source = open_sources(named(sources), image=image, key=key)  # before the seconds that a model takes to compile
     with Scorer(**options) as scorer:
         return scorer._listed(source, progress)
 

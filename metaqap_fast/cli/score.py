@@ -16,6 +16,7 @@ from metaqap_fast.errors import MetaqapError
 from metaqap_fast.options import OutputMode, Shard, SomeFailed
 
 if TYPE_CHECKING:
+    from metaqap_fast.input import Source
     from metaqap_fast.input.ahead import Ahead
 
 # Options that exclude each other, and those that are nothing without another.
@@ -85,6 +86,8 @@ TOGETHER = [
 @click.option("--moved", is_flag=True, help="With --resume: SOURCE is the same folder in another place.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--profile", type=click.Path(), help="Write a trace of the stages to this .json, for ui.perfetto.dev.")
+@click.option("--image", default="", metavar="COLUMN", help="Column of the images in tables, if several hold bytes.")
+@click.option("--key", default="", metavar="COLUMN", help="Column of the keys in tables; otherwise the row's number.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if any image failed: --max-failed 0.")
 @click.option("--max-failed", type=shared.Failed(), help="Exit status 3 if more images failed, such as 20 or 0.5%.")
 @click.option("--dry-run", is_flag=True, help="Say what would be scored; no model is loaded and nothing written.")
@@ -103,6 +106,8 @@ def score(
     overwrite: bool,
     shard: Shard | None,
     profile: str | None,
+    image: str,
+    key: str,
     strict: bool,
     max_failed: SomeFailed | None,
     dry_run: bool,
@@ -112,8 +117,8 @@ def score(
 ) -> None:
     """Score the images of each SOURCE into one file.
 
-    A SOURCE is a folder (with its subfolders), an image file, a glob pattern, or @list.txt, a file with one path per
-    line (@- is standard input).
+    A SOURCE is a folder (with its subfolders), an image, a tar or zip archive, a parquet or arrow table, a glob pattern
+    (braces such as {000..099} too), or @list.txt, a file with one path per line (@- is standard input).
 
     Exit status: 0 done; 3 more images failed than --strict or --max-failed allows; 5 none could be scored; 1 the run
     could not be completed; 2 it was asked for wrongly; 128 and more interrupted.
@@ -122,6 +127,7 @@ def score(
     if threads:
         shared.use_threads(threads)  # before any library counts the cores
     from metaqap_fast.cli.progress import Report
+    from metaqap_fast.input import open_sources
     from metaqap_fast.run import about, run, run_to
     from metaqap_fast.scale.shards import run_shards
     from metaqap_fast.scorer import Scorer
@@ -132,7 +138,8 @@ def score(
 
     mode: OutputMode = "resume" if resume else "overwrite" if overwrite else "new"
     some = {name: settings.pop(name) for name in ("exclude", "limit", "sample", "seed")}
-    listing = _listing(source, root_of(output) if resume and not moved else None, shard, **some)
+    root = root_of(output) if resume and not moved else None
+    listing = _listing(open_sources(source, root, image=image, key=key), shard, **some)
     if dry_run:
         _preview(listing, output, mode, retry_failed, as_json)
         return
@@ -203,21 +210,13 @@ def _check(given: Mapping[str, Any]) -> None:
 
 
 def _listing(
-    source: tuple[str, ...],
-    root: str | None,
-    shard: Shard | None,
-    exclude: tuple[str, ...],
-    limit: int | None,
-    sample: bool,
-    seed: int,
+    entries: Source, shard: Shard | None, exclude: tuple[str, ...], limit: int | None, sample: bool, seed: int
 ) -> Ahead:
-    """What is to be scored of what was named; keys are relative to `root`, if there are such."""
-    from metaqap_fast.input import Source, open_sources
+    """What is to be scored of what was named."""
     from metaqap_fast.input.ahead import Ahead
     from metaqap_fast.input.chosen import Excluding, Limited
     from metaqap_fast.scale.share import Share
 
-    entries: Source = open_sources(source, root)
     if exclude:
         entries = Excluding(entries, exclude)
     if shard:

@@ -68,7 +68,7 @@ def pretrain(
     from metaqap_fast.train.run import find_device
 
     settings = replace(Pretraining(), fast_labels=not all_metrics, **({"steps": steps} if steps else {}))
-    files = sorted(Path(os.fsdecode(entry.path)) for entry in Listing([photographs]))
+    files = sorted(Path(os.fsdecode(entry.path)) for entry in Listing([photographs]).files())
     for config in [read_config(name) for name in _names(networks)]:
         click.echo(run(output / config.name, config, files, settings, find_device(device)))
 

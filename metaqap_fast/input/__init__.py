@@ -1,6 +1,6 @@
 """Where images come from: sources become sorted keys, and keys become bytes.
 
-A kind of source is a file in this folder and an entry of `KINDS`.
+A kind of archive or table is a file in this folder and an entry of `KINDS` in kinds.py.
 """
 
 from __future__ import annotations
@@ -10,35 +10,32 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from metaqap_fast.errors import UsageError, kind
-from metaqap_fast.input import files
+from metaqap_fast.input.files import Listing
+from metaqap_fast.input.members import Options
 from metaqap_fast.input.memory import decoded
-from metaqap_fast.input.source import Kind, Merged, Source
+from metaqap_fast.input.source import Source
 
-__all__ = ["KINDS", "Kind", "Source", "named", "open_sources"]
-
-# The first that takes a name opens it. Files take whatever is left.
-KINDS: tuple[Kind, ...] = (files.KIND,)
+__all__ = ["Source", "named", "open_sources"]
 
 
-def open_sources(sources: Sequence[str | os.PathLike[str]], root: str | None = None) -> Source:
+def open_sources(
+    sources: Sequence[str | os.PathLike[str]], root: str | None = None, *, image: str = "", key: str = ""
+) -> Source:
     """What a user has named, as one source; kinds may be mixed.
 
     Args:
-        sources: folders, files, globs and lists.
+        sources: folders, files, archives, tables, globs, braces and lists.
         root: URL of the folder that keys are relative to, as `Source.root` gave it for an earlier run: keys then stay
             what they were when other sources come to the same folder. None: the deepest that holds all sources.
+        image: column of the images in tables; empty for the only one that holds bytes.
+        key: column of the keys in tables; empty for the number of the row.
 
     Raises:
         UsageError: no source, or one that does not exist or cannot be read.
     """
     if not sources:
-        raise UsageError("no source given: name a folder, image files, a glob or @list.txt")
-    names: dict[Kind, list[str]] = {}
-    for name in map(os.fsdecode, sources):
-        kind = next(kind for kind in KINDS if kind.takes(name))
-        names.setdefault(kind, []).append(name)
-    opened = [kind.open(some, root) for kind, some in names.items()]
-    return opened[0] if len(opened) == 1 else Merged(opened)
+        raise UsageError("no source given: name a folder, image files, archives, a glob or @list.txt")
+    return Listing(sources, root, Options(image, key))
 
 
 def named(sources: Iterable[Any]) -> list[str | os.PathLike[str]]:

@@ -16,6 +16,7 @@ from metaqap_fast.records import Entry
 BLOCK = 1000  # entries that are handed over together
 FILES_AHEAD = 20_000_000  # packed, a million take some 10 MB
 OTHERS_AHEAD = 100_000
+KEPT_AHEAD = 16 << 20  # bytes, see `Entry.kept`
 
 
 class Ahead:
@@ -32,6 +33,7 @@ class Ahead:
         self._changed = threading.Condition()
         self._blocks: deque[Sequence[Entry] | bytes] = deque()
         self._waiting = 0  # entries in them
+        self._kept = 0  # bytes of theirs
         self._error: BaseException | None = None
         self._closed = False
         self.found = 0  # entries so far
@@ -86,6 +88,7 @@ class Ahead:
                     return
                 block = _unpacked(self._blocks.popleft())
                 self._waiting -= len(block)
+                self._kept -= sum(entry.kept for entry in block)
                 self._changed.notify_all()
             yield from block
 
@@ -98,16 +101,18 @@ class Ahead:
     def _list(self) -> None:
         try:
             entries, size = iter(self._source), 1
-            while block := list(islice(entries, size)):
+            while block := _block(entries, size):
                 packed = _packed(block)
                 most = FILES_AHEAD if isinstance(packed, bytes) else OTHERS_AHEAD
+                kept = sum(entry.kept for entry in block)
                 with self._changed:
-                    while self._waiting >= most and not self._closed:
+                    while (self._waiting >= most or self._kept >= KEPT_AHEAD) and not self._closed:
                         self._changed.wait()
                     if self._closed:
                         return
                     self._blocks.append(packed)
                     self._waiting += len(block)
+                    self._kept += kept
                     self.found += len(block)
                     self._changed.notify_all()
                 size = min(BLOCK, 2 * size)  # the first score does not wait for a thousand names
@@ -117,6 +122,17 @@ class Ahead:
             with self._changed:
                 self.complete = True
                 self._changed.notify_all()
+
+
+def _block(entries: Iterator[Entry], size: int) -> Sequence[Entry]:
+    """The next ones: fewer where what they keep would be much."""
+    block, kept = [], 0
+    for entry in islice(entries, size):
+        block.append(entry)
+        kept += entry.kept
+        if kept > KEPT_AHEAD // 8:
+            break
+    return block
 
 
 def _packed(block: Sequence[Entry]) -> Sequence[Entry] | bytes:

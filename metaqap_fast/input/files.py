@@ -1,95 +1,56 @@
-"""Images in files: folders, files, globs and lists become sorted keys, and keys become bytes.
-
-Keys are ordered component by component, so a folder can be listed in order without holding the whole tree: `a/b`
-stands where `a` does.
-"""
+"""What a user names becomes one sorted listing: folders, files, archives, tables, globs and lists of them."""
 
 from __future__ import annotations
 
 import glob
-import heapq
 import os
-import re
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 
-from metaqap_fast.errors import ImageError, Status, UsageError
+from metaqap_fast.errors import UsageError
 from metaqap_fast.formats import EXTENSIONS
+from metaqap_fast.input.folders import File, Sorted, Walk, found
 from metaqap_fast.input.lists import read_list
-from metaqap_fast.input.places import absolute, address_of, common, inside, key_of, one_name, url
-from metaqap_fast.input.source import Kind, left_out, merged
-from metaqap_fast.records import Stamp, key_order
+from metaqap_fast.input.members import Archive, Options
+from metaqap_fast.input.places import absolute, address_of, braces, common, inside, key_of, one_name, url
+from metaqap_fast.input.source import extension, left_out, merged
+from metaqap_fast.records import Entry
 
-RUN = 50_000  # names sorted at once
+__all__ = ["File", "Listing"]
 
-
-_NAME = re.compile(rb"[^\0]+")
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """An `Entry`: a file of its own."""
-
-    key: bytes
-    path: bytes
-
-    def stamp(self) -> Stamp:
-        """Size and modification time as they are now."""
-        try:
-            info = os.stat(self.path)
-        except OSError:
-            return Stamp()
-        return Stamp(info.st_size, str(info.st_mtime_ns))
-
-    def read(self, max_bytes: int, ahead_bytes: int) -> bytes | None:
-        """See `Entry.read`. Never blocks on a FIFO or device."""
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise ImageError(Status.unreadable, "not a regular file")
-            if info.st_size > max_bytes:
-                raise ImageError(Status.too_large, f"{info.st_size} bytes, over the limit of {max_bytes}")
-            return None if info.st_size > ahead_bytes else _contents(fd, info.st_size or max_bytes)
-        finally:
-            os.close(fd)
-
-
-def _contents(fd: int, most: int) -> bytes:
-    """Up to `most` bytes of a file; in few calls, each of which hands the interpreter's lock to another thread."""
-    data = os.read(fd, most)
-    while len(data) < most and (more := os.read(fd, most - len(data))):
-        data += more
-    return data
+TEXTS = (b".txt", b".lst", b".list", b".csv", b".tsv", b".json", b".jsonl")  # a list that misses its @
 
 
 class Listing:
-    """The sorted, duplicate-free entries of one or more sources: a `Source`.
+    """The entries of one or more sources, each key once: a `Source`.
 
-    A source is a folder (recursive; files with an image extension, the rest is counted in `left_out`), a file, a glob
-    pattern (`**` is recursive) or `@list.txt` (`@-` for standard input, see `lists`). Whatever is named, rather than
-    found in a folder, is always an entry.
+    A source is a folder (recursive; images, archives and tables by their extension, the rest is counted in
+    `left_out`), a file, a glob pattern (`**` is recursive), braces (`{000..099}`) or `@list.txt` (`@-` for standard
+    input, see `lists`). Whatever is named, rather than found in a folder, is always an entry.
 
     A key is the path relative to the root: the deepest folder that holds everything that is named, whichever way it
     is named. Of a file this counts the folder that it is in, of a pattern the folders before the first wildcard.
+    Files and archives stand in the order of their keys, members in the order of their archive.
 
     Args:
         sources: what the user named.
         root: URL of the root that keys shall be relative to, such as that of an earlier run; what lies elsewhere then
             has its whole path as its key.
+        options: how tables are read.
 
     Raises:
         UsageError: a source that does not exist, a pattern that matches nothing, an unreadable list.
     """
 
-    def __init__(self, sources: Sequence[str | os.PathLike[str]], root: str | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[str | os.PathLike[str]], root: str | None = None, options: Options | None = None
+    ) -> None:
         self.sources = [os.fsdecode(source) for source in sources]
         self.roots: list[str] = []
         self.left_out: Counter[str] = Counter()
+        self._options = options or Options()
         self._folders: list[bytes] = []
         self._files: list[_Files] = []
         self._bases: list[bytes] = []  # folders that the root must hold
@@ -111,20 +72,34 @@ class Listing:
             self.roots.append("" if source == "@-" else url(absolute(name[1:])))
             self._add_list(source[1:])
             return
-        found = [name]
         self.roots.append(url(absolute(name)))
-        if not os.path.lexists(source):
-            if not glob.has_magic(source):
-                raise UsageError(f"no such file or folder: {source}")
-            found = list(glob.iglob(name, recursive=True))
-            if not found:
-                raise UsageError(f"no file matches {source!r}")
-            self._bases.append(absolute(_before_wildcards(name)))
-        for address in map(absolute, found):
-            if os.path.isdir(address):
-                self._folders.append(address)
-            else:
-                named.setdefault(os.path.dirname(address), []).append(address)
+        for one in [source] if os.path.lexists(source) else braces(source):
+            for address in map(absolute, self._matches(one)):
+                if os.path.isdir(address):
+                    self._folders.append(address)
+                else:
+                    named.setdefault(os.path.dirname(address), []).append(address)
+
+    def _matches(self, name: str) -> Sequence[bytes]:
+        path = os.fsencode(name)
+        if os.path.lexists(name):
+            if extension(path) in TEXTS and Path(name).is_file():
+                raise UsageError(f"{name} is no image; if it is a list of images, write @{name}")
+            return [path]
+        if not glob.has_magic(name):
+            raise UsageError(f"no such file or folder: {name}")
+        self._bases.append(absolute(_before_wildcards(path)))
+        matches = [match for match in glob.iglob(path, recursive=True) if not self._junk(match, path)]
+        if not matches:
+            raise UsageError(f"no file matches {name!r}")
+        return matches
+
+    def _junk(self, match: bytes, pattern: bytes) -> bool:
+        """Whether wildcards have found what no walk through a folder would."""
+        said = pattern.split(b"/")
+        parts = match.split(b"/")
+        why = (left_out(part, i + 1 < len(parts)) for i, part in enumerate(parts) if part not in said)
+        return any(why)
 
     def _add_list(self, name: str) -> None:
         base: bytes | None = None
@@ -133,7 +108,7 @@ class Listing:
             nonlocal base
             for line in read_list(name):
                 address = absolute(line)
-                if (line.endswith(b"/") or _extension(line) not in EXTENSIONS) and os.path.isdir(address):
+                if (line.endswith(b"/") or extension(line) not in EXTENSIONS) and os.path.isdir(address):
                     self._folders.append(address)
                     continue
                 folder = os.path.dirname(address)
@@ -141,9 +116,9 @@ class Listing:
                     base = common([folder if base is None else base, folder])
                 yield address
 
-        found = Sorted(files())
+        names = Sorted(files())
         if base is not None:
-            self._files.append(_Files(base, found))
+            self._files.append(_Files(base, names))
 
     def _one_name(self) -> None:
         """Folders that are named by several links get one name, and what lies in others of them no walk of its own."""
@@ -153,9 +128,16 @@ class Listing:
         self._bases += [*folders, *(files.folder for files in self._files)]
         self._folders = [folder for folder in sorted(folders) if not _walked_from(folder, folders)]
 
-    def __iter__(self) -> Iterator[File]:
+    def __iter__(self) -> Iterator[Entry]:
+        for item in self._found():
+            if isinstance(item, Archive):
+                yield from item.entries(self._options, self.left_out)
+            else:
+                yield item
+
+    def _found(self) -> Iterator[File | Archive]:
         self.left_out.clear()
-        streams: list[Iterable[File]] = [self._walk(path, self._key(path), frozenset()) for path in self._folders]
+        streams: list[Iterable[File | Archive]] = [Walk(path, self._key(path), self.left_out) for path in self._folders]
         for files in self._files:
             if self._root is None or inside(files.folder, self._root) or not inside(self._root, files.folder):
                 streams.append(map(self._file, files))
@@ -164,48 +146,15 @@ class Listing:
                 streams.append(self._file(path) for path in files if not inside(path, self._root))
         return merged(streams)
 
-    def _file(self, path: bytes) -> File:
-        return File(self._key(path), path)
+    def files(self) -> Iterator[File]:
+        """Images that are files of their own."""
+        return (item for item in self._found() if isinstance(item, File))
+
+    def _file(self, path: bytes) -> File | Archive:
+        return found(self._key(path), path, True)
 
     def _key(self, path: bytes) -> bytes:
         return key_of(path, self._root)
-
-    def _walk(self, folder: bytes, prefix: bytes, above: frozenset[tuple[int, int]]) -> Iterator[File]:
-        try:
-            here = os.stat(folder)
-            if (here.st_dev, here.st_ino) in above:  # a link back to a folder that we are inside of
-                self.left_out["link to a folder that it is in"] += 1
-                return
-            found = Sorted(self._scan(folder))
-        except OSError as error:
-            # A folder that cannot be listed must not vanish without a trace: it is one failed row.
-            if not prefix:
-                raise UsageError(f"cannot list {os.fsdecode(folder)}: {error.strerror}") from None
-            yield File(prefix, folder)
-            return
-        above |= {(here.st_dev, here.st_ino)}
-        for name in found:
-            key = os.path.join(prefix, name) if prefix else name
-            path = os.path.join(folder, name)
-            if name.endswith(b"/"):
-                yield from self._walk(path[:-1], key[:-1], above)
-            else:
-                yield File(key, path)
-
-    def _scan(self, folder: bytes) -> Iterator[bytes]:
-        """Names of images, and of folders with a slash behind them."""
-        with os.scandir(folder) as scan:
-            for entry in scan:
-                name = entry.name
-                is_folder = _is_folder(entry)
-                if why := left_out(name, is_folder):
-                    self.left_out[why] += 1
-                elif is_folder:
-                    yield name + b"/"
-                elif _extension(name) in EXTENSIONS:
-                    yield name
-                else:
-                    self.left_out["no image extension"] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,36 +174,6 @@ class _Files:
         return (self.folder + path[len(self.now) :] for path in self.names)
 
 
-class Sorted:
-    """Names in order, in little more memory than they are long: a million names need not be a million objects.
-
-    Sorted runs are joined, and merged when iterated.
-    """
-
-    def __init__(self, names: Iterable[bytes], order: Callable[[bytes], bytes] = key_order) -> None:
-        self._order = order
-        self._runs: list[bytes] = []
-        names = iter(names)
-        while run := list(islice(names, RUN)):
-            run.sort(key=self._order)
-            self._runs.append(b"\0".join(run))
-
-    def __iter__(self) -> Iterator[bytes]:
-        runs = [(match.group() for match in _NAME.finditer(run)) for run in self._runs]
-        return runs[0] if len(runs) == 1 else heapq.merge(*runs, key=self._order)
-
-
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or to where nobody may look
-        return False
-
-
-def _extension(name: bytes) -> bytes:
-    return name[name.rfind(b".", name.rfind(b"/") + 2) :].lower()
-
-
 def _walked_from(folder: bytes, folders: Set[bytes]) -> bool:
     """Whether another one of the folders leads to it."""
     parts = folder.split(b"/")
@@ -270,6 +189,3 @@ def _before_wildcards(pattern: bytes) -> bytes:
     parts = pattern.split(b"/")
     magic = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     return b"/".join(parts[:magic]) + b"/" if magic else b"."
-
-
-KIND = Kind(lambda name: True, Listing)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+_BRACES = re.compile(r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<words>[^{}]*,[^{}]*))\}")
 _URL = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -71,6 +72,22 @@ def address_of(root: str) -> bytes | None:
     if not root:
         return None
     return unquote_to_bytes(root[len("file://") :]).rstrip(b"/") if root.startswith("file://") else os.fsencode(root)
+
+
+def braces(name: str) -> list[str]:
+    """`shard-{000..099}.tar` and `{a,b}.zip` as a shell would spell them out; a name without braces is itself."""
+    match = _BRACES.search(name)
+    if match is None:
+        return [name]
+    if match["first"] is None:
+        middle = match["words"].split(",")
+    else:
+        first, last = int(match["first"]), int(match["last"])
+        digits = max(len(match["first"]), len(match["last"])) if "0" in (match["first"][0], match["last"][0]) else 0
+        step = 1 if last >= first else -1
+        middle = [f"{number:0{digits}d}" for number in range(first, last + step, step)]
+    start, end = name[: match.start()], name[match.end() :]
+    return [found for word in middle for found in braces(start + word + end)]
 
 
 def one_name(folders: Iterable[bytes]) -> dict[bytes, bytes]:

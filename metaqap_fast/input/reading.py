@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.options import MAX_BYTES
@@ -15,6 +14,7 @@ from metaqap_fast.records import Encoded, Entry
 AHEAD_BYTES = 1 << 24  # a larger file is not read ahead: many at a time would fill the memory
 WAITING_BYTES = 256 << 20  # that were read ahead and not yet asked for; beyond them no other file is read ahead
 READERS = 8  # threads
+DISTANT = 64  # files that are read at once over a network
 
 
 def read_bytes(entry: Entry, max_bytes: int = MAX_BYTES) -> Encoded:
@@ -38,7 +38,7 @@ def _read(entry: Entry, max_bytes: int, ahead_bytes: int) -> Encoded | None:
 
 def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYTES) -> Iterator[Encoded]:
     """Read entries in order, about `ahead` files before they are asked for, by READERS threads (latency of disks and
-    network mounts overlaps).
+    network mounts overlaps); DISTANT of what is distant, each by a thread of its own.
 
     A thread reads a few files at a time: handing one over takes longer than reading it from a fast disk. Files over
     `AHEAD_BYTES`, and all while `WAITING_BYTES` wait, are read one at a time, when their turn has come.
@@ -53,25 +53,51 @@ def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYT
     def read(some: Sequence[Entry]) -> list[Encoded | None]:
         found = []
         for entry in some:
-            file = _read(entry, max_bytes, min(AHEAD_BYTES, max_bytes) if held < WAITING_BYTES else 0)
-            hold(len(file.data) if file else 0)
+            coming = (
+                max(0, entry.stamp().size) if entry.distant else 0
+            )  # counts before it is there: many are on the way
+            hold(coming)
+            file = _read(entry, max_bytes, min(AHEAD_BYTES, max_bytes) if held - coming < WAITING_BYTES else 0)
+            hold((len(file.data) if file else 0) - coming)
             found.append(file)
         return found
 
-    entries, count = iter(entries), max(1, ahead // READERS)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
+    groups = _groups(entries, max(1, ahead // READERS))
+    with ThreadPoolExecutor(max(READERS, DISTANT), thread_name_prefix="read") as pool:
         waiting: deque[tuple[Sequence[Entry], Future[list[Encoded | None]]]] = deque()
+        load = 0.0  # of what may wait, the part that does
         try:
             while True:
-                while len(waiting) * count < ahead and (next_ones := list(islice(entries, count))):
-                    waiting.append((next_ones, pool.submit(read, next_ones)))
+                while load < 1 - 1e-9 and (some := next(groups, None)):
+                    waiting.append((some, pool.submit(read, some)))
+                    load += _load(some, ahead)
                 if not waiting:
                     return
                 some, future = waiting.popleft()
                 found = future.result()
+                load -= _load(some, ahead)
                 hold(-sum(len(file.data) for file in found if file))
                 for entry, file in zip(some, found, strict=True):
                     yield file or read_bytes(entry, max_bytes)
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def _groups(entries: Iterable[Entry], count: int) -> Iterator[Sequence[Entry]]:
+    """What a thread reads at a time: a distant entry alone, of others up to `count`."""
+    group: list[Entry] = []
+    for entry in entries:
+        if group and (entry.distant or len(group) == count):
+            yield group
+            group = []
+        group.append(entry)
+        if entry.distant:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _load(some: Sequence[Entry], ahead: int) -> float:
+    return 1 / max(ahead, DISTANT) if some[0].distant else len(some) / ahead

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from metaqap_fast.records import Entry, key_order
 
-E = TypeVar("E", bound=Entry)
+
+class Keyed(Protocol):
+    """Something that has a key."""
+
+    @property
+    def key(self) -> bytes:
+        """See `Entry.key`."""
+
+
+K = TypeVar("K", bound=Keyed)
 
 
 class Source(Protocol):
@@ -35,18 +42,9 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Entry]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of source.
-
-    Attributes:
-        takes: whether what a user has named is a source of this kind.
-        open: all names of this kind as one source, and the URL of the root for its keys, if that is given. Raises
-            `UsageError` for one that does not exist or cannot be read.
-    """
-
-    takes: Callable[[str], bool]
-    open: Callable[[Sequence[str], str | None], Source]
+def extension(name: bytes) -> bytes:
+    """What the name of a file ends in, in lower case and with its dot; `.jpg` alone has none."""
+    return name[name.rfind(b".", name.rfind(b"/") + 2) :].lower()
 
 
 def left_out(name: bytes, is_folder: bool) -> str:
@@ -61,7 +59,7 @@ def left_out(name: bytes, is_folder: bool) -> str:
         return name.decode()
     if name.startswith(b"._"):
         return "._ file"
-    if is_folder and name.startswith(b"."):
+    if is_folder and name.startswith(b".") and name not in (b".", b".."):
         return ".git" if name == b".git" else "hidden folder"
     return ""
 
@@ -69,25 +67,7 @@ def left_out(name: bytes, is_folder: bool) -> str:
 TRASH = (b"$recycle.bin", b"#recycle", b"@recycle")
 
 
-class Merged:
-    """Sources of several kinds as one."""
-
-    def __init__(self, parts: Sequence[Source]) -> None:
-        self._parts = parts
-        self.sources = [name for part in parts for name in part.sources]
-        self.roots = [root for part in parts for root in part.roots]
-        self.root = parts[0].root
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """See `Source.left_out`."""
-        return sum((Counter(part.left_out) for part in self._parts), Counter[str]())
-
-    def __iter__(self) -> Iterator[Entry]:
-        return merged(self._parts)
-
-
-def merged(streams: Sequence[Iterable[E]]) -> Iterator[E]:
+def merged(streams: Sequence[Iterable[K]]) -> Iterator[K]:
     """Sorted streams of entries as one; of entries with the same key, the first."""
     last = None
     for entry in streams[0] if len(streams) == 1 else heapq.merge(*streams, key=lambda entry: key_order(entry.key)):

@@ -38,6 +38,8 @@ class Toy:
 class Member:
     """An entry that is no file of its own."""
 
+    kept = 0
+
     def __init__(self, key: bytes) -> None:
         self.key = key
 

@@ -44,11 +44,10 @@ def decode(data: memoryview, header: object) -> object:
 '''
 
 SOURCE = '''
-import os
 from dataclasses import dataclass
 
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.input.source import Kind
+from metaqap_fast.input.members import Kind
 from metaqap_fast.records import Stamp
 
 
@@ -56,6 +55,8 @@ from metaqap_fast.records import Stamp
 class Member:
     key: bytes
     data: bytes
+    distant = False
+    kept = 0
 
     def stamp(self) -> Stamp:
         return Stamp(len(self.data))
@@ -66,24 +67,15 @@ class Member:
         return None if len(self.data) > ahead_bytes else self.data
 
 
-class Pack:
+def members(data, names, options):
     """Images of one length, one behind the other."""
-
-    root, left_out = "", {}
-
-    def __init__(self, names, root):
-        self.sources = self.roots = names
-
-    def __iter__(self):
-        for name in self.sources:
-            with open(name, "rb") as file:
-                size = int.from_bytes(file.read(4), "little")
-                for i, data in enumerate(iter(lambda: file.read(size), b"")):
-                    yield Member(os.fsencode(name) + b"/%d.png" % i, data)
-            yield Member(os.fsencode(name) + b"/gone", b"")
+    size = int.from_bytes(data.read(0, 4), "little")
+    for i, start in enumerate(range(4, data.size, size)):
+        yield Member(names.key(b"%d.png" % i), data.read(start, size))
+    yield Member(names.key(b"gone"), b"")
 
 
-KIND = Kind(lambda name: name.endswith(".pack"), Pack)
+KIND = Kind("pack", (b".pack",), members)
 '''
 
 
@@ -129,7 +121,7 @@ def test_a_source(tmp_path: Path, photo: Image.Image, bundle: Path) -> None:
     extend(
         tmp_path,
         {"input/toy.py": SOURCE},
-        {"input/__init__.py": ["input import files|, toy", "KINDS: tuple[Kind, ...] = (|toy.KIND, "]},
+        {"input/kinds.py": ["input import inflate, tables, tar, |toy, ", "KINDS: tuple[Kind, ...] = (|toy.KIND, "]},
     )
     (tmp_path / "images").mkdir()
     bodies = []
@@ -141,5 +133,5 @@ def test_a_source(tmp_path: Path, photo: Image.Image, bundle: Path) -> None:
     found = rows(tmp_path, bundle, tmp_path / "images", pack)
     assert len(found) == 7
     for i in range(3):
-        assert found[f"{i}.bmp"] == found[f"{pack}/{i}.png"] and found[f"{pack}/{i}.png"][0] == "ok"
-    assert found[f"{pack}/gone"][0] == "unreadable" and found[f"{pack}/gone"][2] == "the member is gone"
+        assert found[f"images/{i}.bmp"] == found[f"all.pack/{i}.png"] and found[f"all.pack/{i}.png"][0] == "ok"
+    assert found["all.pack/gone"][0] == "unreadable" and found["all.pack/gone"][2] == "the member is gone"

@@ -16,8 +16,12 @@ ORDER = """
     formats.exif formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
     formats.jpeg formats.png formats.webp
     formats
-    input.lists input.memory input.places input.reading input.source
-    input.chosen
+    input.data input.lists input.memory input.places input.reading input.source
+    input.members input.chosen
+    input.tables input.tar input.zipped
+    input.inflate
+    input.kinds
+    input.folders
     input.files
     input input.ahead
     decode decode.views decode.probe decode.wire

@@ -33,6 +33,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 # What is changed, and the tests that are to notice: quick ones, for each change runs them all.
 ROOMS = {
     "views": (["metaqap_fast/decode/views.py"], ["tests/decode/test_views.py"]),
+    "infer": (["metaqap_fast/infer.py"], ["tests/engine/test_infer.py"]),
     "memory": (["metaqap_fast/input/memory.py"], ["tests/input/test_memory.py"]),
     "formats": (["metaqap_fast/formats/*.py"], ["tests/formats"]),
     "scores": (

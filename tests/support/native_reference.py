@@ -28,9 +28,19 @@ from metaqap_fast.train.taps import cut, fold
 Round = Callable[[Tensor], Tensor]
 Pooled = list[tuple[NDArray[np.float32], ...]]  # mean, deviation and maximum of each tap
 
+# Every path in every arithmetic. The portable one is slow, and the full tests compare it with all others.
 KINDS = pytest.mark.parametrize(
     ("isa", "precision"),
-    [pytest.param(isa, precision, id=f"{precision}-{isa.name}") for precision in PATHS for isa in PATHS[precision]],
+    [
+        pytest.param(
+            isa,
+            precision,
+            id=f"{precision}-{isa.name}",
+            marks=[pytest.mark.full] if isa == Isa.PORTABLE else [],
+        )
+        for precision in PATHS
+        for isa in PATHS[precision]
+    ],
 )
 
 # One path of each arithmetic: what the others compute is compared with the portable path, on smaller networks.

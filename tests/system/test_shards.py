@@ -136,7 +136,9 @@ def test_two_processes_give_the_file_of_one(bundle: Path, folder: Path, tmp_path
     )
 
 
-@pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cpu"], ["cpu"] * 3])
+@pytest.mark.parametrize(
+    "devices", [["cpu"], pytest.param(["cpu", "cpu"], marks=pytest.mark.full), ["cpu"] * 3], ids=len
+)
 def test_resume_scores_what_is_new_on_any_number_of_devices(
     options: dict[str, Any], folder: Path, tmp_path: Path, devices: list[str]
 ) -> None:
@@ -309,7 +311,14 @@ def test_an_error_of_the_listing_ends_the_run(options: dict[str, Any], folder: P
             run_shards(["cpu", "cpu"], Broken(error), tmp_path / "s.h5", "overwrite", options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.full),
+    ],
+)
 def test_an_interrupted_run_is_resumed_by_one_process(
     bundle: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:

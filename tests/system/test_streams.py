@@ -15,8 +15,11 @@ from bench_runs import record, stage_samples
 from command import COMMAND, run
 from metaqap_fast.scores.table import ScoreTable
 
-WAYS = ["full", "closed", "broken pipe"]
-REASONS = {"full": "No space left on device", "closed": "Bad file descriptor", "broken pipe": "Broken pipe"}
+REASONS = {"broken pipe": "Broken pipe", "full": "No space left on device", "closed": "Bad file descriptor"}
+# Every command is started for each of them, which takes a second: the quick tests do with one.
+EACH_WAY = pytest.mark.parametrize(
+    "way", ["broken pipe", *(pytest.param(way, marks=pytest.mark.full) for way in ("full", "closed"))]
+)
 
 
 @contextmanager
@@ -75,7 +78,7 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@EACH_WAY
 @pytest.mark.parametrize("name", RESULTS)
 def test_results_that_are_lost_are_an_error(
     name: str, way: str, scores: Path, bundle: Path, folder: Path, tmp_path: Path
@@ -104,7 +107,7 @@ def test_an_evaluation_that_is_lost_is_an_error(scores: Path) -> None:
     assert result.returncode == 1 and result.stderr.decode().startswith("metaqap-fast: cannot write to standard output")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@EACH_WAY
 @pytest.mark.parametrize("options", [[], ["--quiet"], ["--json"], ["--device", "cpu,cpu"]], ids=" ".join)
 def test_progress_that_is_lost_stops_no_run(
     way: str, options: list[str], bundle: Path, folder: Path, tmp_path: Path
@@ -118,7 +121,7 @@ def test_progress_that_is_lost_stops_no_run(
     assert (missing.returncode, missing.stdout) == (2, b"")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@EACH_WAY
 def test_other_commands_need_no_standard_error(way: str, scores: Path, tmp_path: Path) -> None:
     for arguments, status in (
         (["export", scores, tmp_path / "s.csv"], 0),

@@ -216,6 +216,7 @@ def test_pretraining_samples_are_functions_of_their_step(photos: dict[str, Image
     assert many.target.min() < 0.3 and ((many.target >= 0) & (many.target <= 1)).all()
 
 
+@pytest.mark.nightly
 def test_pretraining_leaves_a_network_to_start_from(
     config: Config, photos: dict[str, Image.Image], tmp_path: Path
 ) -> None:

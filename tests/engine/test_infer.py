@@ -1,0 +1,74 @@
+"""Views to scores where predictions are arrays: tags and order, the mean over views, images without a view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metaqap_fast.engine.protocol import Batch, Engine
+from metaqap_fast.infer import scored, view_means
+from metaqap_fast.model.meta import MetaLearner, combine
+
+META = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01), (1.0, 0.04)), 2.0)
+COUNTS = [1, 3, 0, 2]
+RNG = np.random.default_rng(5)
+PREDICTIONS = [RNG.random((count, 2), np.float32) for count in COUNTS]
+
+
+class Given(Engine):
+    """An engine whose predictions are its items; in batches of `size` images, as arrays or as tensors."""
+
+    device = "cpu"
+
+    def __init__(self, size: int, tensors: bool = False) -> None:
+        self.size, self.tensors = size, tensors
+
+    def batches(self, items: Iterable[tuple[Any, Any]]) -> Iterator[Batch[Any]]:
+        listed = list(items)
+        for start in range(0, len(listed), self.size):
+            part = listed[start : start + self.size]
+            rows = np.concatenate([rows for _, rows in part])
+            counts = [len(rows) for _, rows in part]
+            yield Batch([tag for tag, _ in part], counts, torch.from_numpy(rows) if self.tensors else rows)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_each_image_gets_the_mean_of_its_own_views(size: int, tensors: bool) -> None:
+    results = list(scored(Given(size, tensors), zip("abcd", PREDICTIONS, strict=True), META))
+    assert [tag for tag, _ in results] == list("abcd")
+    for (_, result), rows in zip(results, PREDICTIONS, strict=True):
+        if not len(rows):
+            assert result.members.shape == (2,) and np.isnan([*result.members, result.score, result.uncertainty]).all()
+            continue
+        score, uncertainty = combine(rows.mean(0)[None], META)
+        assert result.members == pytest.approx(rows.mean(0), abs=1e-6)
+        assert (result.score, result.uncertainty) == pytest.approx((score[0], uncertainty[0]), abs=1e-6)
+        assert isinstance(result.score, float) and isinstance(result.uncertainty, float)
+
+
+def test_an_array_engine_gives_the_same_bits_in_any_batch() -> None:
+    alone = [result for _, result in scored(Given(1), enumerate(PREDICTIONS), META)]
+    together = [result for _, result in scored(Given(4), enumerate(PREDICTIONS), META)]
+    for one, other in zip(alone, together, strict=True):
+        assert one.members.tobytes() == other.members.tobytes()
+        assert np.array_equal([one.score, one.uncertainty], [other.score, other.uncertainty], equal_nan=True)
+
+
+def test_members_of_earlier_images_are_not_overwritten() -> None:
+    """Rows are copied out of a batch's memory: an engine may use it again."""
+    first, second = (result for _, result in scored(Given(2, True), enumerate(PREDICTIONS[:2]), META))
+    assert first.members.base is None and second.members.base is None
+
+
+def test_views_are_added_in_their_order() -> None:
+    rows = torch.from_numpy(np.concatenate(PREDICTIONS))
+    means = view_means(rows, COUNTS)
+    assert means.shape == (4, 2) and bool(means[2].isnan().all())
+    assert torch.equal(means[0], rows[0]) and torch.equal(means[3], (rows[4] + rows[5]) / 2)
+    assert torch.equal(means[1], (rows[1] + rows[2] + rows[3]) / 3)
+    assert view_means(rows[:2], [1, 1]).data_ptr() == rows.data_ptr()

@@ -67,9 +67,7 @@ def test_every_member_builds(library: Library, member: Member) -> None:
     assert len(plan) > 0.9 * sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
-@pytest.mark.parametrize(
-    "precision", ["fp32", "bf16", "fp16", pytest.param("int8", marks=pytest.mark.nightly), "fp8"]
-)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", pytest.param("int8", marks=pytest.mark.nightly), "fp8"])
 def test_the_merged_network_builds(library: Library, precision: str) -> None:
     model = graph.merged(BUNDLE, precision)
     targets = [target for target in TARGETS if precision != "fp8" or int(target[2:]) >= FIRST_FP8]

@@ -15,6 +15,7 @@ class Status(IntEnum):
     corrupt = 3  # an image format, but its header or its pixels cannot be decoded
     too_large = 4  # more bytes, pixels, time to decode or memory to decode than a limit allows
     engine_error = 5  # decoded, but the inference engine failed on it
+    too_small = 6  # fewer pixels along its shorter side than the user asked for
 
 
 class ImageError(Exception):

@@ -25,6 +25,10 @@ VIEWS: tuple[Views, ...] = get_args(Views)
 VIEW: Views = "fit"
 OLD_VIEWS = {"native": "unscaled"}  # names of version 0.1, still accepted
 
+Raw = Literal["preview", "develop"]
+RAWS: tuple[Raw, ...] = get_args(Raw)
+RAW: Raw = "preview"
+
 # How a run treats an output that exists.
 OutputMode = Literal["new", "resume", "overwrite"]
 OUTPUT = "scores.h5"
@@ -33,6 +37,8 @@ OUTPUTS = (*HDF5, ".csv", ".jsonl", ".parquet")  # and those of all that rows ar
 
 BATCH_SIZE = 16  # images decoded together on a CPU
 GPU_BATCH_SIZE = 64  # and on a GPU
+
+MIN_SIZE = 1  # pixels of an image's shorter side; with fewer its row says `too_small`
 
 # Limits of one image; beyond them its row says `too_large`.
 MAX_PIXELS = 200_000_000

@@ -24,6 +24,7 @@ from metaqap_fast.infer import scored
 from metaqap_fast.input import Source, memory, named, open_sources
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.model import bundle as bundles
+from metaqap_fast.model.meta import widened
 from metaqap_fast.options import (
     BATCH_SIZE,
     GPU_BATCH_SIZE,
@@ -31,8 +32,11 @@ from metaqap_fast.options import (
     MAX_MEMORY,
     MAX_PIXELS,
     MAX_SECONDS,
+    MIN_SIZE,
     MODEL,
     OLD_VIEWS,
+    RAW,
+    RAWS,
     VIEWS,
     Views,
 )
@@ -70,6 +74,8 @@ class Scorer:
         precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `fp8`; not every engine has every one.
         views: `fit` (as shown on a screen) or `unscaled` (a grid of crops at full resolution).
         batch_size: images decoded together; never changes a score. None: 16, and 64 on a GPU.
+        raw: `preview` (the camera's own picture in a RAW file, unless it is a thumbnail) or `develop` (the sensor).
+        min_size: images whose shorter side has fewer pixels get the status `too_small` and are not decoded.
         max_pixels: larger images get the status `too_large` and are not decoded.
         max_bytes: the same for the size of the file.
         max_seconds: the same for the time that one image takes to decode.
@@ -98,6 +104,8 @@ class Scorer:
         precision: str = "auto",
         views: str = "fit",
         batch_size: int | None = None,
+        raw: str = RAW,
+        min_size: int = MIN_SIZE,
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
         max_seconds: float = MAX_SECONDS,
@@ -110,10 +118,12 @@ class Scorer:
         views = OLD_VIEWS.get(views, views)
         if views not in VIEWS:
             raise UsageError(f"unknown views {views!r}: one of {', '.join(VIEWS)}")
+        if raw not in RAWS:
+            raise UsageError(f"unknown raw {raw!r}: one of {', '.join(RAWS)}")
         if batch_size is not None:
             batch_size = _whole("batch_size", batch_size)
         max_pixels, max_bytes = _whole("max_pixels", max_pixels), _whole("max_bytes", max_bytes)
-        max_memory = _whole("max_memory", max_memory)
+        max_memory, min_size = _whole("max_memory", max_memory), _whole("min_size", min_size)
         if not isinstance(max_seconds, (int, float)) or not max_seconds > 0:
             raise UsageError(f"max_seconds is {max_seconds!r}, not a positive number")
         forked.check()
@@ -122,7 +132,7 @@ class Scorer:
         self.max_bytes = max_bytes
         gpu = engines.gpu_for(engine, device)
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
-        options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels)
+        options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels, min_size, raw)
         limits = Limits(max_seconds, max_memory) if isolate else None
         self.decoder = decode.create(options, gpu=gpu, limits=limits)  # starts while the engine compiles
         try:
@@ -252,13 +262,13 @@ class Scorer:
         return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta, self.bundle.layout)
 
     def _row(self, image: Decoded, result: Scored) -> Row:
-        error = image.error
+        error, meta = image.error, self.bundle.meta
         if error is None and not np.isfinite(result.members).all():
             error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
         return Row(
             key=image.key,
             score=np.nan if error else result.score,
-            uncertainty=np.nan if error else result.uncertainty,
+            uncertainty=np.nan if error else widened(result.uncertainty, min(image.width, image.height), meta),
             members=result.members,
             status=error.status if error else Status.ok,
             error=error.reason if error else "",
@@ -284,7 +294,8 @@ class Scorer:
             "engine_version": self.engine.version or versions(ENGINES[self.engine.name].packages),
             "precision": self.engine.precision,
             "device": self.engine.device,
-            "preprocessing": f"views={self.views}, view size {self.bundle.view_size}",
+            "preprocessing": f"views={self.views}, view size {self.bundle.view_size}"
+            + (", RAW developed" if self.decoder.options.raw == "develop" else ""),
             "decoder": versions(decode.PACKAGES) + (" on a GPU" if self.engine.device_id is not None else ""),
         }
 

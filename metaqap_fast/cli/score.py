@@ -53,6 +53,8 @@ TOGETHER = [
 @shared.VIEWS
 @shared.BATCH
 @shared.THREADS
+@shared.RAW
+@shared.MIN_SIZE
 @shared.MAX_PIXELS
 @shared.MAX_BYTES
 @shared.MAX_SECONDS

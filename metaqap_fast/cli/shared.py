@@ -148,6 +148,21 @@ VIEWS = click.option(
     metavar="|".join(options.VIEWS),
     help="What the networks see. fit: the whole image, as on a screen; unscaled: a grid of crops at full resolution.",
 )
+RAW = click.option(
+    "--raw",
+    type=click.Choice(options.RAWS),
+    default=options.RAW,
+    show_default=True,
+    help="RAW files. preview: the camera's own picture in it, unless that is a thumbnail; develop: the sensor's data.",
+)
+MIN_SIZE = click.option(
+    "--min-size",
+    type=click.IntRange(min=1),
+    default=options.MIN_SIZE,
+    show_default=True,
+    metavar="N",
+    help="Images whose shorter side has fewer pixels are not scored; their status is too_small.",
+)
 MAX_PIXELS = click.option(
     "--max-pixels",
     type=click.IntRange(min=1),

@@ -131,7 +131,9 @@ class DeviceDecoder(LocalDecoder):
         if isinstance(images, Tensor) and images.shape[1:3] == (size, size) and not any(_unusual(jobs, found)):
             return images[:count].clone(), [1] * count  # usual: every image is just one view
         cut = [
-            views.cut(views.turned(torch.as_tensor(images[i]), job.orientation), size, self.options.views)
+            views.cut(
+                views.turned(_coloured(torch.as_tensor(images[i]), job), job.orientation), size, self.options.views
+            )
             if found[i] == job.stored
             else None
             for i, job in enumerate(jobs)
@@ -183,8 +185,18 @@ class DeviceDecoder(LocalDecoder):
 
 
 def _unusual(jobs: Sequence[Job], found: Sequence[tuple[int, int]]) -> Iterator[bool]:
-    """Whether an image is to be turned, or is none of the size it claims."""
-    return (job.orientation != 1 or size != job.stored for job, size in zip(jobs, found, strict=False))
+    """Whether an image is to be turned or its colours changed, or is none of the size it claims."""
+    return (
+        job.orientation != 1 or size != job.stored or job.colours.transform is not None
+        for job, size in zip(jobs, found, strict=False)
+    )
+
+
+def _coloured(pixels: Tensor, job: Job) -> Tensor:
+    """Pixels [H, W, 3] as sRGB; a profile is applied on the host, which waits for them."""
+    if job.colours.transform is None:
+        return pixels
+    return torch.as_tensor(job.colours.rgb(pixels.cpu().numpy())).to(pixels.device)
 
 
 def _to_host(tensor: Any) -> Pixels:

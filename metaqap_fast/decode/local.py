@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.decode import DecodeOptions, views
+from metaqap_fast.decode.colour import NONE, Colours, colours
 from metaqap_fast.decode.dali import Dali
 from metaqap_fast.decode.pixels import DECODERS, PixelDecoder
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.formats import Header, read_header
-from metaqap_fast.formats.format import differs
+from metaqap_fast.formats import Header, raw, read_header
+from metaqap_fast.formats.format import RAW, differs
 from metaqap_fast.options import PIXEL_BYTES
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
@@ -55,13 +56,27 @@ class Job:
         """The one that must turn it into pixels before DALI gets it."""
         return DECODERS[self.header.decoder] if self.header else None
 
+    def of_size(self, width: int, height: int) -> Job:
+        """The same with another size, as stored."""
+        return (
+            replace(self, width=height, height=width)
+            if self.orientation >= 5
+            else replace(self, width=width, height=height)
+        )
+
     def failed(self, error: ImageError) -> Decoded:
         """Its result where it has no views."""
         return Decoded(self.key, self.nbytes, error, self.width, self.height)
 
     def decoded(self, found: Any) -> Decoded:
         """Its result: views."""
-        return Decoded(self.key, self.nbytes, found, self.width, self.height, self.header.note if self.header else "")
+        notes = (self.header.note if self.header else "", self.colours.note)
+        return Decoded(self.key, self.nbytes, found, self.width, self.height, "; ".join(filter(None, notes)))
+
+    @property
+    def colours(self) -> Colours:
+        """How its pixels become sRGB."""
+        return colours(self.header.icc) if self.header else NONE
 
 
 class LocalDecoder:
@@ -109,7 +124,7 @@ class LocalDecoder:
         """See `Decoder.stream_arrays`."""
         for key, array in images:
             height, width = array.shape[:2]
-            if error := self._too_large(width, height):
+            if error := self._unfit(width, height):
                 yield Decoded(key, array.nbytes, error, width, height)
             else:  # DALI takes no strides
                 yield from self._decode([Job(key, array.nbytes, width, height, np.ascontiguousarray(array))])
@@ -125,8 +140,10 @@ class LocalDecoder:
             if image.error is not None:
                 raise image.error
             header = read_header(image.data)
+            if header.sensor != (0, 0) and self.options.raw == "develop":
+                header = raw.developed(header)
             width, height = header.display_size
-            if error := self._too_large(width, height):
+            if error := self._unfit(width, height):
                 raise error
             if header.defect:
                 raise ImageError(Status.corrupt, f"{header.format}: {header.defect}")
@@ -135,11 +152,15 @@ class LocalDecoder:
         data = np.frombuffer(b"".join(header.parts) if header.parts else image.data, np.uint8)
         return Job(image.key, len(image.data), width, height, data, header)
 
-    def _too_large(self, width: int, height: int) -> ImageError | None:
-        if width * height <= self.options.max_pixels:
-            return None
-        reason = f"{width}x{height} is {width * height} pixels, over the limit of {self.options.max_pixels}"
-        return ImageError(Status.too_large, reason)
+    def _unfit(self, width: int, height: int) -> ImageError | None:
+        """Why an image of this size is not decoded."""
+        most, least = self.options.max_pixels, self.options.min_size
+        if width * height > most:
+            reason = f"{width}x{height} is {width * height} pixels, over the limit of {most}"
+            return ImageError(Status.too_large, reason)
+        if 0 < min(width, height) < least:
+            return ImageError(Status.too_small, f"{width}x{height} pixels, under --min-size {least}")
+        return None
 
     def _run(self, batch: Sequence[Job | Decoded]) -> Iterator[Decoded]:
         """DALI's images together, those of other decoders one at a time, all in their order."""
@@ -156,6 +177,8 @@ class LocalDecoder:
         assert job.header is not None
         try:
             pixels = decode(job.source.data, job.header)
+            if job.header.decoder == RAW:  # only its decoder knows a sensor's margins
+                job = job.of_size(pixels.shape[1], pixels.shape[0])
             if pixels.shape != (*job.stored[::-1], 3) or pixels.dtype != np.uint8:
                 raise differs(job.stored, pixels.shape[1::-1])
         except ImageError as error:
@@ -186,7 +209,8 @@ class LocalDecoder:
             if size != job.stored:
                 yield job.failed(differs(job.stored, size))
                 continue
-            cut = views.cut(views.turned(pixels, job.orientation), options.size, options.views)
+            shown = views.turned(job.colours.rgb(pixels), job.orientation)
+            cut = views.cut(shown, options.size, options.views)
             if not self._borrow and isinstance(cut, np.ndarray) and cut.base is not None:
                 cut = cut.copy()
             yield job.decoded(cut)

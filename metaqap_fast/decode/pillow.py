@@ -25,6 +25,9 @@ PLUGINS = {
     "BMP": "BMP",
     "PNM": "PPM",
     "JPEG 2000": "JPEG2000",
+    "GIF": "GIF",
+    "AVIF": "AVIF",
+    "HEIC": "AVIF",  # a HEIF file that is coded as AVIF is, under another brand
 }
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metaqap_fast.decode import pillow
+from metaqap_fast.decode import codecs, heif, pillow, raw
 from metaqap_fast.formats import Header
-from metaqap_fast.formats.format import DALI, PILLOW
+from metaqap_fast.formats.format import CODECS, DALI, HEIF, LINEAR, PILLOW, RAW
 from metaqap_fast.records import Pixels
 
 # A file's bytes (its header's `parts`, joined) and its header to pixels [H, W, 3] uint8 RGB of the header's `width` and
@@ -22,4 +22,8 @@ PixelDecoder = Callable[[memoryview, Header], Pixels]
 DECODERS: dict[str, PixelDecoder | None] = {
     DALI: None,  # in batches, see `metaqap_fast.decode.dali`
     PILLOW: pillow.decode,
+    HEIF: heif.decode,
+    CODECS: codecs.decode,
+    LINEAR: codecs.decode_linear,
+    RAW: raw.decode,
 }

@@ -13,7 +13,7 @@ import struct
 from dataclasses import replace
 
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.formats import bmp, jpeg, jpeg2000, png, pnm, refused, tiff, webp
+from metaqap_fast.formats import bmp, gif, heif, jpeg, jpeg2000, jxl, png, pnm, raw, refused, tiff, webp
 from metaqap_fast.formats.format import START, Format, Header
 
 __all__ = ["EXTENSIONS", "FORMATS", "Format", "Header", "read_header"]
@@ -23,10 +23,15 @@ FORMATS: tuple[Format, ...] = (
     jpeg.FORMAT,
     png.FORMAT,
     webp.FORMAT,
+    raw.FORMAT,
     tiff.FORMAT,
     bmp.FORMAT,
     pnm.FORMAT,
     jpeg2000.FORMAT,
+    gif.FORMAT,
+    heif.AVIF,
+    heif.HEIC,
+    jxl.FORMAT,
     *refused.FORMATS,
 )
 
@@ -50,7 +55,7 @@ def read_header(data: bytes | memoryview) -> Header:
     if not view:
         raise ImageError(Status.corrupt, "the file is empty")
     start = bytes(view[:START])
-    found = next((each for each in FORMATS if each.matches(start)), None)
+    found = next((each for each in FORMATS if each.matches(start) and (not each.holds or each.holds(view))), None)
     if found is None:
         raise ImageError(Status.unsupported, "not an image: no known signature at the start of the file")
     if found.parse is None:
@@ -64,4 +69,4 @@ def read_header(data: bytes | memoryview) -> Header:
     note = header.note
     if header.frames != 1:
         note = f"the first of {header.frames or 'several'} frames" + (f"; {note}" if note else "")
-    return replace(header, format=found.name, decoder=header.decoder or found.decoder, note=note)
+    return replace(header, format=header.format or found.name, decoder=header.decoder or found.decoder, note=note)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from metaqap_fast.errors import ImageError, Status
 
 START = 32  # bytes that a signature is looked for in
-DALI, PILLOW = "dali", "pillow"  # decoders
+DALI, PILLOW, HEIF, CODECS, LINEAR, RAW = "dali", "pillow", "heif", "imagecodecs", "linear", "raw"  # decoders
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Header:
     parts: tuple[bytes | memoryview, ...] = ()  # joined, what the decoder gets; none: the file as it is
     icc: bytes = b""  # an ICC profile, which is not checked here
     cicp: tuple[int, ...] = ()  # primaries, transfer, matrix and full range by H.273, where they stand for a profile
+    sensor: tuple[int, int] = (0, 0)  # of a RAW file whose preview this is, (width, height); `raw.developed` uses it
     frames: int = 1  # pictures in the file, of which the first is scored; 0: more than one, uncounted
     note: str = ""  # what a reader of the score should know, such as "the first of 3 frames"
 
@@ -49,6 +50,7 @@ class Format:
             damaged header. None: the format is known and refused.
         extensions: of its files, in lower case; files found in a folder are rows if their name ends in one of these.
         decoder: which of `metaqap_fast.decode.pixels.DECODERS` reads it.
+        holds: whether the whole file (bytes [n]) is one, where its start does not tell.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Format:
     parse: Callable[[memoryview], Header] | None = None
     extensions: tuple[str, ...] = ()
     decoder: str = DALI
+    holds: Callable[[memoryview], bool] | None = None
 
 
 def differs(said: Sequence[int], found: Sequence[int]) -> ImageError:

@@ -150,6 +150,7 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         float(entry["intercept"]),
         _points(entry["variance_floor"]),
         float(entry["variance_slope"]),
+        _points(entry["small_variance"]) if "small_variance" in entry else (),
     )
     size = int(document["view_size"])
     floor = [value for point in meta.variance_floor for value in point]
@@ -158,6 +159,11 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         raise ValueError("meta_learner holds a value out of range")
     if floor[::2] != sorted(set(floor[::2])):
         raise ValueError("meta_learner: the points of variance_floor do not ascend")
+    sides, variances = [point[0] for point in meta.small_variance], [point[1] for point in meta.small_variance]
+    if not all(map(math.isfinite, [*sides, *variances])) or sides != sorted(set(sides)) or min(sides, default=1) < 1:
+        raise ValueError("meta_learner: the sizes of small_variance do not ascend")
+    if variances != sorted(variances, reverse=True) or variances[-1:] not in ([], [0.0]):
+        raise ValueError("meta_learner: small_variance does not fall to 0")
     if not members or len(meta.weights) != len(members) or not any(meta.weights):
         raise ValueError(f"{len(meta.weights)} weights for {len(members)} members")
     named = [name for member in members for name in member.outputs]
@@ -174,7 +180,7 @@ def _points(entry: Any) -> tuple[tuple[float, float], ...]:
         return ((0.0, float(entry)),)
     points = tuple((float(score), float(variance)) for score, variance in entry)
     if not points:
-        raise ValueError("meta_learner: variance_floor is empty")
+        raise ValueError("meta_learner: an empty list of points")
     return points
 
 

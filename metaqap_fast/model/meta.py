@@ -7,6 +7,7 @@ On arrays in float64; on torch tensors, which is what a GPU's engines give, by t
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,12 +28,15 @@ class MetaLearner:
     """Stepwise linear meta-learner and the calibration of its uncertainty, see `combine`.
 
     `variance_floor` is a line through points (score, variance), by ascending score; one point is a constant.
+    `small_variance` is one through points (pixels of the shorter side, variance), by ascending size, that falls to 0;
+    without points size adds nothing. See `widened`.
     """
 
     weights: tuple[float, ...]
     intercept: float
     variance_floor: tuple[tuple[float, float], ...]
     variance_slope: float
+    small_variance: tuple[tuple[float, float], ...] = ()
 
 
 def combine(members: F32, meta: MetaLearner) -> tuple[F32, F32]:
@@ -62,6 +66,19 @@ def combine(members: F32, meta: MetaLearner) -> tuple[F32, F32]:
     floor = np.interp(score, points[:, 0], points[:, 1])
     uncertainty = np.sqrt(floor + meta.variance_slope * disagreement**2)
     return np.clip(score, 0.0, 1.0).astype(np.float32), uncertainty.astype(np.float32)
+
+
+def widened(uncertainty: float, side: int, meta: MetaLearner) -> float:
+    """The uncertainty of an image whose shorter side has `side` pixels.
+
+    A small copy of a photograph hides what is wrong with it, and the members do not know. The variance that this adds
+    was measured on small copies of rated photographs (`metaqap_fast.bench.thumbnails`); from the last of its points
+    on, the size that the members see, it is 0 and the uncertainty stays as it is, to the bit.
+    """
+    if not meta.small_variance or side >= meta.small_variance[-1][0]:
+        return uncertainty
+    sides, variances = zip(*meta.small_variance, strict=True)
+    return math.sqrt(uncertainty**2 + float(np.interp(side, sides, variances)))
 
 
 def combine_tensors(members: Tensor, meta: MetaLearner) -> tuple[Tensor, Tensor]:

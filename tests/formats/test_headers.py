@@ -56,9 +56,9 @@ def test_orientation(form: str, orientation: int) -> None:
     [
         (b"", Status.corrupt),
         (b"hello world, this is text", Status.unsupported),
-        (encode(IMAGE, "GIF"), Status.unsupported),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", Status.unsupported),
-        (b"\0\0\0\x18ftypavif\0\0\0\0", Status.unsupported),
+        (encode(IMAGE, "GIF")[:9], Status.corrupt),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", Status.corrupt),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", Status.corrupt),
         (encode(IMAGE, "WEBP", save_all=True, append_images=[IMAGE.rotate(90)]), Status.unsupported),
         (b"\xff\xd8\xff", Status.corrupt),
         (ENCODED["jpeg"][:100], Status.corrupt),

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from made import dng, heic, jxl
 from metaqap_fast.errors import Status
+from metaqap_fast.formats.icc import from_cicp
 
 WIDTH, HEIGHT = 40, 56
 
@@ -122,6 +124,36 @@ def gray3(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(gray[:, :, None], 3, 2)
 
 
+def modern(palette: Image.Image, alpha: Image.Image) -> dict[str, Kind]:
+    """What the decoders of the extra `formats`, and of GIF and AVIF, read."""
+    first = {"save_all": True, "append_images": [IMAGE.rotate(180)]}
+    exact = {"quality": 100, "subsampling": "4:4:4"}
+    small = IMAGE.resize((WIDTH // 4, HEIGHT // 4))
+    turned_over = np.stack([PIXELS, PIXELS[::-1]])
+    pq = encode(IMAGE, "AVIF", **exact)
+    at = pq.index(b"nclx")
+    return {
+        "GIF": (encode(palette, "GIF"), ok, "its colours", np.asarray(palette.convert("RGB")), 0),
+        "GIF animated": (encode(palette, "GIF", save_all=True, append_images=[palette.rotate(180)]), ok, "the first frame, and the row says so", np.asarray(palette.convert("RGB")), 0),
+        "GIF cut": (encode(palette, "GIF")[:-50], corrupt, "truncated", None, 0),
+        "HEIC": (heic(IMAGE), ok, "the primary picture", PIXELS, 0),
+        "HEIC alpha": (heic(alpha), ok, "transparency ignored", PIXELS, 0),
+        "HEIC with ICC profile": (heic(IMAGE, icc_profile=from_cicp(12, 13)), ok, "converted to sRGB", None, 0),
+        "HEIC without pictures": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", corrupt, "no meta box", None, 0),
+        "HEIC cut": (heic(IMAGE)[:-50], corrupt, "truncated", None, 0),
+        "AVIF": (encode(IMAGE, "AVIF", **exact), ok, "the primary picture", PIXELS, 2),
+        "AVIF animated": (encode(IMAGE, "AVIF", **exact, **first), ok, "its still, and the row says so", PIXELS, 2),
+        "AVIF in HDR (PQ)": (pq[: at + 6] + b"\0\x10" + pq[at + 8 :], unsupported, "HDR (PQ)", None, 0),
+        "JPEG XL": (jxl(PIXELS), ok, "as it is", PIXELS, 0),
+        "JPEG XL gray": (jxl(GRAY), ok, "gray as three equal channels", gray3(GRAY), 0),
+        "JPEG XL animated": (jxl(turned_over), ok, "the first frame, and the row says so", PIXELS, 0),
+        "JPEG XL cut": (jxl(PIXELS)[:-50], corrupt, "its decoder finds out", None, 0),
+        "RAW with a preview": (dng(PIXELS, IMAGE), ok, "the camera's preview, and the row says so", PIXELS, 6),
+        "RAW with a thumbnail": (dng(PIXELS, small), ok, "developed from the sensor, and the row says so", None, 0),
+        "RAW cut": (dng(PIXELS)[:-50], corrupt, "truncated", None, 0),
+    }  # fmt: skip
+
+
 def kinds() -> dict[str, Kind]:
     alpha = IMAGE.convert("RGBA")
     alpha.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))))
@@ -207,10 +239,7 @@ def kinds() -> dict[str, Kind]:
         "JPEG 2000 alpha": (encode(alpha, "JPEG2000"), ok, "transparency ignored", PIXELS, 0),
         "JPEG 2000 16-bit": (encode(Image.fromarray(GRAY.astype(np.uint16) * 257), "JPEG2000"), ok, "scaled to 8 bits", gray3(GRAY), 1),
         "JPEG 2000 gray and alpha": (encode(alpha.convert("LA"), "JPEG2000"), unsupported, "2 components", None, 0),
-        "GIF": (encode(IMAGE, "GIF"), unsupported, "GIF", None, 0),
-        "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", unsupported, "HEIC", None, 0),
-        "AVIF": (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", unsupported, "AVIF", None, 0),
-        "JPEG XL": (b"\xff\x0a" + bytes(40), unsupported, "JPEG XL", None, 0),
+        **modern(palette, alpha),
         "PSD": (b"8BPS\0\1" + bytes(40), unsupported, "PSD", None, 0),
         "PDF": (b"%PDF-1.7\n", unsupported, "PDF", None, 0),
         "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", unsupported, "SVG", None, 0),

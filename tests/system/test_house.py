@@ -12,9 +12,11 @@ ROOT = Path(__file__).parents[2]
 ORDER = """
     child errors options signals overlap
     streams gpu_errors trace records forked turns
-    formats.format formats.directory
+    formats.format formats.directory formats.boxes formats.icc
     formats.exif formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
-    formats.jpeg formats.png formats.webp
+    formats.gif formats.items formats.jxl
+    formats.jpeg formats.png formats.webp formats.heif
+    formats.raw
     formats
     input.data input.lists input.memory input.places input.reading input.source
     input.members input.chosen
@@ -24,8 +26,8 @@ ORDER = """
     input.folders
     input.files
     input input.ahead
-    decode decode.views decode.probe decode.wire
-    decode.dali decode.pillow decode.supervisor
+    decode decode.views decode.probe decode.wire decode.colour decode.extra
+    decode.dali decode.pillow decode.supervisor decode.codecs decode.heif decode.raw
     decode.pixels
     decode.local
     decode.device decode.worker

@@ -62,6 +62,7 @@ def test_the_command_line_and_the_library_have_the_same_defaults() -> None:
         "model": options.MODEL, "engine": options.ENGINE, "device": options.DEVICE, "precision": options.PRECISION,
         "views": options.VIEW, "batch_size": None,
     }  # fmt: skip
+    assert library["raw"] == options.RAW == "preview" and library["min_size"] == options.MIN_SIZE == 1
     limits = ("max_pixels", "max_bytes", "max_seconds", "max_memory")
     assert [library[name] for name in limits] == [200_000_000, 512 << 20, 60.0, 4 << 30]
     for function in (run, Store.__init__):

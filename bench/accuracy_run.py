@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metaqap_fast.bench.baselines import Measure, measured
 from metaqap_fast.bench.peer_works import load_rgb
 from metaqap_fast.bench.quality import CHANGES, Pixels
 from metaqap_fast.errors import UsageError
 from metaqap_fast.input.files import File, Listing
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.train.datasets import DataSet, load, split
+from metaqap_fast.train.sets import NamedSet
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -49,6 +52,44 @@ def rows(
         scorer.close()
 
 
+def strangers(
+    sets: Sequence[NamedSet],
+    measures: dict[str, Measure],
+    precision: str,
+    options: dict[str, Any],
+    count: int | None,
+    say: Say,
+) -> Iterator[Row]:
+    """Scores of the sets of a table, and what other measures say of the same images.
+
+    Args:
+        sets: see `train.sets.read_sets`.
+        measures: see `baselines`.
+        precision: of the scores.
+        options: of `Scorer`, without the precision.
+        count: images of each set, drawn with a fixed seed; all if None.
+        say: progress.
+    """
+    for one in sets:
+        about = {"family": one.family, "part": one.part, "licence": one.licence, "recipe": one.recipe}
+        data = replace(one.data, name=one.name)
+        for row in labelled(data, [precision], options, count, False, say):
+            yield {**row, **about, "case": "stranger"}
+        rows = _chosen(data, count)
+        say(f"{one.name}: {', '.join(measures)} of {len(rows)} images")
+        for i in rows:
+            found = {name: finite(value) for name, value in measured(data.files[i], measures).items()}
+            yield {"case": "baseline", "set": one.name, "name": data.keys[i], "mos": float(data.mos[i]), **found}
+
+
+def _chosen(data: DataSet, count: int | None) -> Any:
+    """The test rows of a set with an official split, all of any other, or some of them."""
+    rows: Any = split(data).test if data.official is not None else np.arange(len(data.files))
+    if count is not None and count < len(rows):
+        rows = np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
+    return rows
+
+
 def labelled(
     data: DataSet,
     precisions: Sequence[str],
@@ -67,9 +108,7 @@ def labelled(
         without_twins: look for test images that have a near-duplicate in the training images.
         say: progress.
     """
-    rows: Any = split(data).test if data.official is not None else np.arange(len(data.files))
-    if count is not None and count < len(rows):
-        rows = np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
+    rows = _chosen(data, count)
     twin = _twins(data, rows) if without_twins and data.official is not None else set()
     for precision in precisions:
         try:

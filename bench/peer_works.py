@@ -204,7 +204,7 @@ def _entries(options: Options, count: int | None) -> Iterator[File]:
 
 
 def _score(bundle: Bundle, members: NDArray[np.float32]) -> float:
-    return float(combine(members[None], bundle.meta)[0][0])
+    return float(combine(members[None, list(bundle.layout.scores)], bundle.meta)[0][0])
 
 
 def _rounded(scores: Sequence[float]) -> list[float]:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 from metaqap_fast.engine.native.engine import kernels
 from metaqap_fast.engine.native.isa import path
 from metaqap_fast.engine.native.layout import aligned_bytes
-from metaqap_fast.errors import MetaqapError
 from metaqap_fast.model.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -30,7 +28,6 @@ log = logging.getLogger(__name__)
 PIECE = 250  # rows of a file
 View = NDArray[np.uint8]
 Pooled = NDArray[np.float16]
-T = TypeVar("T")
 
 
 class Eyes:
@@ -75,11 +72,8 @@ def remember(
         eyes: the members.
         count: rows.
         views: the views of rows `start` to `stop` - 1; called only for pieces that are missing.
-        folder: of the pieces; one that is of other views or another bundle has to be given another folder.
+        folder: of the pieces; other views or another bundle need another folder. More rows go on from fewer.
         piece: rows of one file.
-
-    Raises:
-        MetaqapError: a piece that is of another number of rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: list[list[Pooled]] = []
@@ -87,17 +81,24 @@ def remember(
     for start in range(0, count, piece):
         stop = min(count, start + piece)
         file = folder / f"{start:06d}.npz"
-        if not file.exists():
+        stored = _read(file)
+        if not stored or len(stored[0]) < stop - start:  # there is none, or it was the end of a shorter run
             rows = list(eyes.look(views(start, stop)))
             partial = file.with_suffix(".partial")
             with open(partial, "wb") as out:
                 np.savez(out, *(np.stack(member) for member in zip(*rows, strict=True)))
             partial.rename(file)
+            stored = _read(file)
             made += stop - start
             rate = made / (time.monotonic() - begin)
             log.info("%s: %d of %d views, %.1f a second", folder.name, stop, count, rate)
-        with np.load(file, allow_pickle=False) as stored:
-            found.append([stored[name] for name in stored.files])
-        if len(found[-1][0]) != stop - start:
-            raise MetaqapError(f"{file} holds {len(found[-1][0])} rows, not {stop - start}: remove {folder}")
+        found.append([member[: stop - start] for member in stored])
     return [np.concatenate(member) for member in zip(*found, strict=True)]
+
+
+def _read(file: Path) -> list[Pooled]:
+    """The members' rows of a piece; none where there is no such file."""
+    if not file.exists():
+        return []
+    with np.load(file, allow_pickle=False) as stored:
+        return [stored[name] for name in stored.files]

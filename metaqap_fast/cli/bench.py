@@ -148,6 +148,19 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
 @click.option("--low", type=float, metavar="X", help="Lowest MOS on the scale of a csv.")
 @click.option("--high", type=float, metavar="X", help="Highest MOS on the scale of a csv.")
 @click.option(
+    "--sets",
+    "table",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Table of labelled sets with family, licence and recipe (docs/training.md); measured beside the baselines.",
+)
+@click.option(
+    "--baselines",
+    default="brisque,piqe,laplacian,bytes",
+    show_default=True,
+    metavar="B,...",
+    help="Other measures of the images of --sets.",
+)
+@click.option(
     "--images", "count", type=click.IntRange(min=5), metavar="N", help="Use N images of each set.  [default: all]"
 )
 @click.option(
@@ -170,6 +183,8 @@ def accuracy(
     sets: tuple[str, ...],
     low: float | None,
     high: float | None,
+    table: Path | None,
+    baselines: str,
     count: int | None,
     twins: bool,
     pristine: Path | None,
@@ -182,19 +197,34 @@ def accuracy(
     from metaqap_fast.bench import command
 
     wanted = command.choices("precision", precisions, PRECISIONS[1:])
-    if not sets and pristine is None:
-        raise UsageError("give labelled images (--set NAME=ROOT), photographs (--pristine FOLDER), or both")
+    if not sets and pristine is None and table is None:
+        raise UsageError(
+            "give labelled images (--set NAME=ROOT or --sets TABLE), photographs (--pristine FOLDER), or both"
+        )
     model = command.model_name(options["model"])
     from metaqap_fast.bench import accuracy_run
+    from metaqap_fast.bench.baselines import baselines as measures_of
+    from metaqap_fast.train.sets import read_sets
 
     data = [accuracy_run.labelled_set(text, low, high) for text in sets]
+    strangers = read_sets(table) if table else []
+    measures = measures_of([name for name in baselines.split(",") if name]) if table else {}
     pictures = accuracy_run.photographs(pristine, photos) if pristine else []
-    settings = {"sets": [each.name for each in data], "images": count, "photos": len(pictures), "precisions": wanted}
+    settings = {
+        "sets": [*(each.name for each in data), *(each.name for each in strangers)],
+        "images": count,
+        "photos": len(pictures),
+        "precisions": wanted,
+    }
     with command.recording(
         "accuracy", {**settings, **options, "model": model}, {"output": output, "even_busy": False}
     ) as record:
         for row in accuracy_run.rows(
             data, pictures, wanted, options, count, twins, lambda line: click.echo(line, err=True)
+        ):
+            record.add(row)
+        for row in accuracy_run.strangers(
+            strangers, measures, wanted[0], options, count, lambda line: click.echo(line, err=True)
         ):
             record.add(row)
 

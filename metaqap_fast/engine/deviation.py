@@ -22,7 +22,7 @@ def deviation(bundle: Bundle, predict: Predict, views: NDArray[np.uint8], images
 
     Args:
         bundle: the model.
-        predict: [N, S, S, 3] uint8 -> members [N, M], in the precision in question.
+        predict: [N, S, S, 3] uint8 -> the engine's columns [N, columns], in the precision in question.
         views: [N, S, S, 3] uint8.
         images: what the views are of, in words.
         how: what `predict` is, in words.
@@ -30,8 +30,9 @@ def deviation(bundle: Bundle, predict: Predict, views: NDArray[np.uint8], images
     Returns:
         Largest and mean absolute difference of the scores, and the largest of any member, on the MOS scale.
     """
-    wanted, found = reference(bundle, views), predict(views)
-    scores = [combine(members, bundle.meta)[0] for members in (wanted, found)]
+    members = list(bundle.layout.scores)
+    wanted, found = reference(bundle, views)[:, members], predict(views)[:, members]
+    scores = [combine(each, bundle.meta)[0] for each in (wanted, found)]
     if not np.isfinite(found).all():
         raise MetaqapError(f"{bundle.name}: {how} gives predictions that are not numbers: use another precision")
     difference = np.abs(scores[1] - scores[0])
@@ -47,7 +48,7 @@ def deviation(bundle: Bundle, predict: Predict, views: NDArray[np.uint8], images
 
 
 def reference(bundle: Bundle, views: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Members [N, M] by OpenVINO in fp32."""
+    """The columns [N, columns] of OpenVINO in fp32."""
     from metaqap_fast.engine.openvino_engine import OpenVINOEngine
 
     engine = OpenVINOEngine(bundle, "fp32")

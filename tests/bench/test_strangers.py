@@ -1,0 +1,64 @@
+"""The table for strangers: sets by family, with intervals and coverage, beside what installs in a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metaqap_fast.bench import accuracy
+from metaqap_fast.bench.baselines import baselines, bytes_per_pixel, laplacian_variance, measured
+from metaqap_fast.bench.runs import read
+from metaqap_fast.errors import UsageError
+
+FLAT = np.full((32, 32, 3), 90, np.uint8)
+
+
+def test_baselines_are_higher_for_what_is_better(photo: Image.Image, tmp_path: Path) -> None:
+    sharp = np.asarray(photo.crop((0, 0, 256, 256)))
+    soft = np.asarray(photo.crop((0, 0, 256, 256)).resize((64, 64)).resize((256, 256)))
+    assert laplacian_variance(sharp, 1) > 3 * laplacian_variance(soft, 1) and laplacian_variance(FLAT, 1) == 0
+    assert bytes_per_pixel(FLAT, 2048) == 2
+    Image.fromarray(sharp).save(tmp_path / "a.png")
+    found = measured(tmp_path / "a.png", baselines(["laplacian", "bytes"]))
+    assert found["bytes"] == (tmp_path / "a.png").stat().st_size / 256**2 and found["laplacian"] > 0
+    with pytest.raises(UsageError, match="unknown baseline 'niqe': one of brisque, piqe"):
+        baselines(["niqe"])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["brisque", "piqe"])
+def test_packaged_baselines_prefer_a_sharp_photograph(photo: Image.Image, name: str) -> None:
+    pytest.importorskip({"brisque": "brisque", "piqe": "pypiqe"}[name])
+    measure = baselines([name])[name]
+    sharp = photo.crop((0, 0, 256, 256))
+    soft = sharp.resize((64, 64)).resize((256, 256))
+    assert measure(np.asarray(sharp), 1) > measure(np.asarray(soft), 1)
+
+
+def test_sets_of_a_table_end_to_end(
+    bundle: Path, photo: Image.Image, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["image,mos"]
+    for i in range(6):
+        photo.crop((60 * i, 0, 60 * i + 64, 64)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{i}")
+    (tmp_path / "mos.csv").write_text("\n".join(rows))
+    (tmp_path / "sets.toml").write_text(
+        "[[set]]\nname = 'crops'\nfamily = 'other'\npart = 'untouched'\ndata = 'csv'\nroot = 'mos.csv'\n"
+        "low = 0\nhigh = 10\nlicence = 'CC0'\nrecipe = 'crops of a photograph'\n"
+    )
+    monkeypatch.setattr(accuracy, "METRIC_DRAWS", 5)
+    table = ["--sets", tmp_path / "sets.toml", "--baselines", "laplacian,bytes", "--precisions", "fp32"]
+    result = cli("bench", "accuracy", *table, "--model", bundle, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    samples = read(tmp_path / "run").samples
+    assert [sample["case"] for sample in samples].count("stranger") == 6
+    assert [set(sample) >= {"laplacian", "bytes"} for sample in samples if sample["case"] == "baseline"] == [True] * 6
+    for text in ("Sets by family", "crops", "untouched", "Laplacian variance", "bytes a pixel", "CC0"):
+        assert text in result.stdout, text
+    assert str(tmp_path) not in (tmp_path / "run/run.json").read_text()

@@ -198,7 +198,8 @@ def run_to(
 def finish(store: Store, summary: Summary, source: Source, prune: bool) -> None:
     """Make the output of a run whose source is exhausted."""
     summary.end(source, store.done)
-    store.finish(prune and summary.gone > 0)
+    summary.pruned = prune and summary.gone > 0
+    summary.totals = store.finish(summary.pruned) or summary.totals
 
 
 def _name(output: str | os.PathLike[str] | Claim) -> str:

@@ -113,17 +113,20 @@ class Store:
         """Take in a part that another process has committed to the folder of the parts."""
         self._files.append(part)
 
-    def finish(self, prune: bool = False) -> None:
+    def finish(self, prune: bool = False) -> Totals | None:
         """Commit, merge all parts into the output in the order of the keys, and remove them.
 
         With `prune` the rows of images go that the source has not named; but not of those in a folder or an archive
         that could not be read.
 
+        Returns:
+            What is in the output; None if its rows did not have to be read again.
+
         Raises:
             MetaqapError: it cannot be written; the parts stay.
         """
         self.commit()
-        partial = merging(self.output)
+        partial, totals = merging(self.output), None
         try:
             for path in self._files:
                 if path != self.output and not intact(path):
@@ -134,7 +137,9 @@ class Store:
             if len(self._files) == 1 and suffix in HDF5 and keep is None and self._is_current(self._files[0]):
                 whole = self._files[0]
             else:
-                write_table_file(partial, suffix, self.attributes, merged(self._files, keep))
+                totals = Totals()
+                tables = totals.passing(merged(self._files, keep))
+                write_table_file(partial, suffix, self.attributes, tables)
                 whole = partial
             whole.replace(self.output)
             sync_folder(self.output.parent)
@@ -144,6 +149,7 @@ class Store:
             partial.unlink(missing_ok=True)
         shutil.rmtree(self.parts, ignore_errors=True)
         self.close()
+        return totals
 
     def close(self) -> None:
         """Release the lock. Committed rows stay for `--resume`; an unused folder goes."""

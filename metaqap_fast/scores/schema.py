@@ -149,6 +149,8 @@ def of_rows(rows: Iterable[Any], attributes: Mapping[str, Any]) -> dict[str, Val
 
 def escaped(text: str | bytes) -> str:
     """A text that every format can hold: what is not UTF-8, and zero bytes, as \\xNN."""
+    if text.isascii() and (b"\0" if isinstance(text, bytes) else "\0") not in text:  # type: ignore[operator]
+        return text.decode() if isinstance(text, bytes) else text  # most are, and there are very many
     if isinstance(text, bytes):
         return text.decode(errors="backslashreplace").replace("\0", "\\x00")
     try:

@@ -219,10 +219,10 @@ def _listing(
     from metaqap_fast.input.chosen import Excluding, Limited
     from metaqap_fast.scale.share import Share
 
-    if exclude:
-        entries = Excluding(entries, exclude)
     if shard:
         entries = Share(entries, shard.index, shard.count)
+    if exclude:
+        entries = Excluding(entries, exclude)
     if limit:
         entries = Limited(entries, limit, seed if sample else None)
     return Ahead(entries)

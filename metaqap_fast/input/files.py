@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +129,13 @@ class Listing:
         self._folders = [folder for folder in sorted(folders) if not _walked_from(folder, folders)]
 
     def __iter__(self) -> Iterator[Entry]:
+        return self.share(lambda key: True)
+
+    def share(self, wanted: Callable[[bytes], bool]) -> Iterator[Entry]:
+        """The entries of files and archives with these keys; archives with others are not even opened."""
         for item in self._found():
+            if not wanted(item.key):
+                continue
             if isinstance(item, Archive):
                 yield from item.entries(self._options, self.left_out)
             else:

@@ -29,8 +29,7 @@ def read_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not files:
         check_finished(path)
         files = [Path(path)]
-    for file in files:
-        try_out(file)
+    try_out(*files)
     totals = Totals()
     for _ in totals.passing(chunks(files[0]) if len(files) == 1 else merged(files)):
         pass

@@ -45,8 +45,7 @@ def combine(
         MetaqapError: a file is damaged, or the output cannot be written.
     """
     files = [file for path in paths for file in _files(path)]
-    for file in files:
-        try_out(file)
+    try_out(*files)
     attributes = [_attributes(file) for file in files]
     together = _together(files, attributes, incomplete)
     prefixes, together["root"] = _one_root(files, attributes)

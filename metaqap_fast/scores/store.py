@@ -75,8 +75,7 @@ class Store:
         # Sorted score files that make up the output, the newest last.
         self._files = [self.output] if mode == "resume" and self.output.exists() else []
         try:
-            for path in self._files:
-                try_out(path)
+            try_out(*self._files)
             self._named = {name: attributes[name] for name in ("source", "roots") if name in attributes}
             if mode == "overwrite":
                 for part in self.parts.glob("part-*.h5"):

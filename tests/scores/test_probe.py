@@ -65,3 +65,19 @@ def test_a_crash_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         try_out(path)
     monkeypatch.setattr(probe, "_CODE", "raise SystemExit(1)")
     try_out(path)
+
+
+def test_one_of_many_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read together, and those behind one that is wrong in an orderly way too."""
+    others = [path.with_name(f"{i}.h5") for i in range(3)]
+    for other in others:
+        other.write_bytes(b"no score file")
+    crashes = "import os, sys\nfor p in sys.argv[1:]:\n    if p.endswith('2.h5'): os.abort()"
+    started: list[Any] = []
+    original = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **o: started.append(a) or original(*a, **o))
+    try_out(path, *others)
+    assert len(started) == 1
+    monkeypatch.setattr(probe, "_CODE", crashes)
+    with pytest.raises(MetaqapError, match=rf"^{others[2]} is damaged: HDF5 crashes on it"):
+        try_out(path, *others)

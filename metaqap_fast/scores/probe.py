@@ -34,7 +34,7 @@ def try_out(*paths: str | os.PathLike[str]) -> None:
     Raises:
         MetaqapError: reading one does not end, or ends the process.
     """
-    sizes = {path: size for path in map(os.fspath, paths) if (size := _size(path)) is not None}
+    sizes = {path: size for path in [os.fspath(path) for path in paths] if (size := _size(path)) is not None}
     for start in range(0, len(sizes), TOGETHER):
         some = dict(islice(sizes.items(), start, start + TOGETHER))
         if (why := _read(some)) and len(some) == 1:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from PIL import Image, ImageCms
 
 import corpus
 import crash
 from bundles import write_bundle
+from made import dng, heic, jxl
+from metaqap_fast.decode.colour import colours
 from metaqap_fast.errors import ImageError, MetaqapError, Status
 from metaqap_fast.formats import read_header
+from metaqap_fast.formats.icc import from_cicp
+from metaqap_fast.formats.icc import profile as from_chromaticities
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.scores.export import records
 from metaqap_fast.scores.hdf5 import FORMAT, FORMAT_VERSION
@@ -41,6 +48,67 @@ def header_seeds() -> Iterator[bytes]:
     yield from (corpus.turned(form, 6) for form in ("JPEG", "PNG", "WEBP", "TIFF"))
     for form in ("PNG", "BMP", "PPM", "JPEG2000", "GIF"):
         yield corpus.encode(corpus.IMAGE, form)
+
+
+def heif_seeds() -> Iterator[bytes]:
+    """Boxes: HEIC, AVIF, and the RAW files of Canon."""
+    for made in (heic(corpus.IMAGE, icc_profile=from_cicp(12, 13)), corpus.encode(corpus.IMAGE, "AVIF")):
+        yield made
+        yield made[: made.index(b"mdat") + 4]
+    exif = Image.Exif()
+    exif[274] = 6
+    frames = [corpus.IMAGE.rotate(180)]
+    exact = {"quality": 100, "subsampling": "4:4:4"}
+    yield corpus.encode(corpus.IMAGE, "AVIF", save_all=True, append_images=frames, **exact)
+    yield corpus.encode(corpus.IMAGE, "AVIF", exif=exif)
+    yield struct.pack(">I4s4sI4s", 12, b"ftyp", b"crx ", 8, b"moov") + corpus.JPEG
+
+
+def jxl_seeds() -> Iterator[bytes]:
+    for pixels in (corpus.PIXELS, corpus.GRAY, corpus.PIXELS.astype(np.uint16) * 257, np.stack([corpus.PIXELS] * 2)):
+        yield jxl(pixels)
+        yield jxl(pixels)[:40]
+
+
+def gif_seeds() -> Iterator[bytes]:
+    palette = corpus.IMAGE.convert("P")
+    yield corpus.encode(palette, "GIF")
+    yield corpus.encode(palette, "GIF", save_all=True, append_images=[palette.rotate(90)])
+
+
+def raw_seeds() -> Iterator[bytes]:
+    small = corpus.PIXELS[:8, :8]
+    yield dng(small, corpus.IMAGE)
+    yield dng(small)
+    for start in (b"IIRO", b"MMOR", b"IIU\0"):
+        yield start + dng(small)[4:] + corpus.JPEG
+    yield b"FUJIFILMCCD-RAW ".ljust(92, b"\0") + struct.pack(">IIHHHH", 96, 1, 0x100, 4, 56, 40) + corpus.JPEG
+
+
+def profile(data: bytes) -> None:
+    """Any bytes are a profile that can be applied, or none; LittleCMS reads them."""
+    found = colours(data)
+    shown = found.rgb(corpus.PIXELS)
+    assert shown.shape == corpus.PIXELS.shape and shown.dtype == np.uint8
+    assert not found.note or np.array_equal(shown, corpus.PIXELS)
+    if data[:1] and len(data) >= 4:  # chromaticities and a gamma, from the same bytes
+        numbers = np.frombuffer(data[: len(data) // 4 * 4], "<f4")[:9].astype(float).tolist()
+        if len(numbers) == 9:
+            points = tuple(zip(numbers[:8:2], numbers[1:8:2], strict=True))
+            with suppress(ValueError):
+                assert len(from_chromaticities(points, numbers[8])) > 128
+    with suppress(ImageError):
+        from_cicp(len(data) % 30, sum(data[:8]) % 30)
+
+
+def profile_seeds() -> Iterator[bytes]:
+    yield from_cicp(12, 13)
+    yield from_cicp(9, 4)
+    yield ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gray = bytearray(from_cicp(12, 13))
+    gray[16:20] = b"GRAY"
+    yield bytes(gray).replace(b"rTRC", b"kTRC")
+    yield np.array([0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329, 2.2], "<f4").tobytes()
 
 
 def bundle(data: bytes) -> None:
@@ -159,6 +227,11 @@ def score_seeds() -> Iterator[bytes]:
 Target = tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]
 FUZZED: dict[str, Target] = {
     "header": (header, header_seeds),
+    "heif": (header, heif_seeds),
+    "jxl": (header, jxl_seeds),
+    "gif": (header, gif_seeds),
+    "raw": (header, raw_seeds),
+    "profile": (profile, profile_seeds),
     "bundle": (bundle, bundle_seeds),
     "table": (table, table_seeds),
 }

@@ -61,7 +61,7 @@ def test_a_score_file_that_crashes_hdf5_is_damaged(tmp_path: Path, monkeypatch: 
 @pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="NOT FUZZED: no atheris for this Python")
 def test_a_minute_of_fuzzing() -> None:
-    """Twenty seconds for each of the three, side by side; the nightly target takes ten minutes each.
+    """Twenty seconds for each target, side by side; the nightly target takes ten minutes each.
 
     What it finds differs from run to run: a finding is a file in tests/findings, to be committed with its mending.
     """

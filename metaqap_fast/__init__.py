@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metaqap_fast.errors import MetaqapError, Status, UsageError
     from metaqap_fast.evaluation import Evaluation, evaluate
+    from metaqap_fast.progress import Progress
     from metaqap_fast.records import Row
-    from metaqap_fast.scorer import Progress, Scorer, score
+    from metaqap_fast.scorer import Scorer, score
     from metaqap_fast.scores.table import ScoreTable
 
 __version__ = "0.1.0"
@@ -37,7 +38,7 @@ __all__ = [
 _HOMES = {
     "Evaluation": "evaluation",
     "MetaqapError": "errors",
-    "Progress": "scorer",
+    "Progress": "progress",
     "Row": "records",
     "ScoreTable": "scores.table",
     "Scorer": "scorer",

@@ -7,9 +7,8 @@ bounded queue, and memory is bounded by the queues whatever the number of images
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -40,6 +39,7 @@ from metaqap_fast.options import (
     VIEWS,
     Views,
 )
+from metaqap_fast.progress import OnProgress, reported
 from metaqap_fast.records import Decoded, Entry, Row, Scored, key_order
 from metaqap_fast.scores.table import ScoreTable
 from metaqap_fast.trace import Trace, steps
@@ -47,18 +47,6 @@ from metaqap_fast.turns import Turns
 
 T = TypeVar("T")
 Named = str | os.PathLike[str]  # a source
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a call is: `done` images have a row, `failed` of them no score; `total` is None where it is not known."""
-
-    done: int
-    failed: int
-    total: int | None
-
-
-OnProgress = Callable[[Progress], object]
 
 
 class Scorer:
@@ -188,7 +176,7 @@ class Scorer:
         self._turns.check()
         memory.several(images, "pairs (key, bytes)", "score_stream([(key, data)])")
         pairs = memory.encoded(images, self.max_bytes)
-        return _reported(self._rows(self.decoder.stream, pairs), progress, images)
+        return reported(self._rows(self.decoder.stream, pairs), progress, images)
 
     def score_bytes(self, images: Iterable[bytes], *, progress: OnProgress | None = None) -> ScoreTable:
         """Score encoded images (whole files as bytes), in the order given; keys are 0, 1, 2, ...
@@ -199,7 +187,7 @@ class Scorer:
         self._turns.check()
         memory.several(images, "bytes", "score_bytes([data])")
         numbered = memory.numbered_bytes(images, self.max_bytes)
-        return self._table(_reported(self._rows(self.decoder.stream, numbered), progress, images))
+        return self._table(reported(self._rows(self.decoder.stream, numbered), progress, images))
 
     def score_arrays(self, images: Iterable[Any], *, progress: OnProgress | None = None) -> ScoreTable:
         """Score decoded images, in the order given; keys are 0, 1, 2, ...
@@ -215,7 +203,7 @@ class Scorer:
         self._turns.check()
         memory.several(images, "images", "score_arrays([image])")
         arrays = memory.numbered_arrays(images)
-        return self._table(_reported(self._rows(self.decoder.stream_arrays, arrays), progress, images))
+        return self._table(reported(self._rows(self.decoder.stream_arrays, arrays), progress, images))
 
     def stream(self, entries: Iterable[Entry], trace: Trace | None = None) -> Generator[Row]:
         """Score the entries of a `Source`; yields a row for each. What runs are made of, not a public interface.
@@ -301,7 +289,7 @@ class Scorer:
 
     def _listed(self, source: Source, progress: OnProgress | None) -> ScoreTable:
         entries = source if progress is None else list(source)
-        return self._sorted(_reported(self.stream(entries), progress, entries))
+        return self._sorted(reported(self.stream(entries), progress, entries))
 
     def _table(self, rows: Generator[Row]) -> ScoreTable:
         with closing(rows):
@@ -315,25 +303,6 @@ class Scorer:
 
 def _nbytes(image: Decoded) -> int:
     return int(image.views.nbytes)
-
-
-def _reported(rows: Generator[Row], progress: OnProgress | None, images: object) -> Generator[Row]:
-    """The rows; `progress` is called before each one is given out."""
-    if progress is None:
-        return rows
-    if not callable(progress):
-        raise UsageError(f"progress is {kind(progress)}, not a function of a Progress")
-    total = len(images) if isinstance(images, Sized) else None
-
-    def reported() -> Generator[Row]:
-        failed = 0
-        with closing(rows):
-            for done, row in enumerate(rows, 1):
-                failed += row.status != Status.ok
-                progress(Progress(done, failed, total))
-                yield row
-
-    return reported()
 
 
 def score(

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = """
     child errors options signals overlap
     streams gpu_errors trace records forked turns
+    progress
     formats.format formats.directory formats.boxes formats.icc
     formats.exif formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
     formats.gif formats.items formats.jxl

@@ -20,7 +20,7 @@ import metaqap_fast
 from images import encode
 from metaqap_fast import Scorer, Status, UsageError
 from metaqap_fast.input import open_sources
-from metaqap_fast.scorer import Progress
+from metaqap_fast.progress import Progress
 
 GRAY = np.zeros((4, 4), np.uint8)
 

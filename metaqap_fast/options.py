@@ -56,8 +56,8 @@ FINE, TOO_MANY_FAILED, NOTHING_SCORED = 0, 3, 5
 
 
 @dataclass(frozen=True, slots=True)
-class SomeFailed:
-    """How many images may fail: a number of them, or percent of all."""
+class Some:
+    """Some images: a number of them, or percent of all."""
 
     number: float
     is_percent: bool = False
@@ -76,3 +76,7 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+
+# XMP labels of images that were chosen for being bad, or good: the colours that programs for photographs know.
+LABELS: dict[bool | None, str] = {True: "Red", False: "Green"}

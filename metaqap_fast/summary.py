@@ -10,7 +10,7 @@ from typing import Any
 
 from metaqap_fast.errors import Status
 from metaqap_fast.input import Source
-from metaqap_fast.options import FINE, NOTHING_SCORED, TOO_MANY_FAILED, SomeFailed
+from metaqap_fast.options import FINE, NOTHING_SCORED, TOO_MANY_FAILED, Some
 from metaqap_fast.records import Entry, Row
 from metaqap_fast.scores.done import Done
 from metaqap_fast.scores.totals import Totals
@@ -121,7 +121,7 @@ class Summary:
         self.left_out = dict(source.left_out)
         self.gone = int(len(done) - done.named.sum())
 
-    def exit_status(self, max_failed: SomeFailed | None = None) -> int:
+    def exit_status(self, max_failed: Some | None = None) -> int:
         """Of a run that came to its end: 5 if no image of the run or of the output could be scored, 3 if more images
         of the output failed than may, otherwise 0."""
         if not self.totals.rows:  # a share without images

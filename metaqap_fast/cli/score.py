@@ -13,7 +13,7 @@ import click
 from metaqap_fast import options, signals
 from metaqap_fast.cli import shared
 from metaqap_fast.errors import MetaqapError
-from metaqap_fast.options import OutputMode, Shard, SomeFailed
+from metaqap_fast.options import OutputMode, Shard, Some
 
 if TYPE_CHECKING:
     from metaqap_fast.input import Source
@@ -91,7 +91,7 @@ TOGETHER = [
 @click.option("--image", default="", metavar="COLUMN", help="Column of the images in tables, if several hold bytes.")
 @click.option("--key", default="", metavar="COLUMN", help="Column of the keys in tables; otherwise the row's number.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if any image failed: --max-failed 0.")
-@click.option("--max-failed", type=shared.Failed(), help="Exit status 3 if more images failed, such as 20 or 0.5%.")
+@click.option("--max-failed", type=shared.SomeImages(), help="Exit status 3 if more images failed, such as 20 or 0.5%.")
 @click.option("--dry-run", is_flag=True, help="Say what would be scored; no model is loaded and nothing written.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on standard output, and no progress.")
@@ -111,7 +111,7 @@ def score(
     image: str,
     key: str,
     strict: bool,
-    max_failed: SomeFailed | None,
+    max_failed: Some | None,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -190,7 +190,7 @@ def score(
         except MetaqapError as error:
             report.failed(error)
             raise
-    status = summary.exit_status(SomeFailed(0) if strict else max_failed)
+    status = summary.exit_status(Some(0) if strict else max_failed)
     report.finished(status)
     sys.exit(status)
 

@@ -50,19 +50,19 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
         self.fail(f"{value!r} is no size: a number of bytes, or with a unit such as 500MB or 4GiB", param, ctx)
 
 
-class Failed(click.ParamType):  # type: ignore[type-arg]
-    """How many images may fail: `20`, or `0.5%` of all."""
+class SomeImages(click.ParamType):  # type: ignore[type-arg]
+    """How many images: `20`, or `0.5%` of all."""
 
     name = "N|P%"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> options.SomeFailed:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> options.Some:
         """The number, and of what."""
-        if isinstance(value, options.SomeFailed):
+        if isinstance(value, options.Some):
             return value
         if re.fullmatch(r"\d+", value):
-            return options.SomeFailed(int(value))
+            return options.Some(int(value))
         if (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)) and float(match[1]) <= 100:
-            return options.SomeFailed(float(match[1]), is_percent=True)
+            return options.Some(float(match[1]), is_percent=True)
         self.fail(f"{value!r} is neither a number of images nor a percentage such as 0.5%", param, ctx)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,7 +68,7 @@ class ScoreTable:
         return (self._row(i) for i in range(len(self)))
 
     @overload
-    def __getitem__(self, rows: SupportsIndex) -> Row: ...
+    def __getitem__(self, rows: int | np.integer[Any]) -> Row: ...
     @overload
     def __getitem__(self, rows: slice | ArrayLike) -> ScoreTable: ...
     def __getitem__(self, rows: Any) -> Row | ScoreTable:

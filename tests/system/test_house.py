@@ -73,10 +73,11 @@ ORDER = """
     run
     scale.process scale.share scale.shards
     scale
-    review.describe review.preview
+    review.describe review.preview review.images review.select
+    review.chosen review.transfer review.xmp
     review
     cli.shared cli.progress
-    cli.bench cli.compile cli.evaluate cli.export cli.inspect cli.merge cli.score cli.train
+    cli.bench cli.compile cli.evaluate cli.export cli.inspect cli.merge cli.score cli.select cli.train
     cli
 """
 

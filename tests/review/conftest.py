@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metaqap_fast.records import Row
+from metaqap_fast.scores.table import ScoreTable
+from rows import ATTRIBUTES, a_row
+
+Scored = Callable[..., Path]
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Scored:
+    """A score file of images in `photos` with these scores; the images are there, with their names in them."""
+
+    def make(scores: Mapping[str, float], name: str = "scores.h5", more: list[Row] | None = None, **about: Any) -> Path:
+        photos = tmp_path / "photos"
+        rows = [*(more or []), *(a_row(key.encode(), score) for key, score in scores.items())]
+        for row in rows:
+            path = photos / row.key.decode()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(row.key.decode())
+        rows.sort(key=lambda row: row.key.replace(b"/", b"\0"))
+        ScoreTable.from_rows(rows, {**ATTRIBUTES, "root": f"file://{photos}", **about}).save(tmp_path / name)
+        return tmp_path / name
+
+    return make

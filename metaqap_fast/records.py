@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Annotated, Any, Protocol
 
@@ -147,13 +147,15 @@ class Scored:
 @dataclass(frozen=True, slots=True)
 class Stored:
     """How a field of `Row` is stored: numpy's dtype of its numbers, its name in files and exports if it is another
-    than the field's, what is written beside the column in a file, and whether exports have it."""
+    than the field's, what is written beside the column in a file, whether exports have it, and the root attribute
+    without which there is nothing to store."""
 
     dtype: str = ""
     name: str = ""
     range: str = ""
     meaning: str = ""
     exported: bool = True
+    needs: str = ""
 
 
 SEEN = "a digest of the file's size and modification time, or of its entity tag; 0 where they are not known"
@@ -174,6 +176,10 @@ class Row:
     nbytes: Annotated[int, Stored("u8", name="bytes")]
     note: Annotated[str, Stored(meaning="what a reader of the score should know, such as 'the first of 3 frames'")] = ""
     seen: Annotated[int, Stored("u8", meaning=SEEN, exported=False)] = 0  # what a later run compares
+    reason: Annotated[str, Stored(meaning="the worst of the reasons over 0, if any is", needs="reasons")] = ""
+    reasons: Annotated[NDArray[np.float32], Stored("f4", range="0 none to 1 worst", needs="reasons")] = field(
+        default_factory=lambda: np.array(np.nan, np.float32)
+    )
 
 
 def key_order(key: bytes) -> bytes:

@@ -7,12 +7,13 @@ bounded queue, and memory is bounded by the queues whatever the number of images
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metaqap_fast import decode, forked
 from metaqap_fast import engine as engines
@@ -264,6 +265,8 @@ class Scorer:
             height=image.height,
             nbytes=image.nbytes,
             note=image.note,
+            reason=_worst(result.reasons, self.bundle.reasons),
+            reasons=result.reasons,
         )
 
     def describe(self) -> dict[str, object]:
@@ -273,6 +276,7 @@ class Scorer:
             "bundle": self.bundle.name,
             "bundle_digest": self.bundle.digest,
             "members": [member.name for member in self.bundle.members],
+            "reasons": list(self.bundle.reasons),
             "meta_learner_weights": list(meta.weights),
             "meta_learner_intercept": meta.intercept,
             "score_range": [0.0, 1.0],
@@ -299,6 +303,13 @@ class Scorer:
         """As `_table`; archives are read in their own order."""
         with closing(rows):
             return ScoreTable.from_rows(sorted(rows, key=lambda row: key_order(row.key)), self.describe())
+
+
+def _worst(severities: NDArray[np.float32], names: Sequence[str]) -> str:
+    """The name of the largest severity over 0; empty if none is."""
+    if not len(severities) or not severities.max() > 0:
+        return ""
+    return names[int(severities.argmax())]
 
 
 def _nbytes(image: Decoded) -> int:

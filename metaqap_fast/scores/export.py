@@ -87,7 +87,7 @@ def records(table: ScoreTable) -> Iterator[dict[str, Any]]:
 def exported(table: ScoreTable) -> Iterator[tuple[str, Column, Values]]:
     """The columns of an export: name, what it is, and its values, NaN where there are none."""
     for column in COLUMNS:
-        if column.is_exported and not column.is_wide:
+        if column.is_exported and not column.is_wide and column.is_stored(table.attributes):
             yield column.name, column, _known(table, table.columns[column.field])
     for column in COLUMNS:
         if column.is_exported and column.is_wide:

@@ -149,7 +149,7 @@ def create_scores(path: Path | IO[bytes] | io.FileIO, attributes: Mapping[str, A
     for name, value in {**about, **{k: v for k, v in attributes.items() if k not in ABOUT_FILE}}.items():
         file.attrs[name] = _storable(value)
     g = file.create_group("scores")
-    for column in COLUMNS:
+    for column in [column for column in COLUMNS if column.is_stored(attributes)]:
         shape, rest = column.shape(0, attributes), column.shape(0, attributes)[1:]
         column_of = g.create_dataset(column.name, shape, _dtype(column), maxshape=(None, *rest), chunks=(CHUNK, *rest))
         if column.type is bytes:
@@ -185,7 +185,7 @@ def append_rows(file: h5py.File, table: ScoreTable) -> None:
         dataset.resize(stop, axis=0)
     if not len(table):
         return
-    for column in COLUMNS:
+    for column in [column for column in COLUMNS if column.name in g]:
         values, dataset = table.columns[column.field], g[column.name]
         if column.is_text:
             dataset[start:] = np.array([_storable(value) for value in values], object)

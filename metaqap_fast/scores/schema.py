@@ -79,6 +79,10 @@ class Column:
         """What its numbers stand for."""
         return self.type if issubclass(self.type, IntEnum) else None
 
+    def is_stored(self, attributes: Mapping[str, Any]) -> bool:
+        """Whether files and exports with these root attributes have it."""
+        return not self.stored.needs or len(attributes.get(self.stored.needs, ())) > 0
+
     def labels(self, attributes: Mapping[str, Any]) -> list[str]:
         """What each number of a row of a wide column stands for."""
         return list(attributes.get(self.name, ()) if self.is_optional else attributes[self.name])

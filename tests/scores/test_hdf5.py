@@ -155,7 +155,7 @@ DAMAGE = {
     "narrow": (put("members", np.zeros(3, "f4")), "members is not what it should be"),
     "numbers for texts": (put("error", np.zeros(3)), "error is not what it should be"),
     "texts for numbers": (put("bytes", ["a", "b", "c"]), "bytes is not what it should be"),
-    "no such status": (put("status", np.array([0, 6, 0], "u1")), "status has a value out of range"),
+    "no such status": (put("status", np.array([0, 200, 0], "u1")), "status has a value out of range"),
     "no members": (attribute("members", None), "members"),
     "members are numbers": (attribute("members", [1, 2]), "members is not a list of names"),
     "three members": (attribute("members", ["a", "b", "c"]), "members is not what it should be"),

@@ -29,8 +29,8 @@ LAST = '    nbytes: Annotated[int, Stored("u8", name="bytes")]\n'
 ENTRIES = {
     "blur": 'blur: Annotated[float, Stored("f4", meaning="0 sharp to 1 blurred")] = float("nan")',
     "hash": 'hash: Annotated[int, Stored("u8")] = 0',
-    "reason": 'reason: Annotated[Status, Stored("u1")] = Status.ok',
-    "reasons": 'reasons: Annotated[NDArray[np.float32], Stored("f4")] = '
+    "cause": 'cause: Annotated[Status, Stored("u1")] = Status.ok',
+    "harms": 'harms: Annotated[NDArray[np.float32], Stored("f4")] = '
     'dataclasses.field(default_factory=lambda: np.array(np.nan, np.float32))',
     "remark": 'remark: Annotated[str, Stored(name="remarks")] = "none"',
 }  # fmt: skip
@@ -39,10 +39,10 @@ ENTRIES = {
 VALUES = {
     "blur": ("0.125", {"blur": [0.125, None]}),
     "hash": ("2**63 + 1", {"hash": [2**63 + 1, 0]}),
-    "reason": ("Status.corrupt", {"reason": ["corrupt", "ok"]}),
-    "reasons": (
+    "cause": ("Status.corrupt", {"cause": ["corrupt", "ok"]}),
+    "harms": (
         "np.array([.125, .25, .5], np.float32)",
-        {"reason_x": [0.125, None], "reason_y": [0.25, None], "reason_z": [0.5, None]},
+        {"harm_x": [0.125, None], "harm_y": [0.25, None], "harm_z": [0.5, None]},
     ),
     "remark": ("'blurred'", {"remarks": ["blurred", "none"]}),
 }
@@ -59,7 +59,7 @@ from metaqap_fast.scores.table import ScoreTable
 name, value, folder = sys.argv[1], eval(sys.argv[2]), Path(sys.argv[3])
 old = ScoreTable.read(folder / "old.h5")
 assert len(old) == 1 and len(getattr(old, name)) == 1
-attributes = {"members": ["m", "n"], "reasons": ["x", "y", "z"]}
+attributes = {"members": ["m", "n"], "harms": ["x", "y", "z"]}
 def row(key, **more):
     return Row(key, .5, .1, np.array([.5, .5], np.float32), Status.ok, "", 3, 2, 9, **more)
 store = Store(folder / "old.h5", attributes, "resume", rows_per_part=1)
@@ -203,10 +203,14 @@ def test_columns_are_the_fields_of_a_row() -> None:
         ("nbytes", "bytes", "int", "u8"),
         ("note", "note", "str", ""),
         ("seen", "seen", "int", "u8"),
+        ("reason", "reason", "str", ""),
+        ("reasons", "reasons", "ndarray", "f4"),
     ]
     assert not any(column.is_optional for column in COLUMNS[:9])  # version 1's are in every file
     assert all(column.is_optional for column in COLUMNS[9:])
     assert [column.field for column in COLUMNS if not column.is_exported] == ["seen"]
+    needing = [column.field for column in COLUMNS if not column.is_stored(NONE)]
+    assert needing == ["reason", "reasons"] and all(column.is_stored(THREE) for column in COLUMNS)
     row = a_row(b"k")
     assert [getattr(row, column.field) is not None for column in COLUMNS] == [True] * len(COLUMNS)
 

@@ -44,6 +44,8 @@ def test_a_row_by_its_number(table: ScoreTable) -> None:
         int,
         str,
         int,
+        str,
+        np.ndarray,
     ]
     assert same(table[0], table[-6]) and same(table[np.array(2)], table[2])
     assert table[4].status is Status.corrupt and table[4].error == "cut off" and np.isnan(table[4].score)

@@ -120,7 +120,8 @@ def score(
     """Score the images of each SOURCE into one file.
 
     A SOURCE is a folder (with its subfolders), an image, a tar or zip archive, a parquet or arrow table, a glob pattern
-    (braces such as {000..099} too), or @list.txt, a file with one path per line (@- is standard input).
+    (braces such as {000..099} too), or @list.txt, a file with one path per line (@- is standard input); or a URL of one
+    of these, such as s3://bucket/shards.
 
     Exit status: 0 done; 3 more images failed than --strict or --max-failed allows; 5 none could be scored; 1 the run
     could not be completed; 2 it was asked for wrongly; 128 and more interrupted.

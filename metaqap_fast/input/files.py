@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from metaqap_fast.formats import EXTENSIONS
 from metaqap_fast.input.folders import File, Sorted, Walk, found
 from metaqap_fast.input.lists import read_list
 from metaqap_fast.input.members import Archive, Options
-from metaqap_fast.input.places import absolute, address_of, braces, common, inside, key_of, one_name, url
-from metaqap_fast.input.source import extension, left_out, merged
+from metaqap_fast.input.places import absolute, address_of, braces, common, inside, is_url, key_of, one_name, plain, url
+from metaqap_fast.input.remote import Item, Remote, early
+from metaqap_fast.input.source import extension, junk, merged, walked_from
 from metaqap_fast.records import Entry
 
 __all__ = ["File", "Listing"]
@@ -51,6 +52,7 @@ class Listing:
         self.roots: list[str] = []
         self.left_out: Counter[str] = Counter()
         self._options = options or Options()
+        self._remote = Remote()
         self._folders: list[bytes] = []
         self._files: list[_Files] = []
         self._bases: list[bytes] = []  # folders that the root must hold
@@ -59,6 +61,7 @@ class Listing:
             self._add(source, named)
         self._files += [_Files(folder, Sorted(files)) for folder, files in named.items()]
         self._one_name()
+        self._bases += self._remote.bases()
         self._root = common(self._bases) if root is None else address_of(root)
 
     @property
@@ -69,10 +72,13 @@ class Listing:
     def _add(self, source: str, named: dict[bytes, list[bytes]]) -> None:
         name = os.fsencode(source)
         if source.startswith("@") and not os.path.lexists(source):
-            self.roots.append("" if source == "@-" else url(absolute(name[1:])))
+            self.roots.append("" if source == "@-" else url(_address(name[1:])))
             self._add_list(source[1:])
             return
-        self.roots.append(url(absolute(name)))
+        self.roots.append(url(_address(name)))
+        if is_url(name):
+            self._remote.named += braces(source)
+            return
         for one in [source] if os.path.lexists(source) else braces(source):
             for address in map(absolute, self._matches(one)):
                 if os.path.isdir(address):
@@ -89,24 +95,20 @@ class Listing:
         if not glob.has_magic(name):
             raise UsageError(f"no such file or folder: {name}")
         self._bases.append(absolute(_before_wildcards(path)))
-        matches = [match for match in glob.iglob(path, recursive=True) if not self._junk(match, path)]
+        matches = [match for match in glob.iglob(path, recursive=True) if not junk(match, path)]
         if not matches:
             raise UsageError(f"no file matches {name!r}")
         return matches
-
-    def _junk(self, match: bytes, pattern: bytes) -> bool:
-        """Whether wildcards have found what no walk through a folder would."""
-        said = pattern.split(b"/")
-        parts = match.split(b"/")
-        why = (left_out(part, i + 1 < len(parts)) for i, part in enumerate(parts) if part not in said)
-        return any(why)
 
     def _add_list(self, name: str) -> None:
         base: bytes | None = None
 
         def files() -> Iterator[bytes]:
             nonlocal base
-            for line in read_list(name):
+            for line in self._remote.read_list(name) if is_url(os.fsencode(name)) else read_list(name):
+                if is_url(line):
+                    self._remote.listed.append(line)
+                    continue
                 address = absolute(line)
                 if (line.endswith(b"/") or extension(line) not in EXTENSIONS) and os.path.isdir(address):
                     self._folders.append(address)
@@ -126,31 +128,29 @@ class Listing:
         self._files = [files.moved(names[files.folder]) for files in self._files]
         folders = {names[folder] for folder in self._folders}
         self._bases += [*folders, *(files.folder for files in self._files)]
-        self._folders = [folder for folder in sorted(folders) if not _walked_from(folder, folders)]
+        self._folders = [folder for folder in sorted(folders) if not walked_from(folder, folders)]
 
     def __iter__(self) -> Iterator[Entry]:
         return self.share(lambda key: True)
 
     def share(self, wanted: Callable[[bytes], bool]) -> Iterator[Entry]:
         """The entries of files and archives with these keys; archives with others are not even opened."""
-        for item in self._found():
-            if not wanted(item.key):
-                continue
+        for item in early(item for item in self._found() if wanted(item.key)):
             if isinstance(item, Archive):
                 yield from item.entries(self._options, self.left_out)
             else:
                 yield item
 
-    def _found(self) -> Iterator[File | Archive]:
+    def _found(self) -> Iterator[Item]:
         self.left_out.clear()
-        streams: list[Iterable[File | Archive]] = [Walk(path, self._key(path), self.left_out) for path in self._folders]
+        streams: list[Iterable[Item]] = [Walk(path, self._key(path), self.left_out) for path in self._folders]
         for files in self._files:
             if self._root is None or inside(files.folder, self._root) or not inside(self._root, files.folder):
                 streams.append(map(self._file, files))
             else:  # some lie in the root, some do not: each are in the order of their keys
                 streams.append(self._file(path) for path in files if inside(path, self._root))
                 streams.append(self._file(path) for path in files if not inside(path, self._root))
-        return merged(streams)
+        return merged([*streams, *self._remote.streams(self._root, self.left_out)])
 
     def files(self) -> Iterator[File]:
         """Images that are files of their own."""
@@ -180,15 +180,8 @@ class _Files:
         return (self.folder + path[len(self.now) :] for path in self.names)
 
 
-def _walked_from(folder: bytes, folders: Set[bytes]) -> bool:
-    """Whether another one of the folders leads to it."""
-    parts = folder.split(b"/")
-    for n in range(len(parts) - 1, 0, -1):
-        if left_out(parts[n], True):
-            return False
-        if (b"/".join(parts[:n]) or b"/") in folders:
-            return True
-    return False
+def _address(name: bytes) -> bytes:
+    return plain(name) if is_url(name) else absolute(name)
 
 
 def _before_wildcards(pattern: bytes) -> bytes:

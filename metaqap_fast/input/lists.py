@@ -7,10 +7,12 @@ with a space, a quote or ~ is read as a shell would. With NUL there are neither.
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import IO
 
 from metaqap_fast.errors import UsageError
 
@@ -18,14 +20,14 @@ BLOCK = 1 << 20  # bytes of a list read at once
 ODD = tuple(b"# \t'\"~")  # what a line begins with that may not be a name
 
 
-def read_list(name: str) -> Iterator[bytes]:
-    """The names in a list; `-` is standard input.
+def read_list(name: str, content: bytes | None = None) -> Iterator[bytes]:
+    """The names in a list; `-` is standard input. Args: its name, and its content if it is no file.
 
     Raises:
         UsageError: it cannot be read, or names nothing.
     """
     try:
-        with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+        with _opened(name) if content is None else io.BytesIO(content) as file:
             block, rest, named = file.read(BLOCK).removeprefix(codecs.BOM_UTF8), b"", False
             if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 raise UsageError(f"the list {name} is UTF-16: save it as UTF-8")
@@ -43,6 +45,10 @@ def read_list(name: str) -> Iterator[bytes]:
         raise UsageError(f"cannot read the list {name}: {error.strerror}") from None
     if not named:
         raise UsageError(f"the list {name} names no image")
+
+
+def _opened(name: str) -> AbstractContextManager[IO[bytes]]:
+    return nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb")
 
 
 def _name(line: bytes) -> bytes:

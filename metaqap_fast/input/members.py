@@ -144,6 +144,7 @@ class Archive:
     kind: Kind
     open: Callable[[], Data]
     named: bool
+    distant: bool = False
 
     def entries(self, options: Options, counts: Counter[str]) -> Iterator[Entry]:
         """Its images. If it cannot be read, or no further, a row with its own key that says why."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Protocol, TypeVar
 
 from metaqap_fast.records import Entry, key_order
@@ -62,6 +62,23 @@ def left_out(name: bytes, is_folder: bool) -> str:
     if is_folder and name.startswith(b".") and name not in (b".", b".."):
         return ".git" if name == b".git" else "hidden folder"
     return ""
+
+
+def junk(match: bytes, pattern: bytes) -> bool:
+    """Whether wildcards have found what no walk through a folder would."""
+    said, parts = pattern.split(b"/"), match.split(b"/")
+    return any(left_out(part, i + 1 < len(parts)) for i, part in enumerate(parts) if part not in said)
+
+
+def walked_from(folder: bytes, folders: Set[bytes]) -> bool:
+    """Whether a walk through another one of the folders leads to it."""
+    parts = folder.split(b"/")
+    for n in range(len(parts) - 1, 0, -1):
+        if left_out(parts[n], True):
+            return False
+        if (b"/".join(parts[:n]) or b"/") in folders:
+            return True
+    return False
 
 
 TRASH = (b"$recycle.bin", b"#recycle", b"@recycle")

@@ -20,11 +20,12 @@ ORDER = """
     formats.raw
     formats
     input.data input.lists input.memory input.places input.reading input.source
-    input.members input.chosen
+    input.blocks input.fetch input.members input.chosen
     input.tables input.tar input.zipped
     input.inflate
     input.kinds
     input.folders
+    input.remote
     input.files
     input input.ahead
     decode decode.views decode.probe decode.wire decode.colour decode.extra

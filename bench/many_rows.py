@@ -92,13 +92,17 @@ def labels(path: Path, rows: int) -> None:
 
 
 def measured(*arguments: object, code: str = "from metaqap_fast.cli import main; main()") -> dict[str, Any]:
-    """Seconds and peak memory (MB) of a command."""
+    """Seconds, those of processors, and peak memory (MB) of a command and of the processes that it has started."""
     begin = time.monotonic()
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{arguments} ended with status {status}")
-    return {"seconds": round(time.monotonic() - begin, 1), "peak_mb": round(usage.ru_maxrss / 1024, 1)}
+    return {
+        "seconds": round(time.monotonic() - begin, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_mb": round(usage.ru_maxrss / 1024, 1),
+    }
 
 
 def resumed(path: str) -> Done:

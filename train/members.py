@@ -118,7 +118,8 @@ def train_member(
         )
     else:
         held_out = np.full(len(data.files), np.nan)
-        order = _order(features, data, recipe, kept / "ladders", device)
+        folder = kept / ("ladders" if recipe.ladder_kinds == "first" else f"ladders-{recipe.ladder_kinds}")
+        order = _order(features, data, recipe, folder, device)
         member: Member | None = None
         for fold in range(recipe.folds):
             rows, held = np.flatnonzero(data.folds != fold), np.flatnonzero(data.folds == fold)
@@ -146,7 +147,7 @@ def _order(features: Features, data: Examples, recipe: Recipe, folder: Path, dev
     rows = np.unique(np.linspace(0, len(data.files) - 1, min(recipe.ladders, len(data.files))).round().astype(np.int64))
 
     def views() -> Iterator[NDArray[np.uint8]]:
-        return ladders(middle_views([data.files[row] for row in rows]), SEED)
+        return ladders(middle_views([data.files[row] for row in rows]), SEED, recipe.ladder_kinds)
 
     cache: Cache = cached(features, views, RUNGS * len(rows), folder, recipe.frozen_stages, device)
     return Order(rows, cache)

@@ -19,7 +19,7 @@ from scipy.optimize import isotonic_regression
 from metaqap_fast.errors import UsageError
 from metaqap_fast.train.damage import BEST, KADIS, KINDS
 from metaqap_fast.train.distortions import LEVELS
-from metaqap_fast.train.ladders import RANGES
+from metaqap_fast.train.ladders import FIRST as TAUGHT
 from metaqap_fast.train.rungs import Rung
 
 F64 = NDArray[np.float64]
@@ -27,7 +27,6 @@ Opinions = list[tuple[float, ...]]  # of each kind, at each level
 
 # Raters saw the original beside it; without it a photograph in few colours or none is a photograph.
 WITHOUT_ORIGINAL = {"saturation, HSV": (4.0, 4.0, 4.2, BEST, 1.9)}
-TAUGHT = tuple(number - 1 for number in RANGES)  # kinds that photographs and the first ladders teach
 KNOTS = 9  # of the link
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from metaqap_fast.errors import UsageError
+from metaqap_fast.train.ladders import KINDS
 from metaqap_fast.train.networks import Config
 
 BUDGETS = {
@@ -27,7 +28,8 @@ class Recipe:
     on all rows; without it the first fold's model is the member, which a fifth of the rows never reached. No epochs at
     all leave the frozen network with its ridge head, as the budget `frozen` does. `probe_penalty`
     is stronger than a ridge head's own best, so that the training images leave something to learn. `ladders` training
-    images are also seen distorted, `order_batch` of them in a step, and the loss of their order weighs `order_weight`.
+    images are also seen distorted, by the eight `first` kinds or by `all`; `order_batch` of them are in a step, and the
+    loss of their order weighs `order_weight`.
     """
 
     epochs: float = 4.0
@@ -45,6 +47,7 @@ class Recipe:
     l2: float = 0.5
     flip: bool = True
     ladders: int = 1000
+    ladder_kinds: str = "first"
     order_batch: int = 4
     order_weight: float = 0.2
     folds: int = FOLDS
@@ -87,5 +90,7 @@ def _check(recipe: Recipe) -> None:
         raise ValueError(f"folds is 1 to {FOLDS}, batch at least 2, epochs and frozen_stages at least 0")
     if not 0 <= recipe.dropout < 1 or not 0 <= recipe.ema < 1 or not 0 < recipe.layer_decay <= 1:
         raise ValueError("dropout and ema are 0 to below 1, layer_decay above 0 to 1")
+    if recipe.ladder_kinds not in KINDS:
+        raise ValueError(f"ladder_kinds is {recipe.ladder_kinds!r}, not one of {', '.join(KINDS)}")
     if recipe.ladders < 0 or recipe.order_batch < 1 or recipe.order_weight < 0:
         raise ValueError("ladders and order_weight are at least 0, order_batch at least 1")

@@ -9,7 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from metaqap_fast.train.ladders import GAP, KINDS, MARGIN, RANGES, RUNGS, Ladder, climb, ladder, ladders, order_loss
+from metaqap_fast.train.ladders import (
+    FIRST,
+    GAP,
+    KINDS,
+    MARGIN,
+    RANGES,
+    RUNGS,
+    Ladder,
+    climb,
+    ladder,
+    ladders,
+    order_loss,
+)
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +29,24 @@ def view(photos: dict[str, Image.Image]) -> np.ndarray:
     return np.asarray(photos["astronaut"].convert("RGB").resize((256, 256)))
 
 
-def test_severities_are_in_range_apart_and_drawn_from_the_seed() -> None:
-    drawn = [ladder(seed) for seed in range(400)]
-    assert drawn == [ladder(seed) for seed in range(400)] and {one.kind for one in drawn} == set(KINDS) == set(RANGES)
+@pytest.mark.parametrize("kinds", KINDS)
+def test_severities_are_in_range_apart_and_drawn_from_the_seed(kinds: str) -> None:
+    drawn = [ladder(seed, kinds) for seed in range(400)]
+    assert drawn == [ladder(seed, kinds) for seed in range(400)] and {one.kind for one in drawn} == set(KINDS[kinds])
     for one in drawn:
         low, high = RANGES[one.kind]
         mild, severe = (np.log(value / low) / np.log(high / low) for value in one.severities)
         assert -1e-9 <= mild <= severe - GAP + 1e-9 <= 1 - GAP + 1e-9
 
 
-@pytest.mark.parametrize("kind", sorted(RANGES))
+def test_the_first_kinds_are_those_of_the_shipped_model() -> None:
+    assert set(KINDS["first"]) == set(FIRST) < set(KINDS["all"]) == set(RANGES)
+    assert [ladder(seed).kind + 1 for seed in range(12)] == [11, 10, 13, 9, 3, 13, 1, 11, 11, 12, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in FIRST else pytest.param(kind, marks=pytest.mark.full) for kind in sorted(RANGES)]
+)
 def test_each_rung_is_farther_from_the_photograph(view: np.ndarray, kind: int) -> None:
     low, high = RANGES[kind]
     places = np.linspace(0, 1, 4)  # GAP apart or less

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from metaqap_fast.errors import ImageError, Status
 
 START = 32  # bytes that a signature is looked for in
-DALI, PILLOW, HEIF, CODECS, LINEAR, RAW = "dali", "pillow", "heif", "imagecodecs", "linear", "raw"  # decoders
+# Decoders. WHOLE: Pillow, for a JPEG that may be complete or not.
+DALI, PILLOW, WHOLE, TIFF, BMP, PNM = "dali", "pillow", "pillow, whole", "tiff", "bmp", "pnm"
+HEIF, CODECS, LINEAR, RAW = "heif", "imagecodecs", "linear", "raw"
 
 
 @dataclass(frozen=True, slots=True)

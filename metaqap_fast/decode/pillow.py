@@ -65,6 +65,7 @@ def opened(data: memoryview, header: Header) -> Iterator[Image.Image]:
         with image:
             if image.size != (header.width, header.height):
                 raise differs((header.width, header.height), image.size)
+            image.decodermaxblock = len(data)  # in one piece: libjpeg's arithmetic decoder cannot wait for more
             yield image
 
 

@@ -32,7 +32,7 @@ class Header:
     cicp: tuple[int, ...] = ()  # primaries, transfer, matrix and full range by H.273, where they stand for a profile
     sensor: tuple[int, int] = (0, 0)  # of a RAW file whose preview this is, (width, height); `raw.developed` uses it
     frames: int = 1  # pictures in the file, of which the first is scored; 0: more than one, uncounted
-    note: str = ""  # what a reader of the score should know, such as "the first of 3 frames"
+    note: str = ""  # what a reader of the score should know, such as "the first of 3 pictures"
 
     @property
     def display_size(self) -> tuple[int, int]:

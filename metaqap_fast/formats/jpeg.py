@@ -25,7 +25,8 @@ from metaqap_fast.formats.format import PILLOW, WHOLE, Format, Header, starts
 
 _SOI, _EOI, _SOS, _DHT, _DAC, _DRI, _TEM = 0xD8, 0xD9, 0xDA, 0xC4, 0xCC, 0xDD, 0x01
 _APP1, _APP2, _APP14 = 0xE1, 0xE2, 0xEE
-_HUFFMAN, _ARITHMETIC, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), (0xC9, 0xCA), (0xC2, 0xCA)
+_HUFFMAN, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), (0xC2, 0xCA)
+_OTHERS = (0xC3, 0xC9, 0xCA)  # lossless, arithmetic sequential and progressive: what DALI does not read
 _RESTARTS = range(0xD0, 0xD8)
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; DHT, JPG and DAC are not
 # Tables, comments, application data and DNL: what may stand between two scans.
@@ -55,7 +56,7 @@ class _Frame:
     components: dict[int, tuple[int, int]] = field(default_factory=dict)  # id -> sampling factors
     restart: int = 0
     first_ac: dict[int, int] = field(default_factory=dict)  # AC table -> the symbol whose code is all zeros
-    arithmetic: bool = False
+    other: bool = False  # a process that another decoder reads
     orientation: int = 0  # 0: no EXIF so far
     icc: dict[int, memoryview] = field(default_factory=dict)  # number -> this part of the profile
     adobe: bool = False
@@ -93,7 +94,7 @@ def parse(view: memoryview) -> Header:
         frame.height,
         frame.orientation or 1,
         defect,
-        decoder=WHOLE if frame.padding else PILLOW if frame.arithmetic else "",
+        decoder=WHOLE if frame.padding else PILLOW if frame.other else "",
         parts=_parts(frame, view),
         icc=b"".join(frame.icc[i] for i in sorted(frame.icc)),
         frames=frame.pictures,
@@ -139,11 +140,11 @@ def _take(frame: _Frame, marker: int, payload: memoryview) -> None:
         precision, frame.height, frame.width, count = struct.unpack_from(">BHHB", payload)
         if precision != 8:
             raise ImageError(Status.unsupported, f"JPEG with {precision}-bit samples is not supported")
-        if marker not in _HUFFMAN + _ARITHMETIC:
+        if marker not in _HUFFMAN + _OTHERS:
             raise ImageError(Status.unsupported, f"JPEG process SOF{marker - 0xC0} is not supported")
         if count not in (1, 3, 4):
             raise ImageError(Status.unsupported, f"JPEG with {count} components is not supported")
-        frame.progressive, frame.arithmetic = marker in _PROGRESSIVE, marker in _ARITHMETIC
+        frame.progressive, frame.other = marker in _PROGRESSIVE, marker in _OTHERS
         for i in range(6, 6 + 3 * count, 3):
             factors = payload[i + 1] >> 4, payload[i + 1] & 15
             if not all(1 <= factor <= 4 for factor in factors):

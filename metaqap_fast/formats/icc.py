@@ -30,6 +30,7 @@ _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
 # Curves of SDR video are taken for sRGB's, as browsers do: pictures are made and looked at on screens.
 _CURVES_AS_SRGB = frozenset({0, 1, 2, 3, 6, 7, 11, 12, 13, 14, 15})
 _HDR = {16: "PQ", 18: "HLG"}
+_PNG_SRGB = 45455  # gAMA of sRGB
 
 _D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -53,6 +54,25 @@ def from_cicp(primaries: int, transfer: int) -> bytes:
     if primaries in _AS_SRGB and transfer in _CURVES_AS_SRGB:
         return b""
     return profile(_PRIMARIES.get(primaries, SRGB), _GAMMAS.get(transfer, 0.0))
+
+
+def from_png(gamma: int, chromaticities: Sequence[int] = ()) -> bytes:
+    """The profile of PNG's gAMA and cHRM chunks, in their units of 1/100000; none for sRGB, and for what cannot be.
+
+    `chromaticities` are x and y of white, red, green and blue. 1/2.2, within 5 %, is how programs say that it is sRGB.
+    """
+    if gamma < 1:
+        return b""
+    curve = 0.0 if abs(gamma / _PNG_SRGB - 1) <= 0.05 else 100_000 / gamma
+    if not chromaticities:
+        return profile(SRGB, curve) if curve else b""
+    white, *colours = (
+        (x / 100_000, y / 100_000) for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True)
+    )
+    try:
+        return profile((*colours, white), curve)
+    except ValueError:
+        return b""
 
 
 @lru_cache(maxsize=64)

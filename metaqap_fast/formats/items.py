@@ -125,7 +125,10 @@ def _places(items: Items, reader: Reader) -> None:
         method = reader.take(2) & 15 if version else 0
         reader.take(2)
         base, last = reader.take(base_size), 0
-        for _ in range(reader.take(2)):
+        extents = reader.take(2)
+        for _ in range(
+            extents if offset_size + length_size + index_size else min(extents, 1)
+        ):  # of no bytes: one is all
             reader.take(index_size)
             offset = reader.take(offset_size)
             last = max(last, base + offset + reader.take(length_size))

@@ -22,7 +22,7 @@ from metaqap_fast.formats.format import DALI, RAW, Format, Header, brand, starts
 ENOUGH = 1000  # pixels of the shorter side, twice what the members see
 _STARTS = 10_000  # of JPEGs that are looked at, in one file
 _SEGMENTS = 64  # before a JPEG's frame header
-_DIRECTORIES, _ENTRIES, _VALUES = 64, 1024, 1 << 16  # of one file, of one directory, of one tag
+_DIRECTORIES, _ENTRIES, _VALUES = 64, 1024, 1 << 14  # of one file, of one directory, of one tag
 _START, _END = re.compile(rb"\xff\xd8\xff"), re.compile(rb"\xff\xd9")  # the second cannot occur in coded data
 _TIFF = (b"II*\0", b"MM\0*")
 _OTHERS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW")  # Olympus, Panasonic, Fujifilm
@@ -33,6 +33,7 @@ _PIECES = ((273, 279), (324, 325))  # (offsets, byte counts) of strips and of ti
 _DEEPER = (330, 34665)  # tags that point at other directories
 # (width, height) in directories: TIFF's, the picture's by EXIF, Panasonic's.
 _SIZES = ((_WIDTH, _HEIGHT), (40962, 40963), (2, 3))
+_WANTED = frozenset({_COLOURS, _ORIENTATION, _DNG, *_DEEPER, *(tag for pair in (*_SIZES, *_PIECES) for tag in pair)})
 _KINDS = {1: "B", 3: "H", 4: "I", 13: "I"}
 Tags = dict[int, tuple[int, ...]]
 
@@ -166,14 +167,14 @@ def _directory(view: memoryview, endian: str, at: int) -> tuple[Tags, int]:
     tags: Tags = {}
     for entry in range(at + 2, at + 2 + 12 * min(count, _ENTRIES), 12):
         tag, kind, n = struct.unpack_from(endian + "HHI", view, entry)
-        if kind not in _KINDS or n < 1:
+        if tag not in _WANTED or tag in tags or kind not in _KINDS or n < 1:
             continue
         place = entry + 8
         code = f"{endian}{min(n, _VALUES)}{_KINDS[kind]}"
         if struct.calcsize("=" + _KINDS[kind]) * n > 4:
             (place,) = struct.unpack_from(endian + "I", view, place)
         with suppress(struct.error):
-            tags.setdefault(tag, struct.unpack_from(code, view, place))
+            tags[tag] = struct.unpack_from(code, view, place)
     with suppress(struct.error):
         return tags, struct.unpack_from(endian + "I", view, at + 2 + 12 * count)[0]
     return tags, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -196,6 +197,14 @@ def test_boxes_of_odd_sizes() -> None:
     assert kinds(struct.pack(">I4s", 7, b"none") + b"all") == [] == kinds(b"\0\0\0\1abcd\0\0")
     assert kinds(box(b"uuid", bytes(16), b"x")) == [(bytes(16), b"x")]
     assert kinds(struct.pack(">I4sQ", 1, b"huge", 1 << 63) + b"x") == [(b"huge", b"x")]
+
+
+def test_places_that_take_no_bytes_take_no_time() -> None:
+    """Found by fuzzing: 65,535 extents of nothing for each of thousands of items."""
+    places = full(b"iloc", bytes(2), struct.pack(">H", 9000), struct.pack(">HHH", 1, 0, 65535) * 9000)
+    start = time.process_time()
+    assert read_items(memoryview(bytes(4) + places)).ends == {1: 0}
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("name", [b"pitm", b"iinf", b"iref", b"iloc"])

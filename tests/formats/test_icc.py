@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.formats.icc import SRGB, from_cicp, profile
+from metaqap_fast.formats.icc import SRGB, from_cicp, from_png, profile
 
 P3, BT2020 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
 
@@ -71,6 +71,14 @@ def test_what_is_refused(code: tuple[int, int], words: str) -> None:
     with pytest.raises(ImageError, match=words) as error:
         from_cicp(*code)
     assert error.value.status == Status.unsupported
+
+
+def test_gamma_and_chromaticities_of_png() -> None:
+    srgb = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    assert from_png(45455) == from_png(45000) == from_png(0) == from_png(45455, [0] * 8) == b""
+    assert from_png(100_000) == profile(SRGB, 1.0) and from_png(45455, srgb) == profile(SRGB, 0.0)
+    found, wanted = converted(from_png(55_556), COLOURS), expected(SRGB, 1.8, COLOURS)
+    assert np.abs(found - wanted).max() < 1.6
 
 
 @pytest.mark.parametrize(

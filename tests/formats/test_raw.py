@@ -144,6 +144,18 @@ def test_a_file_full_of_starts_takes_little_time(filling: bytes) -> None:
     assert time.process_time() - start < 2
 
 
+def test_directories_full_of_long_lists_take_little_time() -> None:
+    """A thousand tags of a thousand numbers each, in each of 64 directories, all of which stand in the same bytes."""
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1 << 20, 8) for tag in (273, 279, 324, 325) * 256)
+    ways = b"".join(struct.pack("<I", 8 + 64 * i) for i in range(64))
+    data = b"IIRO\x08\0\0\0" + struct.pack("<HHHII", 1025, 330, 4, 64, 20_000) + entries
+    data = data.ljust(20_000, b"\0") + ways + bytes(1 << 22)
+    start = time.process_time()
+    with suppress(ImageError):
+        read_header(data)
+    assert time.process_time() - start < 2
+
+
 def test_directories_that_point_at_each_other_end() -> None:
     data = directory("<", {262: 32803, 256: 1600, 257: 1200, 330: 8, 34665: 8})
     assert read_header(data[:-4] + struct.pack("<I", 8) + jpeg((1600, 1200))).width == 1600

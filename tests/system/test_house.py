@@ -29,8 +29,7 @@ ORDER = """
     input.files
     input input.ahead
     decode decode.views decode.probe decode.wire decode.colour decode.extra
-    decode.dali decode.bmp decode.pillow decode.pnm decode.supervisor decode.codecs decode.heif decode.raw
-    decode.tiff
+    decode.dali decode.pillow decode.supervisor decode.codecs decode.heif decode.raw
     decode.pixels
     decode.local
     decode.device decode.worker

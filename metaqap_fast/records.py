@@ -174,7 +174,9 @@ class Row:
     width: Annotated[int, Stored("u4")]  # as displayed, in pixels
     height: Annotated[int, Stored("u4")]
     nbytes: Annotated[int, Stored("u8", name="bytes")]
-    note: Annotated[str, Stored(meaning="what a reader of the score should know, such as 'the first of 3 frames'")] = ""
+    note: Annotated[
+        str, Stored(meaning="what a reader of the score should know, such as 'the first of 3 pictures'")
+    ] = ""
     seen: Annotated[int, Stored("u8", meaning=SEEN, exported=False)] = 0  # what a later run compares
     reason: Annotated[str, Stored(meaning="the worst of the reasons over 0, if any is", needs="reasons")] = ""
     reasons: Annotated[NDArray[np.float32], Stored("f4", range="0 none to 1 worst", needs="reasons")] = field(

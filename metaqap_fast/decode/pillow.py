@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +24,6 @@ PLUGINS = {
     "PNG": "PNG",
     "WebP": "WEBP",
     "TIFF": "TIFF",
-    "BMP": "BMP",
-    "PNM": "PPM",
     "JPEG 2000": "JPEG2000",
     "GIF": "GIF",
     "AVIF": "AVIF",
@@ -33,20 +33,49 @@ PLUGINS = {
 
 def decode(data: memoryview, header: Header) -> Pixels:
     """See `PixelDecoder`: the file's first picture, without its alpha."""
-    from PIL import Image, UnidentifiedImageError
+    with opened(data, header) as image:
+        return rgb(image)
 
-    Image.MAX_IMAGE_PIXELS = None  # the header rule has its own limit, and Pillow's size is compared before it decodes
-    plugin = PLUGINS[header.format]
+
+def gray(data: memoryview, header: Header) -> Pixels:
+    """A gray file's pixels [H, W]."""
+    with opened(data, header) as image:
+        if image.mode != "L":
+            raise ValueError(f"gray pixels of mode {image.mode}")
+        return np.array(image)
+
+
+@contextmanager
+def opened(data: memoryview, header: Header) -> Iterator[Image.Image]:
+    """The file, whose size is compared with the header's before it is decoded, or room made for it.
+
+    Raises:
+        ImageError: another size; or what its structure is said to be, Pillow cannot make sense of.
+    """
+    from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+    Image.MAX_IMAGE_PIXELS = None  # the header rule has its own limit
+    TiffImagePlugin.READ_LIBTIFF = True  # also what is not compressed, which Pillow's own code reads otherwise
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a row says or does not say
+        warnings.simplefilter("ignore")  # a row says it, or it is nothing
         try:
-            image = Image.open(io.BytesIO(data), formats=[plugin])
+            image = Image.open(io.BytesIO(data), formats=[PLUGINS[header.format]])
         except UnidentifiedImageError:
-            raise ImageError(Status.corrupt, f"{header.format}: damaged header") from None
+            raise ImageError(Status.unsupported, f"{header.format} of this kind is not supported") from None
         with image:
-            if image.size != (header.width, header.height):  # compared before it decodes, or makes room
+            if image.size != (header.width, header.height):
                 raise differs((header.width, header.height), image.size)
-            return rgb(image)
+            image.decodermaxblock = len(data)  # in one piece: libjpeg's arithmetic decoder cannot wait for more
+            yield image
+
+
+def decode_whole(data: memoryview, header: Header) -> Pixels:
+    """A JPEG whose image data ends with bytes that may be padding: they are if it looks the same with others there."""
+    pixels = decode(data, header)
+    longer = b"".join((data[:-2], b"\0\x5a\xa5" * 2000, data[-2:]))
+    if not np.array_equal(pixels, decode(memoryview(longer), header)):
+        raise ImageError(Status.corrupt, "JPEG: a run of zeros in the image data")
+    return pixels
 
 
 def rgb(image: Image.Image) -> Pixels:

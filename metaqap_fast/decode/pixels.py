@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metaqap_fast.decode import codecs, heif, pillow, raw
+from metaqap_fast.decode import bmp, codecs, heif, pillow, pnm, raw, tiff
 from metaqap_fast.formats import Header
-from metaqap_fast.formats.format import CODECS, DALI, HEIF, LINEAR, PILLOW, RAW
+from metaqap_fast.formats.format import BMP, CODECS, DALI, HEIF, LINEAR, PILLOW, PNM, RAW, TIFF, WHOLE
 from metaqap_fast.records import Pixels
 
 # A file's bytes (its header's `parts`, joined) and its header to pixels [H, W, 3] uint8 RGB of the header's `width` and
@@ -22,6 +22,10 @@ PixelDecoder = Callable[[memoryview, Header], Pixels]
 DECODERS: dict[str, PixelDecoder | None] = {
     DALI: None,  # in batches, see `metaqap_fast.decode.dali`
     PILLOW: pillow.decode,
+    WHOLE: pillow.decode_whole,
+    TIFF: tiff.decode,
+    BMP: bmp.decode,
+    PNM: pnm.decode,
     HEIF: heif.decode,
     CODECS: codecs.decode,
     LINEAR: codecs.decode_linear,

@@ -11,12 +11,10 @@ import socket
 import sys
 from contextlib import suppress
 
-from metaqap_fast.decode import DecodeOptions, Decoder, wire
+from metaqap_fast.decode import DecodeOptions, Decoder, probe, wire
 from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.errors import MetaqapError, Status
 from metaqap_fast.records import Encoded
-
-_WARM_UP = b"P6 1 1 255\n\0\0\0"
 
 
 def main() -> None:
@@ -61,7 +59,7 @@ def serve(connection: socket.socket, decoder: Decoder, max_memory: int) -> None:
         MemoryError: an image would take more than `max_memory` bytes. What it has left of them is not known then,
             so this process ends; the supervisor asks a new one whether it was this image alone.
     """
-    list(decoder.stream([Encoded(b"", _WARM_UP)]))  # the decoder is loaded before anyone's time counts
+    list(decoder.stream([Encoded(b"", probe.encoded().data)]))  # the decoder is loaded before anyone's time counts
     limit = _data() + max_memory
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     wire.tell_ready(connection)

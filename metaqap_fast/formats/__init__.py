@@ -62,11 +62,12 @@ def read_header(data: bytes | memoryview) -> Header:
         raise ImageError(Status.unsupported, f"{found.name} is not supported")
     try:
         header = found.parse(view)
-    except (struct.error, IndexError, ValueError) as error:
-        raise ImageError(Status.corrupt, f"{found.name}: damaged or truncated header ({error})") from None
+    except (struct.error, LookupError, ValueError) as error:
+        words = str(error) if type(error) is ValueError else "it ends or points outside of the file"
+        raise ImageError(Status.corrupt, f"{found.name}: damaged or truncated header ({words})") from None
     if header.width < 1 or header.height < 1:
         raise ImageError(Status.corrupt, f"{found.name}: header claims {header.width}x{header.height} pixels")
     note = header.note
     if header.frames != 1:
-        note = f"the first of {header.frames or 'several'} frames" + (f"; {note}" if note else "")
+        note = f"the first of {header.frames or 'several'} pictures" + (f"; {note}" if note else "")
     return replace(header, format=header.format or found.name, decoder=header.decoder or found.decoder, note=note)

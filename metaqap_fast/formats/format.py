@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from metaqap_fast.errors import ImageError, Status
 
 START = 32  # bytes that a signature is looked for in
-DALI, PILLOW, HEIF, CODECS, LINEAR, RAW = "dali", "pillow", "heif", "imagecodecs", "linear", "raw"  # decoders
+# Decoders. WHOLE: Pillow, for a JPEG that may be complete or not.
+DALI, PILLOW, WHOLE, TIFF, BMP, PNM = "dali", "pillow", "pillow, whole", "tiff", "bmp", "pnm"
+HEIF, CODECS, LINEAR, RAW = "heif", "imagecodecs", "linear", "raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Header:
     cicp: tuple[int, ...] = ()  # primaries, transfer, matrix and full range by H.273, where they stand for a profile
     sensor: tuple[int, int] = (0, 0)  # of a RAW file whose preview this is, (width, height); `raw.developed` uses it
     frames: int = 1  # pictures in the file, of which the first is scored; 0: more than one, uncounted
-    note: str = ""  # what a reader of the score should know, such as "the first of 3 frames"
+    note: str = ""  # what a reader of the score should know, such as "the first of 3 pictures"
 
     @property
     def display_size(self) -> tuple[int, int]:

@@ -5,23 +5,32 @@ markers out of order, components without a scan, less data than the smallest cod
 zeroed disk sectors. What it does not see is damage inside the entropy-coded data that leaves all this intact:
 such a file is scored as decoders show it, broken picture included. Finding it takes a full decode, and then
 the status would be that decoder's and not ours.
+
+What every viewer passes over is passed over here too, and left out of what the decoder gets: stray bytes between the
+segments. Zeros at the end of the image data are padding if the image is complete without them; that takes a decoder
+which finds it out (`WHOLE`).
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import exif
-from metaqap_fast.formats.format import Format, Header, starts
+from metaqap_fast.formats.directory import Directory
+from metaqap_fast.formats.format import PILLOW, WHOLE, Format, Header, starts
 
-_SOI, _EOI, _SOS, _DHT, _DRI, _APP1 = 0xD8, 0xD9, 0xDA, 0xC4, 0xDD, 0xE1
+_SOI, _EOI, _SOS, _DHT, _DAC, _DRI, _TEM = 0xD8, 0xD9, 0xDA, 0xC4, 0xCC, 0xDD, 0x01
+_APP1, _APP2, _APP14 = 0xE1, 0xE2, 0xEE
+_HUFFMAN, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), (0xC2, 0xCA)
+_OTHERS = (0xC3, 0xC9, 0xCA)  # lossless, arithmetic sequential and progressive: what DALI does not read
 _RESTARTS = range(0xD0, 0xD8)
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; DHT, JPG and DAC are not
 # Tables, comments, application data and DNL: what may stand between two scans.
-_BETWEEN = frozenset({_DHT, 0xDB, 0xDC, _DRI, _SOS, 0xFE, *range(0xE0, 0xF0)})
+_BETWEEN = frozenset({_DHT, _DAC, 0xDB, 0xDC, _DRI, _SOS, 0xFE, *range(0xE0, 0xF0)})
 # A marker, or a run of fill bytes with what follows; the second not for restart markers. They begin with a fixed byte,
 # which `re` looks for at the speed of memory, and eat every run, so that a file full of them takes no quadratic time.
 _MARKER = re.compile(rb"\xff(?:[\x01-\xfe]|\xff++(.?))", re.DOTALL)
@@ -29,7 +38,12 @@ _END_OF_SCAN = re.compile(rb"\xff(?:[\x01-\xcf\xd8-\xfe]|\xff++(.?))", re.DOTALL
 _DATA = frozenset([b"", b"\0"])  # what is no marker after fill bytes
 _IN_SCAN = _DATA | {bytes([marker]) for marker in _RESTARTS}
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-_ZEROS = bytes(64)
+_NEXT = re.compile(rb"\xff++[\x01-\xfe]")
+_RUN = "a run of zeros in the image data"
+_ZEROS, _SECTOR = bytes(64), bytes(512)
+_ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # of four components that are inks, stored as light
+_END = b"\xff\xd9"
+_PICTURES = 0xB001  # the tag that holds their number in a file of several
 
 
 @dataclass(slots=True)
@@ -42,7 +56,14 @@ class _Frame:
     components: dict[int, tuple[int, int]] = field(default_factory=dict)  # id -> sampling factors
     restart: int = 0
     first_ac: dict[int, int] = field(default_factory=dict)  # AC table -> the symbol whose code is all zeros
-    orientation: int = 1
+    other: bool = False  # a process that another decoder reads
+    orientation: int = 0  # 0: no EXIF so far
+    icc: dict[int, memoryview] = field(default_factory=dict)  # number -> this part of the profile
+    adobe: bool = False
+    pictures: int = 1
+    scanned: bool = False  # the first scan has begun: viewers look for nothing but scans behind it
+    stray: list[tuple[int, int]] = field(default_factory=list)  # bytes of no segment, from and to
+    padding: int = 0  # where the zeros begin that end the image data
 
     @property
     def blocks(self) -> int:
@@ -62,27 +83,56 @@ def parse(view: memoryview) -> Header:
     """
     frame, at = _Frame(), 2
     while not frame.components:
-        marker, at, end = _segment(view, at)
+        marker, at, end = _segment(frame, view, at)
         if marker in (_SOI, _EOI, _SOS):
             raise ValueError("image data before a frame header")
         _take(frame, marker, view[at:end])
         at = end
-    return Header(frame.width, frame.height, frame.orientation, _defect(frame, view, at))
+    defect = _defect(frame, view, at)
+    return Header(
+        frame.width,
+        frame.height,
+        frame.orientation or 1,
+        defect,
+        decoder=WHOLE if frame.padding else PILLOW if frame.other else "",
+        parts=_parts(frame, view),
+        icc=b"".join(frame.icc[i] for i in sorted(frame.icc)),
+        frames=frame.pictures,
+    )
 
 
-def _segment(view: memoryview, at: int) -> tuple[int, int, int]:
-    """(marker, start, end) of the segment at `at`; the payload follows its two bytes of length."""
-    if view[at] != 0xFF:
-        raise ValueError(f"no marker at byte {at}")
-    while view[at] == 0xFF:  # fill bytes
-        at += 1
-    marker = view[at]
-    if marker in (_SOI, _EOI, 0x01) or marker in _RESTARTS:  # these stand alone
-        return marker, at + 1, at + 1
-    (length,) = struct.unpack_from(">H", view, at + 1)
+def _parts(frame: _Frame, view: memoryview) -> tuple[bytes | memoryview, ...]:
+    """What the decoder gets, where that is not the whole file."""
+    inks = len(frame.components) == 4 and not frame.adobe
+    if not (frame.stray or frame.padding or inks):
+        return ()
+    starts, ends = [2, *(to for _, to in frame.stray)], [*(at for at, _ in frame.stray), frame.padding or len(view)]
+    # With the marker or without it, viewers take inks for light; DALI only with it.
+    head, tail = (view[:2], _ADOBE) if inks else (view[:2],), (_END,) if frame.padding else ()
+    return (*head, *(view[at:to] for at, to in zip(starts, ends, strict=True)), *tail)
+
+
+def _segment(frame: _Frame, view: memoryview, at: int) -> tuple[int, int, int]:
+    """(marker, start, end) of the next segment; the payload follows its two bytes of length."""
+    while True:
+        found = _NEXT.search(view, at)
+        if found is None:
+            raise IndexError("no marker")
+        marker, start = view[found.end() - 1], found.end()
+        passed = not frame.scanned and (marker == _TEM or marker in _RESTARTS)  # restarts of nothing
+        if stray := view[at : start if passed else found.start()]:
+            if _SECTOR in bytes(stray):
+                raise ValueError(f"a run of zeros behind byte {at}")
+            frame.stray.append((at, at + len(stray)))
+        if not passed:
+            break
+        at = start
+    if marker in (_SOI, _EOI, _TEM) or marker in _RESTARTS:  # these stand alone
+        return marker, start, start
+    (length,) = struct.unpack_from(">H", view, start)
     if length < 2:
         raise ValueError("segment shorter than its own length field")
-    return marker, at + 3, at + 1 + length
+    return marker, start + 2, start + length
 
 
 def _take(frame: _Frame, marker: int, payload: memoryview) -> None:
@@ -90,11 +140,11 @@ def _take(frame: _Frame, marker: int, payload: memoryview) -> None:
         precision, frame.height, frame.width, count = struct.unpack_from(">BHHB", payload)
         if precision != 8:
             raise ImageError(Status.unsupported, f"JPEG with {precision}-bit samples is not supported")
-        if marker not in (0xC0, 0xC1, 0xC2):
+        if marker not in _HUFFMAN + _OTHERS:
             raise ImageError(Status.unsupported, f"JPEG process SOF{marker - 0xC0} is not supported")
         if count not in (1, 3, 4):
             raise ImageError(Status.unsupported, f"JPEG with {count} components is not supported")
-        frame.progressive = marker == 0xC2
+        frame.progressive, frame.other = marker in _PROGRESSIVE, marker in _OTHERS
         for i in range(6, 6 + 3 * count, 3):
             factors = payload[i + 1] >> 4, payload[i + 1] & 15
             if not all(1 <= factor <= 4 for factor in factors):
@@ -108,8 +158,17 @@ def _take(frame: _Frame, marker: int, payload: memoryview) -> None:
             if payload[0] >> 4 and count:
                 frame.first_ac[payload[0] & 15] = payload[17]
             payload = payload[17 + count :]
-    elif marker == _APP1 and frame.orientation == 1 and bytes(payload[:6]) == b"Exif\0\0":
+    elif frame.scanned:
+        pass
+    elif marker == _APP1 and not frame.orientation and bytes(payload[:6]) == b"Exif\0\0":
         frame.orientation = exif.orientation(payload[6:])
+    elif marker == _APP2 and bytes(payload[:12]) == b"ICC_PROFILE\0":
+        frame.icc.setdefault(payload[12], payload[14:])
+    elif marker == _APP2 and bytes(payload[:4]) == b"MPF\0":
+        with suppress(struct.error, LookupError, ValueError):
+            frame.pictures = max(1, Directory(payload[4:])[_PICTURES][0])
+    elif marker == _APP14 and bytes(payload[:5]) == b"Adobe" and len(payload) >= 12:
+        frame.adobe = True
 
 
 def _defect(frame: _Frame, view: memoryview, at: int) -> str:
@@ -117,7 +176,7 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
     coded, seen = 0, set()
     try:
         while True:
-            marker, start, at = _segment(view, at)
+            marker, start, at = _segment(frame, view, at)
             if marker == _EOI:
                 break
             if marker in _RESTARTS and not frame.restart:
@@ -129,13 +188,23 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
                 continue
             ids = [view[start + 1 + 2 * i] for i in range(view[start])]
             seen.update(ids)
+            frame.scanned = True
             end = _end_of_scan(view, at, frame.restart > 0)
-            if end is None:
-                return "truncated, no end-of-image marker"
+            scan = view[at:end]
             tables = [view[start + 2 + 2 * i] & 15 for i in range(view[start])]
-            if defect := _scan_defect(frame, view[at:end], tables):
+            defect = _scan_defect(frame, scan, tables)
+            if end is None or (defect == _RUN and view[end : end + 2] == _END):
+                filled = len(bytes(scan).rstrip(b"\0"))
+                filled += filled > 0 and scan[filled - 1] == 0xFF  # a zero that says that this is data
+                if len(scan) - filled < len(_ZEROS):
+                    return defect or "truncated, no end-of-image marker"
+                defect, frame.padding = _scan_defect(frame, scan[:filled], tables), at + filled
+            if defect:
                 return defect
-            coded, at = coded + end - at, end
+            coded += len(scan)
+            if end is None:
+                break
+            at = end
     except (IndexError, struct.error):
         return "truncated, no end-of-image marker"
     except ValueError as error:
@@ -160,7 +229,7 @@ def _scan_defect(frame: _Frame, scan: memoryview, tables: list[int]) -> str:
     # In a sequential scan zeros are blocks of the AC table's first symbol. Unless that is the end of the block,
     # all of their 63 coefficients are -1: no picture, but a sector that was never written.
     if not frame.progressive and any(frame.first_ac.get(table, 0) for table in tables):
-        return "a run of zeros in the image data" if _ZEROS in bytes(scan) else ""
+        return _RUN if _ZEROS in bytes(scan) else ""
     return ""
 
 

@@ -7,10 +7,8 @@ import re
 from metaqap_fast.formats.format import Format, starts
 
 FORMATS = (
-    Format("PBM (bilevel)", lambda start: re.match(rb"P[14]\s", start) is not None),
     Format("PAM", lambda start: re.match(rb"P7\s", start) is not None),
     Format("PSD", starts(b"8BPS")),
     Format("PDF", starts(b"%PDF")),
     Format("SVG", starts(b"<svg")),
-    Format("BigTIFF", starts(b"II+\0", b"MM\0+")),
 )

@@ -86,10 +86,10 @@ def test_a_profile_called_srgb_that_is_not_is_applied() -> None:
     ],
 )
 def test_a_broken_profile_is_ignored_and_said(icc: bytes) -> None:
-    job = Job(b"", 0, S, S, PICTURE, Header(S, S, icc=icc, note="the first of 2 frames"))
+    job = Job(b"", 0, S, S, PICTURE, Header(S, S, icc=icc, note="the first of 2 pictures"))
     (result,) = LocalDecoder(DecodeOptions(S))._decode([job])
     assert np.array_equal(result.views[0], PICTURE)
-    assert result.note == f"the first of 2 frames; {BROKEN}"
+    assert result.note == f"the first of 2 pictures; {BROKEN}"
 
 
 def gray_profile(gamma: float) -> bytes:

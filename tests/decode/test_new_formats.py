@@ -65,7 +65,7 @@ def test_the_pixels_that_were_put_in_come_out(square: Image.Image, name: str) ->
     assert result.error is None and (result.width, result.height) == (S, S)
     difference = np.abs(result.views[0].astype(int) - np.asarray(square))
     assert difference.max() <= (3 if "AVIF" in name else 0)
-    assert ("frames" in result.note or "sequence" in result.note) == ("animated" in name)
+    assert ("pictures" in result.note or "sequence" in result.note) == ("animated" in name)
 
 
 def test_gray_has_three_equal_channels(square: Image.Image) -> None:
@@ -81,7 +81,7 @@ def test_gif_first_frame(square: Image.Image) -> None:
     data = encode(palette, "GIF", save_all=True, append_images=[palette.rotate(90)])
     (result,) = decode(data)
     assert np.array_equal(result.views[0], np.asarray(palette.convert("RGB")))
-    assert result.note == "the first of 2 frames"
+    assert result.note == "the first of 2 pictures"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -23,7 +23,7 @@ def gif(count: int) -> bytes:
 def test_frames(count: int) -> None:
     header = read_header(gif(count))
     assert (header.width, header.height, header.frames, header.defect, header.decoder) == (40, 30, count, "", "pillow")
-    assert header.note == ("the first of 3 frames" if count == 3 else "")
+    assert header.note == ("the first of 3 pictures" if count == 3 else "")
 
 
 def test_every_truncation_is_seen_but_that_of_the_last_byte() -> None:

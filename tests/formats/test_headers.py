@@ -36,7 +36,8 @@ ENCODED = {
 def test_size_of_every_format(name: str) -> None:
     header = read_header(ENCODED[name])
     assert header.format.lower().replace(" ", "") == name.split()[0]
-    assert (header.width, header.height, header.decoder) == (37, 53, "dali")
+    others = {"tiff": "tiff", "bmp": "bmp", "pnm": "pnm", "jpeg2000": "pillow"}
+    assert (header.width, header.height, header.decoder) == (37, 53, others.get(name.split()[0], "dali"))
     assert header.orientation == 1 and not header.defect
 
 
@@ -59,7 +60,6 @@ def test_orientation(form: str, orientation: int) -> None:
         (encode(IMAGE, "GIF")[:9], Status.corrupt),
         (b"\0\0\0\x18ftypheic\0\0\0\0", Status.corrupt),
         (b"\0\0\0\x18ftypavif\0\0\0\0", Status.corrupt),
-        (encode(IMAGE, "WEBP", save_all=True, append_images=[IMAGE.rotate(90)]), Status.unsupported),
         (b"\xff\xd8\xff", Status.corrupt),
         (ENCODED["jpeg"][:100], Status.corrupt),
         (ENCODED["png"][:20], Status.corrupt),

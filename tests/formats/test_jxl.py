@@ -66,7 +66,7 @@ def test_orientation_and_frames(orientation: int, more: bool) -> None:
         bits.put((0, 3))
     data = bits.put((0, 1), (0, 2), (0, 1), (0, 2), (1, 1), (1, 1)).file()
     header = read_header(data)
-    assert header.orientation == orientation and header.note == ("the first of several frames" if more else "")
+    assert header.orientation == orientation and header.note == ("the first of several pictures" if more else "")
     assert header.display_size == ((300, 500) if orientation > 4 else (500, 300))
 
 

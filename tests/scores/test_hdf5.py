@@ -44,7 +44,7 @@ def test_datasets_and_what_stands_beside_them(path: Path) -> None:
                 "object",
                 (3,),
                 (4096,),
-                {"meaning": "what a reader of the score should know, such as 'the first of 3 frames'"},
+                {"meaning": "what a reader of the score should know, such as 'the first of 3 pictures'"},
             ),
             "seen": ("uint64", (3,), (4096,), {"meaning": SEEN}),
         }

@@ -117,11 +117,52 @@ ok, unsupported, corrupt, too_large = Status.ok, Status.unsupported, Status.corr
 # kind: (the file, its status, in words how it is converted or why it is refused, the pixels that must come out
 # as far as they are known without a decoder, their mean difference)
 Kind = tuple[bytes, Status, str, NDArray[np.uint8] | None, float]
+PNG, JP2, BILEVEL = encode(IMAGE, "PNG"), encode(IMAGE, "JPEG2000"), IMAGE.convert("1")
 NAIVE_CMYK = np.asarray(IMAGE.convert("CMYK").convert("RGB"))
 
 
 def gray3(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(gray[:, :, None], 3, 2)
+
+
+def bare(data: bytes) -> bytes:
+    """A JPEG without its Adobe marker."""
+    at = data.index(b"\xff\xee")
+    return data[:at] + data[at + 16 :]
+
+
+def sycc(data: bytes) -> bytes:
+    return data.replace(b"colr\1\0\0\0\0\0\x10", b"colr\1\0\0\0\0\0\x12")
+
+
+def hurt(data: bytes) -> bytes:
+    """With zeros in its middle."""
+    return data[: len(data) // 2] + bytes(40) + data[len(data) // 2 + 40 :]
+
+
+def bmp(depth: int, packing: int, body: bytes, palette: bytes = b"", masks: bytes = b"") -> bytes:
+    start = 54 + len(palette) + len(masks)
+    info = struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, depth, packing, len(body), 0, 0, len(palette) // 4, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + masks + palette + body
+
+
+def bmps() -> dict[str, Kind]:
+    """BMPs that Pillow does not write."""
+    five = PIXELS // 8
+    values = (five[:, :, 0].astype("<u2") << 10 | five[:, :, 1].astype("<u2") << 5 | five[:, :, 2])[::-1].astype("<u2")
+    red_first = np.dstack([0 * GRAY, PIXELS[:, :, ::-1]])[::-1].tobytes()
+    grays = b"".join(bytes([i * 17] * 3 + [0]) for i in range(16))
+    run8 = b"".join(b"".join(bytes([1, v // 16]) for v in (*row, 0, 0)) + b"\0\0" for row in GRAY[::-1]) + b"\0\1"
+    run4 = b"".join(b"".join(bytes([1, v // 16 << 4]) for v in row) + b"\0\0" for row in GRAY[::-1]) + b"\0\1"
+    wide = np.round(five * 255.0 / 31).astype(np.uint8)
+    return {
+        "BMP of 16 bits": (bmp(16, 0, values.tobytes()), ok, "scaled to 8 bits", wide, 0),
+        "BMP with masks": (bmp(32, 3, red_first, masks=struct.pack("<III", 0xFF << 24, 0xFF << 16, 0xFF << 8)), ok, "as they say", PIXELS, 0),
+        "BMP RLE8 with padded rows": (bmp(8, 1, run8, grays), ok, "what fills up rows is dropped", gray3(GRAY // 16 * 17), 0),
+        "BMP RLE4": (bmp(4, 2, run4, grays), ok, "its colours", gray3(GRAY // 16 * 17), 0),
+        "BMP RLE8, cut": (bmp(8, 1, run8[:-60], grays), corrupt, "its decoder finds out", None, 0),
+        "BMP with a JPEG in it": (bmp(24, 4, JPEG), unsupported, "compression 4", None, 0),
+    }  # fmt: skip
 
 
 def modern(palette: Image.Image, alpha: Image.Image) -> dict[str, Kind]:
@@ -173,14 +214,19 @@ def kinds() -> dict[str, Kind]:
         "JPEG 4:4:4, quality 100": (encode(IMAGE, "JPEG", quality=100, subsampling=0), ok, "as it is", PIXELS, 1),
         "JPEG stored as RGB": (encode(IMAGE, "JPEG", quality=95, keep_rgb=True), ok, "as it is", PIXELS, 2),
         "JPEG CMYK": (ADOBE_CMYK, ok, "ink to light without a profile", NAIVE_CMYK, 3),
+        "JPEG CMYK without Adobe's marker": (bare(ADOBE_CMYK), ok, "as with it", NAIVE_CMYK, 3),
         "JPEG YCCK": (ADOBE_CMYK.replace(b"Adobe\0d\0\0\0\0\0", b"Adobe\0d\0\0\0\0\2"), ok, "as CMYK", None, 0),
         "JPEG with ICC profile": (encode(IMAGE, "JPEG", quality=95, icc_profile=bytes(3000)), ok, "profile ignored", PIXELS, 6),
+        "JPEG with stray bytes between its segments": (JPEG[:20] + b"\0\xff\0?" + JPEG[20:], ok, "passed over", PIXELS, 6),
+        "JPEG with zeros before its end": (JPEG[:-2] + bytes(600) + JPEG[-2:], ok, "passed over: its data is complete", PIXELS, 6),
+        "JPEG with zeros in place of its end": (JPEG[:-2] + bytes(600), ok, "passed over: its data is complete", PIXELS, 6),
+        "JPEG whose last sector is zeroed": (JPEG[:-514] + bytes(512) + JPEG[-2:], corrupt, "a run of zeros", None, 0),
         "JPEG with data after its end": (JPEG + bytes(999), ok, "the rest ignored", PIXELS, 6),
         "JPEG of one colour, optimised": (encode(Image.new("RGB", (600, 600), (9, 9, 9)), "JPEG", optimize=True), ok, "as it is", None, 0),
-        "MPO": (encode(IMAGE, "MPO", quality=95, **frames()), ok, "the first picture", PIXELS, 6),
+        "MPO": (encode(IMAGE, "MPO", quality=95, **frames()), ok, "the first picture, and the row says so", PIXELS, 6),
         "JPEG 12-bit": (sof(JPEG, precision=12, marker=0xC1), unsupported, "12-bit samples", None, 0),
-        "JPEG lossless": (sof(JPEG, marker=0xC3), unsupported, "process SOF3", None, 0),
-        "JPEG arithmetic": (sof(JPEG, marker=0xC9), unsupported, "process SOF9", None, 0),
+        "JPEG hierarchical": (sof(JPEG, marker=0xC5), unsupported, "process SOF5", None, 0),
+        "JPEG arithmetic": (sof(JPEG, marker=0xC9), ok, "as it is", None, 0),
         "JPEG that claims 60000x3000": (sof(JPEG, width=60000, height=3000), corrupt, "too little data for its size", None, 0),
         "JPEG that claims 65535x65535": (sof(JPEG, width=65535, height=65535), too_large, "over --max-pixels", None, 0),
         "JPEG that claims no height": (sof(JPEG, height=0), corrupt, "no pixels", None, 0),
@@ -196,7 +242,10 @@ def kinds() -> dict[str, Kind]:
         "PNG gray and alpha": (encode(alpha.convert("LA"), "PNG"), ok, "transparency ignored", gray3(GRAY), 0),
         "PNG 16-bit gray": (encode(Image.fromarray(GRAY.astype(np.uint16) * 257), "PNG"), ok, "scaled to 8 bits", gray3(GRAY), 1),
         "PNG 16-bit": (png16(PIXELS), ok, "scaled to 8 bits", PIXELS, 1),
-        "PNG animated": (encode(IMAGE, "PNG", **frames()), ok, "the first picture", PIXELS, 0),
+        "PNG animated": (encode(IMAGE, "PNG", **frames()), ok, "the first picture, and the row says so", PIXELS, 0),
+        "PNG animated without frames": (PNG[:33] + chunk(b"acTL", bytes([0, 0, 0, 2, 0, 0, 0, 0])) + PNG[33:], ok, "the picture that is there", PIXELS, 0),
+        "PNG with two EXIF chunks": (PNG[:33] + 2 * chunk(b"eXIf", bytes(16)) + PNG[33:], ok, "the first counts", PIXELS, 0),
+        "PNG of Apple's own kind": (PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:], unsupported, "CgBI", None, 0),
         "PNG that claims 100000x100000": (png(100_000, 100_000, 8, 2, bytes(999)), too_large, "over --max-pixels", None, 0),
         "PNG that claims 10000x10000": (png(10_000, 10_000, 8, 2, bytes(999)), corrupt, "too little data for its size", None, 0),
         "PNG with a wrong checksum": (encode(IMAGE, "PNG")[:-20] + b"\0" + encode(IMAGE, "PNG")[-19:], corrupt, "checksum", None, 0),
@@ -204,7 +253,7 @@ def kinds() -> dict[str, Kind]:
         "WebP": (encode(IMAGE, "WEBP", quality=95), ok, "as it is", PIXELS, 6),
         "WebP lossless": (encode(IMAGE, "WEBP", lossless=True), ok, "as it is", PIXELS, 0),
         "WebP alpha": (encode(alpha, "WEBP", lossless=True, exact=True), ok, "transparency ignored", PIXELS, 0),
-        "WebP animated": (encode(IMAGE, "WEBP", **frames()), unsupported, "animated", None, 0),
+        "WebP animated": (encode(IMAGE, "WEBP", lossless=True, **frames()), ok, "the first picture, and the row says so", PIXELS, 0),
         "TIFF": (TIFF, ok, "as it is", PIXELS, 0),
         "TIFF LZW": (encode(IMAGE, "TIFF", compression="tiff_lzw"), ok, "as it is", PIXELS, 0),
         "TIFF deflate": (encode(IMAGE, "TIFF", compression="tiff_adobe_deflate"), ok, "as it is", PIXELS, 0),
@@ -215,30 +264,48 @@ def kinds() -> dict[str, Kind]:
         "TIFF palette": (encode(palette, "TIFF"), ok, "its colours", np.asarray(palette.convert("RGB")), 1),
         "TIFF alpha": (encode(alpha, "TIFF"), ok, "transparency ignored", PIXELS, 0),
         "TIFF CMYK": (encode(IMAGE.convert("CMYK"), "TIFF"), ok, "ink to light without a profile", NAIVE_CMYK, 1),
-        "TIFF of several pages": (encode(IMAGE, "TIFF", **frames()), ok, "the first page", PIXELS, 0),
-        "TIFF bilevel": (encode(IMAGE.convert("1"), "TIFF"), unsupported, "1-bit samples", None, 0),
+        "TIFF of several pages": (encode(IMAGE, "TIFF", **frames()), ok, "the first page, and the row says so", PIXELS, 0),
+        "TIFF bilevel": (encode(BILEVEL, "TIFF"), ok, "black and white", np.asarray(BILEVEL.convert("RGB")), 0),
+        "TIFF fax (CCITT group 4)": (encode(BILEVEL, "TIFF", compression="group4"), ok, "black and white", np.asarray(BILEVEL.convert("RGB")), 0),
+        "TIFF of 4 bits": (tiff(np.packbits(np.unpackbits(GRAY[:, :, None], axis=2)[:, :, :4].reshape(HEIGHT, -1), axis=1), 1, {256: (4, [WIDTH]), 258: (3, [4])}), ok, "scaled to 8 bits", gray3(GRAY // 16 * 17), 0),
+        "TIFF gray and alpha": (tiff(np.dstack([GRAY, 255 - GRAY]), 1, {338: (3, [2])}), ok, "transparency ignored", gray3(GRAY), 0),
+        "TIFF in planes": (tiff(PIXELS, 2, {284: (3, [2]), 273: (4, [8 + GRAY.size * i for i in range(3)]), 279: (4, [GRAY.size] * 3)}, PIXELS.transpose(2, 0, 1).tobytes()), ok, "as it is", PIXELS, 0),
+        "TIFF with predictor": (tiff(PIXELS, 2, {259: (3, [8]), 317: (3, [2])}, zlib.compress(np.diff(PIXELS, axis=1, prepend=np.uint8(0)).tobytes())), ok, "as it is", PIXELS, 0),
+        "TIFF in tiles": (tiff(GRAY, 1, {322: (3, [48]), 323: (3, [64]), 324: (4, [8]), 325: (4, [48 * 64]), 278: (4, [9])}, np.pad(GRAY, ((0, 8), (0, 8))).tobytes()), ok, "as it is", gray3(GRAY), 0),
+        "TIFF of 16 bits, white is zero": (tiff((255 - GRAY).astype("<u2") * 257, 0), ok, "turned over", gray3(GRAY), 1),
+        "TIFF CMYK of 16 bits": (tiff(np.asarray(IMAGE.convert("CMYK")).astype("<u2") * 257, 5), ok, "ink to light without a profile", NAIVE_CMYK, 1),
+        "BigTIFF": (encode(IMAGE, "TIFF", big_tiff=True), ok, "as it is", PIXELS, 0),
+        "TIFF JPEG 2000": (tiff(PIXELS, 2, {259: (3, [34712])}), unsupported, "compression 34712", None, 0),
+        "TIFF LZW, damaged": (hurt(encode(IMAGE, "TIFF", compression="tiff_lzw")), corrupt, "its decoder finds out", None, 0),
         "TIFF float": (encode(IMAGE.convert("F"), "TIFF"), unsupported, "32-bit samples", None, 0),
         "TIFF Lab": (tiff(PIXELS, 8), unsupported, "colour model 8", None, 0),
-        "TIFF that points at itself": (tiff(GRAY, 1)[:-4] + struct.pack("<I", 8 + GRAY.size), corrupt, "point at each other", None, 0),
+        "TIFF that points at itself": (tiff(GRAY, 1)[:-4] + struct.pack("<I", 8 + GRAY.size), ok, "the first page", gray3(GRAY), 0),
         "TIFF in a TIFF": (tiff(GRAY, 1, {330: (4, [8 + GRAY.size] * 9)}), ok, "the first page", gray3(GRAY), 0),
-        "TIFF of a billion strips": (tiff(GRAY, 1, {273: (4, [8]), 279: (4, [1 << 31])}), corrupt, "truncated", None, 0),
+        "TIFF of a strip that claims 2 GB": (tiff(GRAY, 1, {273: (4, [8]), 279: (4, [1 << 31])}), ok, "as much as it needs", gray3(GRAY), 0),
+        "TIFF LZW of a strip that claims 2 GB": (tiff(GRAY, 1, {259: (3, [5]), 273: (4, [8]), 279: (4, [1 << 31])}), corrupt, "truncated", None, 0),
         "TIFF deflate bomb": (tiff(np.zeros((9000, 9000, 3), np.uint8), 2, {259: (3, [8])}, zlib.compress(bytes(9000 * 27000), 9)), ok, "as it is, within --max-pixels", None, 0),
         "BMP": (encode(IMAGE, "BMP"), ok, "as it is", PIXELS, 0),
         "BMP gray": (encode(IMAGE.convert("L"), "BMP"), ok, "gray as three equal channels", gray3(GRAY), 0),
         "BMP palette": (encode(palette, "BMP"), ok, "its colours", np.asarray(palette.convert("RGB")), 0),
         "BMP 32-bit": (encode(alpha, "BMP"), ok, "transparency ignored", PIXELS, 0),
+        **bmps(),
         "PNM": (encode(IMAGE, "PPM"), ok, "as it is", PIXELS, 0),
         "PNM gray": (encode(IMAGE.convert("L"), "PPM"), ok, "gray as three equal channels", gray3(GRAY), 0),
         "PNM in decimals": (b"P2 %d %d 255\n" % (WIDTH, HEIGHT) + b" ".join(b"%d" % v for v in GRAY.ravel()) + b"\n", ok, "as it is", gray3(GRAY), 0),
         "PNM 16-bit": (b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + (GRAY.astype(">u2") * 257).astype(">u2").tobytes(), ok, "scaled to 8 bits", gray3(GRAY), 1),
-        "PNM of another range": (b"P5 %d %d 100\n" % (WIDTH, HEIGHT) + GRAY.tobytes(), unsupported, "largest sample 100", None, 0),
-        "PBM": (encode(IMAGE.convert("1"), "PPM"), unsupported, "bilevel", None, 0),
+        "PNM of another range": (b"P5 %d %d 100\n" % (WIDTH, HEIGHT) + (GRAY // 2.55).astype(np.uint8).tobytes(), ok, "scaled to 8 bits", gray3(GRAY), 2),
+        "PBM": (encode(BILEVEL, "PPM"), ok, "black and white", np.asarray(BILEVEL.convert("RGB")), 0),
+        "PBM in digits": (b"P1 %d %d\n" % BILEVEL.size + np.where(np.asarray(BILEVEL), b"0", b"1").tobytes(), ok, "black and white", np.asarray(BILEVEL.convert("RGB")), 0),
         "JPEG 2000": (encode(IMAGE, "JPEG2000"), ok, "as it is", PIXELS, 0),
         "JPEG 2000 codestream": (encode(IMAGE, "JPEG2000", no_jp2=True), ok, "as it is", PIXELS, 0),
         "JPEG 2000 gray": (encode(IMAGE.convert("L"), "JPEG2000"), ok, "gray as three equal channels", gray3(GRAY), 0),
         "JPEG 2000 alpha": (encode(alpha, "JPEG2000"), ok, "transparency ignored", PIXELS, 0),
         "JPEG 2000 16-bit": (encode(Image.fromarray(GRAY.astype(np.uint16) * 257), "JPEG2000"), ok, "scaled to 8 bits", gray3(GRAY), 1),
-        "JPEG 2000 gray and alpha": (encode(alpha.convert("LA"), "JPEG2000"), unsupported, "2 components", None, 0),
+        "JPEG 2000 gray and alpha": (encode(alpha.convert("LA"), "JPEG2000"), ok, "transparency ignored", gray3(GRAY), 0),
+        "JPEG 2000 gray codestream": (encode(IMAGE.convert("L"), "JPEG2000", no_jp2=True), ok, "gray as three equal channels", gray3(GRAY), 0),
+        "JPEG 2000 off its origin": (encode(IMAGE, "JPEG2000", offset=(8, 8), tile_size=(64, 64)), ok, "as it is", PIXELS, 0),
+        "JPEG 2000 in sYCC": (sycc(encode(Image.fromarray(np.asarray(IMAGE.convert("YCbCr"))), "JPEG2000")), ok, "as it is", PIXELS, 2),
+        "JPEG 2000 in Lab": (JP2.replace(b"colr\1\0\0\0\0\0\x10", b"colr\1\0\0\0\0\0\x0e"), unsupported, "colour space 14", None, 0),
         **modern(palette, alpha),
         "PSD": (b"8BPS\0\1" + bytes(40), unsupported, "PSD", None, 0),
         "PDF": (b"%PDF-1.7\n", unsupported, "PDF", None, 0),

@@ -29,7 +29,8 @@ ORDER = """
     input.files
     input input.ahead
     decode decode.views decode.probe decode.wire decode.colour decode.extra
-    decode.dali decode.pillow decode.supervisor decode.codecs decode.heif decode.raw
+    decode.dali decode.bmp decode.pillow decode.pnm decode.supervisor decode.codecs decode.heif decode.raw
+    decode.tiff
     decode.pixels
     decode.local
     decode.device decode.worker

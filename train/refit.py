@@ -108,7 +108,7 @@ def see(
         "train": rungs.plan(len(teaching), settings.kinds, 2, 2, SEED),
         "validation": rungs.everything(min(settings.judged, len(parts["validation"])), SEED),
     }
-    folder = work / f"{bundle.digest[:12]}-{settings.precision}"
+    folder = cache_of(bundle, work, settings)
     eyes = Eyes(bundle, settings.precision)
 
     def views_of(files: Sequence[Path], steps: Sequence[Rung]) -> Callable[[int, int], Any]:
@@ -139,6 +139,11 @@ def see(
         seen["validation"],
         said,
     )
+
+
+def cache_of(bundle: Bundle, work: Path, settings: Settings) -> Path:
+    """Where what a bundle's members see is kept."""
+    return work / f"{bundle.digest[:12]}-{settings.precision}"
 
 
 def own_heads(bundle: Bundle) -> Heads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.errors import UsageError
+from metaqap_fast.input.files import Listing
 from metaqap_fast.model import bundle as bundles
-from metaqap_fast.train.diagnose import BANDS, Diagnosis, diagnose, teach
+from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.train import familiar
+from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose, teach
+from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Refit, Settings, see
+from metaqap_fast.train.refit import Material, Refit, Settings, cache_of, see
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.run import prepare
+from metaqap_fast.train.seen import Eyes, remember
 from metaqap_fast.train.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -37,6 +43,7 @@ def refit(
     low: float | None = None,
     high: float | None = None,
     bundle_name: str | None = None,
+    strange: Path | None = None,
     changes: dict[str, Any] | None = None,
 ) -> str:
     """Fit a bundle's heads anew and write a bundle with them; returns the figures as text.
@@ -52,6 +59,7 @@ def refit(
         low: see `datasets.load`.
         high: see `datasets.load`.
         bundle_name: of the new bundle.
+        strange: folder of pictures that are no photographs, to measure how well they are told from them.
         changes: entries of `Settings`; `penalty` and `still`, if given, are not searched for.
     """
     changes = changes or {}
@@ -88,11 +96,40 @@ def refit(
         "reasons": {one.name: _table(each) for one, each in zip(bundle.members, diagnoses, strict=True)},
         "reasons are given by": bundle.members[member].name,
     }
+    if strange is not None:
+        figures["AUC of unfamiliar"] = _unfamiliar(bundle, seen, strange, work, settings)
     new = fits.fit(chosen)
     revise(bundle, seen, new, output, bundle_name or f"{bundle.name}-heads", taught[member], member, asdict(chosen))
     text = json.dumps(figures, indent=2)
     (output / "heads.json").write_text(text + "\n")
     return text
+
+
+def _unfamiliar(
+    bundle: Bundle, seen: Material, folder: Path, work: Path, settings: Settings
+) -> dict[str, dict[str, float]]:
+    """For each member: AUC of the pictures of a folder against held-out photographs, and the share of them marked over
+    .99; half of the held-out photographs say how far others are, the other half are compared."""
+    files = sorted(Path(os.fsdecode(entry.path)) for entry in Listing([folder]).files())
+    eyes = Eyes(bundle, settings.precision)
+    pictures = remember(
+        eyes,
+        len(files),
+        lambda start, stop: middle_views(files[start:stop]),
+        cache_of(bundle, work, settings) / f"strange-{folder.resolve().name}",
+    )
+    found = {}
+    for place, member in enumerate(bundle.members):
+        held = seen.held[place]
+        model = familiar.fit(seen.labelled[place], held[::2])
+        marks, photographs = model.unfamiliar(pictures[place]), model.unfamiliar(held[1::2])
+        distances = model.distance(pictures[place]), model.distance(held[1::2])
+        found[member.name] = {
+            "AUC": area(*distances),
+            "marked over .99": float((marks > 0.99).mean()),
+            "photographs marked over .99": float((photographs > 0.99).mean()),
+        }
+    return found
 
 
 def _settings(changes: dict[str, Any]) -> Settings:

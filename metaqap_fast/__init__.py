@@ -5,7 +5,8 @@
     >>> table.paths[0], table.score[0], table.uncertainty[0]   # doctest: +SKIP
     ('a.jpg', 0.71, 0.06)
 
-`Scorer` keeps the model compiled between calls and also takes bytes and arrays.
+`Scorer` keeps the model compiled between calls and also takes bytes and arrays. `metaqap_fast.ray.score` scores the
+images of a Ray dataset.
 """
 
 from __future__ import annotations
@@ -51,10 +52,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # Imported when first used: `import metaqap_fast` and `--help` must not wait for numpy.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "ray":
+        return importlib.import_module(f"{__name__}.scale.ray")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -100,8 +101,27 @@ class Summary:
         self.totals.take(row)
 
     def told(self) -> dict[str, Any]:
-        """What another process is told, see `join`."""
+        """What another process is told, see `join` and `add`."""
         return {"statuses": dict(self.statuses), "totals": self.totals.told()}
+
+    def told_of_listing(self) -> dict[str, Any]:
+        """What `missing` has found since this was last asked for, for `add`."""
+        replaced = [(os.fsdecode(key), status, score) for key, status, score in self._replaced]
+        found = {"passed": self.passed, "changed": self.changed, "retried": self.retried, "replaced": replaced}
+        self.passed = self.changed = self.retried = 0
+        self._replaced.clear()
+        return found
+
+    def add(self, told: Mapping[str, Any]) -> None:
+        """Count what another process has made since it was last heard of."""
+        self.seconds = time.monotonic() - self._start
+        self.passed += told["passed"]
+        self.changed += told["changed"]
+        self.retried += told["retried"]
+        self.statuses.update(told["statuses"])
+        for key, status, score in told["replaced"]:
+            self.totals.forget(status, score, os.fsencode(key))
+        self.totals = self.totals.plus([told["totals"]])
 
     def join(self, others: Iterable[Mapping[str, Any]]) -> None:
         """Count what the processes of a run have counted until now."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 APART = [
     ("resume", "overwrite"), ("quiet", "json"), ("strict", "max_failed"), ("prune", "limit"),
     ("o", "resume"), ("o", "overwrite"), ("o", "json"), ("o", "shard"),
+    ("ray", "limit"), ("ray", "profile"), ("ray", "threads"), ("ray", "dry_run"), ("ray", "o"),
 ]  # fmt: skip
 TOGETHER = [
     ("retry_failed", "resume"), ("prune", "resume"), ("moved", "resume"), ("sample", "limit"), ("format", "o"),
@@ -71,6 +72,14 @@ TOGETHER = [
     "--shard", type=shared.Sharing(), help="Score one of n shares, 0/n to n-1/n; `merge` makes one file of all."
 )
 @click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Score with Ray: on the cluster whose head node is at ADDRESS (host:port, or auto on one of its nodes); "
+    "without one on this machine alone.",
+)
+@click.option(
     "--rows-per-part",
     type=click.IntRange(min=1),
     default=options.ROWS_PER_PART,
@@ -107,6 +116,7 @@ def score(
     moved: bool,
     overwrite: bool,
     shard: Shard | None,
+    ray: str | None,
     profile: str | None,
     image: str,
     key: str,
@@ -131,6 +141,7 @@ def score(
         shared.use_threads(threads)  # before any library counts the cores
     from metaqap_fast.cli.progress import Report
     from metaqap_fast.input import open_sources
+    from metaqap_fast.input.ahead import Ahead
     from metaqap_fast.run import about, run, run_to
     from metaqap_fast.scale.shards import run_shards
     from metaqap_fast.scorer import Scorer
@@ -140,16 +151,22 @@ def score(
     from metaqap_fast.trace import Trace
 
     mode: OutputMode = "resume" if resume else "overwrite" if overwrite else "new"
-    some = {name: settings.pop(name) for name in ("exclude", "limit", "sample", "seed")}
+    some: dict[str, Any] = {name: settings.pop(name) for name in ("exclude", "limit", "sample", "seed")}
     root = root_of(output) if resume and not moved else None
-    listing = _listing(open_sources(source, root, image=image, key=key), shard, **some)
-    if dry_run:
+    found = open_sources(source, root, image=image, key=key)
+
+    def choose(entries: Source) -> Source:
+        return _chosen(entries, None if ray else shard, **some)
+
+    # A cluster's workers list archives themselves.
+    listing = None if ray else Ahead(choose(found))
+    if dry_run and listing:
         _preview(listing, output, mode, retry_failed, as_json)
         return
     devices = settings.pop("device").split(",")
-    if len(devices) > 1 and (profile or output == "-"):
-        raise click.UsageError(f"{'--profile' if profile else '-o -'} is for one device")
-    if not shard:  # of few images a share may have none
+    if len(devices) > 1 and (profile or output == "-" or ray):
+        raise click.UsageError(f"{'--profile' if profile else '--ray' if ray else '-o -'} is for one device")
+    if listing and not shard:  # of few images a share may have none
         listing.check()
     trace = Trace(profile) if profile else None
     claim = None if output == "-" else Claim(output, mode)  # before the seconds that a model takes to compile
@@ -157,7 +174,7 @@ def score(
         "rows_per_part": rows_per_part, "retry_failed": retry_failed, "prune": prune, "moved": moved, "shard": shard,
     }  # fmt: skip
     summary = Summary(output)
-    report = Report(lambda: listing.total, summary, quiet=quiet, as_json=as_json)
+    report = Report(lambda: listing.total if listing else None, summary, quiet=quiet, as_json=as_json)
 
     def stopped(error: BaseException) -> None:
         """End an interrupted run at once: everything is committed, and to close engine and decoder takes seconds."""
@@ -169,7 +186,15 @@ def score(
 
     with signals.as_exceptions(), claim or nullcontext(), report:
         try:
-            if claim and len(devices) > 1:
+            if listing is None:
+                assert ray and claim
+                from metaqap_fast.scale.cluster import run_cluster
+
+                run_cluster(
+                    ray, found, choose, claim, mode, {**settings, "device": devices[0]}, report.progress,
+                    report.started, **saving, summary=summary,
+                )  # fmt: skip
+            elif claim and len(devices) > 1:
                 run_shards(
                     devices, listing, claim, mode, settings, report.progress, report.started, **saving, summary=summary
                 )
@@ -212,11 +237,10 @@ def _check(given: Mapping[str, Any]) -> None:
             raise click.UsageError(f"{name(one)} goes with {name(other)}")
 
 
-def _listing(
+def _chosen(
     entries: Source, shard: Shard | None, exclude: tuple[str, ...], limit: int | None, sample: bool, seed: int
-) -> Ahead:
+) -> Source:
     """What is to be scored of what was named."""
-    from metaqap_fast.input.ahead import Ahead
     from metaqap_fast.input.chosen import Excluding, Limited
     from metaqap_fast.scale.share import Share
 
@@ -226,7 +250,7 @@ def _listing(
         entries = Excluding(entries, exclude)
     if limit:
         entries = Limited(entries, limit, seed if sample else None)
-    return Ahead(entries)
+    return entries
 
 
 def _preview(listing: Ahead, output: str, mode: OutputMode, retry_failed: bool, as_json: bool) -> None:

@@ -20,7 +20,7 @@ __all__ = ["Source", "named", "open_sources"]
 
 def open_sources(
     sources: Sequence[str | os.PathLike[str]], root: str | None = None, *, image: str = "", key: str = ""
-) -> Source:
+) -> Listing:
     """What a user has named, as one source; kinds may be mixed.
 
     Args:

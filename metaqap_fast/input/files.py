@@ -51,7 +51,7 @@ class Listing:
         self.sources = [os.fsdecode(source) for source in sources]
         self.roots: list[str] = []
         self.left_out: Counter[str] = Counter()
-        self._options = options or Options()
+        self.options = options or Options()
         self._remote = Remote()
         self._folders: list[bytes] = []
         self._files: list[_Files] = []
@@ -135,13 +135,10 @@ class Listing:
 
     def share(self, wanted: Callable[[bytes], bool]) -> Iterator[Entry]:
         """The entries of files and archives with these keys; archives with others are not even opened."""
-        for item in early(item for item in self._found() if wanted(item.key)):
-            if isinstance(item, Archive):
-                yield from item.entries(self._options, self.left_out)
-            else:
-                yield item
+        return entries_of((item for item in self.items() if wanted(item.key)), self.options, self.left_out)
 
-    def _found(self) -> Iterator[Item]:
+    def items(self) -> Iterator[Item]:
+        """What is found before any archive is opened: files of their own and archives, in the order of their keys."""
         self.left_out.clear()
         streams: list[Iterable[Item]] = [Walk(path, self._key(path), self.left_out) for path in self._folders]
         for files in self._files:
@@ -154,13 +151,22 @@ class Listing:
 
     def files(self) -> Iterator[File]:
         """Images that are files of their own."""
-        return (item for item in self._found() if isinstance(item, File))
+        return (item for item in self.items() if isinstance(item, File))
 
     def _file(self, path: bytes) -> File | Archive:
         return found(self._key(path), path, True)
 
     def _key(self, path: bytes) -> bytes:
         return key_of(path, self._root)
+
+
+def entries_of(items: Iterable[Item], options: Options, counts: Counter[str]) -> Iterator[Entry]:
+    """The images of what was found. `counts` is told what archives hold besides, by its kind."""
+    for item in early(items):
+        if isinstance(item, Archive):
+            yield from item.entries(options, counts)
+        else:
+            yield item
 
 
 @dataclass(frozen=True, slots=True)

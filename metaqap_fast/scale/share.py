@@ -28,5 +28,9 @@ class Share(Part):
         return (entry for entry in self._source if self._is_mine(entry.key))
 
     def _is_mine(self, key: bytes) -> bool:
-        digest = blake2b(key, digest_size=8).digest()
-        return int.from_bytes(digest, "big") % self._count == self._index
+        return share_of(key, self._count) == self._index
+
+
+def share_of(key: bytes, count: int) -> int:
+    """Which of `count` shares a file or an archive is in."""
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") % count

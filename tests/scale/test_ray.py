@@ -1,0 +1,239 @@
+"""Ray: the file that one machine makes, whatever becomes of workers; scores as columns of a dataset; clear errors."""
+
+from __future__ import annotations
+
+import io
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import crash
+import metaqap_fast
+from command import run
+from images import encode
+from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.input.members import Options
+from metaqap_fast.scale import cluster
+from metaqap_fast.scale.pieces import Piece, PieceSource, pieces
+from metaqap_fast.scores.table import ScoreTable
+
+ray = pytest.importorskip("ray", reason="NOT TESTED HERE: Ray is missing")
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """Address of a cluster of two CPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # a token would be written to HOME
+        yield from _head()
+
+
+def _head() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts"]
+    start = [
+        *command,
+        "start",
+        "--head",
+        "--node-ip-address=127.0.0.1",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+    ]
+    subprocess.run([*start, "--disable-usage-stats"], check=True, capture_output=True, timeout=120)
+    yield f"{ray.util.get_node_ip_address()}:{port}"
+    subprocess.run([*command, "stop", "--force"], check=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def collection(photo: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files and two tars, some of them bad."""
+    root = tmp_path_factory.mktemp("collection")
+    (root / "files").mkdir()
+    rng = np.random.default_rng(0)
+    crops = [photo.crop((x, y, x + 64, y + 64)) for x, y in rng.integers(0, 400, (300, 2)).tolist()]
+    for i, crop in enumerate(crops[:40]):
+        crop.save(root / "files" / f"{i:03d}.png")
+    (root / "files" / "bad.jpg").write_bytes(b"no image")
+    for number in range(2):
+        with tarfile.open(root / f"shard-{number}.tar", "w") as tar:
+            for i, crop in enumerate(crops[40 + 130 * number : 170 + 130 * number]):
+                data = encode(crop, "JPEG") if i % 50 else encode(crop, "JPEG")[:300]
+                for name, content in ((f"{i:04d}.jpg", data), (f"{i:04d}.json", b"{}")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def plain(collection: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain") / "s.h5"
+    assert run("score", collection, "--model", bundle, "-o", out, "--precision", "fp32").returncode == 0
+    return out
+
+
+def by_ray(head: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return run("score", *arguments, "--precision", "fp32", "--ray", head)
+
+
+@pytest.mark.full
+def test_the_file_is_that_of_one_machine(
+    head: str, collection: Path, bundle: Path, plain: Path, tmp_path: Path
+) -> None:
+    result = by_ray(head, collection, "--model", bundle, "-o", tmp_path / "s.h5", "--rows-per-part", 25)
+    assert result.returncode == 0, result.stderr
+    assert crash.datasets(tmp_path / "s.h5") == crash.datasets(plain)
+    assert "294 scored, 7 failed (6 corrupt, 1 unsupported)" in result.stderr
+    assert "260 left out: member that is no image" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.h5"]
+
+
+@pytest.mark.full
+def test_what_is_there_is_kept_and_what_changed_is_scored_again(
+    head: str, collection: Path, bundle: Path, photo: Image.Image, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(6):
+        photo.crop((i, 0, 64 + i, 64)).save(folder / f"{i}.png")
+    arguments = (folder, "--model", bundle, "-o", tmp_path / "s.h5")
+    assert run("score", *arguments, "--precision", "fp32").returncode == 0
+    photo.crop((300, 300, 364, 364)).save(folder / "3.png")
+    photo.crop((9, 0, 73, 64)).save(folder / "new.png")
+    (folder / "0.png").unlink()
+    result = by_ray(head, *arguments, "--resume", "--prune")
+    assert result.returncode == 0, result.stderr
+    assert "6 rows there already" in result.stderr and "1 row scored again: the file has changed" in result.stderr
+    assert "gone" in result.stderr
+    assert run("score", folder, "--model", bundle, "-o", tmp_path / "w.h5", "--precision", "fp32").returncode == 0
+    assert crash.datasets(tmp_path / "s.h5") == crash.datasets(tmp_path / "w.h5")
+
+
+@pytest.mark.full
+def test_a_worker_that_is_killed_costs_nothing(
+    head: str, collection: Path, bundle: Path, plain: Path, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+    parts, over = tmp_path / "s.h5.parts", threading.Event()
+
+    def kill() -> None:
+        """One after the first part, another later."""
+        for count in (2, 6):
+            while not over.is_set() and len(list(parts.glob("part-*.h5"))) < count:
+                time.sleep(0.02)
+            for process in psutil.process_iter(["cmdline"]):
+                if not over.is_set() and any("ray::MapWorker" in text for text in process.info["cmdline"] or ()):
+                    killed.append(process.pid)
+                    process.kill()
+                    break
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    result = by_ray(head, collection, "--model", bundle, "-o", tmp_path / "s.h5", "--rows-per-part", 10)
+    over.set()
+    thread.join()
+    assert result.returncode == 0, result.stderr
+    assert len(set(killed)) == 2
+    assert crash.datasets(tmp_path / "s.h5") == crash.datasets(plain)
+
+
+@pytest.mark.full
+def test_scores_are_columns_of_a_dataset(head: str, collection: Path, bundle: Path, plain: Path) -> None:
+    score = metaqap_fast.ray.score
+    wanted = ScoreTable.read(plain)
+    of = dict(zip(wanted.paths, wanted, strict=True))
+    ray.init(head, log_to_driver=False)
+    try:
+        images = ray.data.read_binary_files(str(collection / "files"), include_paths=True)
+        images = images.map_batches(lambda block: {**block, "mine": np.arange(len(block["path"]))})
+        found = score(images, model=str(bundle), precision="fp32", concurrency=1).take_all()
+        assert len(found) == 41 and sorted(row["mine"] for row in found)[-1] > 0
+        for row in found:
+            one = of[f"files/{Path(row['path']).name}"]
+            assert (row["status"], row["bytes"]) == (one.status.name, one.nbytes)
+            assert row["score"] == one.score or (row["score"] is None and one.status)
+        struct = pa.array(
+            [{"bytes": (collection / "files" / "001.png").read_bytes(), "path": "x"}, {"bytes": None}, None]
+        )
+        table = pa.table({"image": struct, "name": ["a", "b", "c"]})
+        kept = score(ray.data.from_arrow(table), "image", "name", keep_image=True, model=str(bundle), concurrency=1)
+        rows = kept.take_all()
+        assert [row["status"] for row in rows] == ["ok", "unreadable", "unreadable"]
+        assert rows[0]["score"] == pytest.approx(of["files/001.png"].score, abs=0.01) and "null" in rows[2]["error"]
+        assert rows[0]["image"]["bytes"] == struct[0]["bytes"].as_py() and rows[0]["bytes"] == len(
+            rows[0]["image"]["bytes"]
+        )
+        with pytest.raises(UsageError, match=r"no column 'bytes'; it has image, name"):
+            score(ray.data.from_arrow(table))
+        clash = table.append_column("score", pa.array([1, 2, 3]))
+        with pytest.raises(UsageError, match="rename or drop score"):
+            score(ray.data.from_arrow(clash), "image", "name")
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.full
+def test_what_a_worker_cannot_do_is_one_line(
+    head: str, collection: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = by_ray(head, collection, "--model", bundle, "-o", tmp_path / "s.h5", "--device", "cuda:0")
+    assert result.returncode in (1, 2)
+    assert result.stderr.startswith("metaqap-fast: a Ray worker: ") and result.stderr.count("\n") == 1
+    source = cluster.Listing([collection])
+    monkeypatch.setattr(cluster, "seen", lambda item: 7)  # as if it were another file here
+    arguments: Any = (head, source, lambda entries: entries, tmp_path / "s.h5", "new", {"model": str(bundle)})
+    with pytest.raises(UsageError, match=r"does not see files/000.png as this machine does: name a source by a path"):
+        cluster.run_cluster(*arguments)
+    monkeypatch.setattr(cluster, "__version__", "9.9")
+    with pytest.raises(MetaqapError, match=r"has metaqap-fast .*, this machine 9.9"):
+        cluster.run_cluster(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_cluster_is_one_line(collection: Path, bundle: Path, tmp_path: Path, cli: Any, monkeypatch: Any) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        silent = f"127.0.0.1:{closed.getsockname()[1]}"
+    for address, words in (
+        (silent, "no Ray cluster answers at"),
+        ("ray://127.0.0.1:10001", "is no address of a Ray cluster"),
+        ("somewhere", "is no address of a Ray cluster"),
+    ):
+        result = cli("score", collection, "-o", tmp_path / "s.h5", "--ray", address)
+        assert result.exit_code and words in result.stderr and result.stderr.count("\n") == 1
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = cli("score", collection, "-o", tmp_path / "s.h5", "--ray")
+    assert result.exit_code == 1 and "pip install 'metaqap-fast[ray]'" in result.stderr
+    result = cli("score", collection, "--ray", "auto", "--limit", "3")
+    assert result.exit_code == 2 and "--ray and --limit exclude each other" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_pieces_are_the_whole_source_once(collection: Path, workers: int) -> None:
+    source = cluster.Listing([collection])
+    work = pieces(source.items(), workers)
+    found = [PieceSource(piece, source.options) for piece in work]
+    keys = [entry.key for each in found for entry in each]
+    assert sorted(keys) == sorted(entry.key for entry in source) and len(set(keys)) == len(keys)
+    assert sum(each.left_out.get("member that is no image", 0) for each in found) == 260
+    assert len(work) >= 8 * workers or all(len(piece.items) <= 16 for piece in work)
+
+
+def test_no_source_makes_no_work() -> None:
+    assert pieces([], 4) == [] and list(PieceSource(Piece([]), Options())) == []

@@ -119,7 +119,7 @@ def test_what_is_there_is_kept_and_what_changed_is_scored_again(
     result = by_ray(head, *arguments, "--resume", "--prune")
     assert result.returncode == 0, result.stderr
     assert "6 rows there already" in result.stderr and "1 row scored again: the file has changed" in result.stderr
-    assert "gone" in result.stderr
+    assert "1 row removed: the image is gone" in result.stderr
     assert run("score", folder, "--model", bundle, "-o", tmp_path / "w.h5", "--precision", "fp32").returncode == 0
     assert crash.datasets(tmp_path / "s.h5") == crash.datasets(tmp_path / "w.h5")
 

@@ -73,7 +73,10 @@ ORDER = """
     scorer
     evaluation summary
     run
-    scale.process scale.share scale.shards
+    scale.connect scale.pieces scale.process scale.share scale.shards
+    scale.actor
+    scale.ray
+    scale.cluster
     scale
     review.describe review.preview review.images review.select
     review.chosen review.transfer review.xmp

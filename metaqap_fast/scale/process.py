@@ -106,6 +106,11 @@ def _score(parent: Parent) -> None:
     except OSError as error:
         raise MetaqapError(f"cannot write {folder}: {error.strerror or error}") from None
     summary = Summary()
-    collect(stamped(scorer, entries()), parts, summary, report, stopped=_stopped)
+
+    def stopped(error: BaseException) -> None:
+        parent.tell(counts=summary.told())
+        _stopped(error)
+
+    collect(stamped(scorer, entries()), parts, summary, report, stopped=stopped)
     parent.tell(counts=summary.told(), finished=True)
     scorer.close()  # which may keep what it has compiled

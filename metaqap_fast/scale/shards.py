@@ -74,10 +74,10 @@ def run_shards(
         attributes = {**ready[0], "device": ", ".join(dict.fromkeys(str(each["device"]) for each in ready))}
         summary.about = attributes
         store = Store(claim, attributes_of(attributes, source, shard), mode, rows_per_part, moved=moved)
+        counts: dict[int, Any] = {}
         try:
             summary.resumed(store.done, store.totals)
             where = {"folder": os.fspath(store.parts), "attributes": store.attributes, "number": store.number}
-            counts: dict[int, Any] = {}
             entries = summary.missing(source, store.done, retry_failed)
             for index, message in processes.work(entries, {**where, "rows_per_part": rows_per_part}):
                 if "part" in message:
@@ -87,6 +87,13 @@ def run_shards(
                     summary.join(counts.values())
                     on_row(summary)
             finish(store, summary, source, prune)
+        except BaseException:
+            processes.stop()
+            for index, message in processes.last_words():  # what they committed when they were stopped
+                if "counts" in message:
+                    counts[index] = message["counts"]
+                    summary.join(counts.values())
+            raise
         finally:
             processes.stop()  # before the output's lock is given back
             store.close()
@@ -110,13 +117,17 @@ class _Processes:
         self._dealing = threading.Lock()
         self._over: set[int] = set()  # those that have said their last word
         self._gone: dict[int, float] = {}  # when others were found to be
+        self._listeners: list[threading.Thread] = []
         command = child.command("from metaqap_fast.scale.process import main; main()")
         self._all = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in devices]
         for index, device in enumerate(devices):
             # On a CPU engines share the cores better than we do.
             share = cores(index, len(devices)) if device.startswith("cuda") else None
             self._tell(index, {"options": {**options, "device": device}, "cores": share})
-            threading.Thread(target=self._listen, args=(index,), daemon=True, name=f"shard-{index}").start()
+            self._listeners.append(
+                threading.Thread(target=self._listen, args=(index,), daemon=True, name=f"shard-{index}")
+            )
+            self._listeners[-1].start()
 
     def __enter__(self) -> _Processes:
         return self
@@ -169,6 +180,16 @@ class _Processes:
                     process.terminate()
             child.end([p for i, p in enumerate(self._all) if i not in self._over], SECONDS_TO_COMMIT)
             child.end([p for i, p in enumerate(self._all) if i in self._over], SECONDS_TO_LEAVE)
+
+    def last_words(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What they have said until their end and nobody has asked for."""
+        deadline = time.monotonic() + SECONDS_TO_BE_HEARD
+        for thread in self._listeners:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        while not self._heard.empty():
+            index, message = self._heard.get()
+            if not isinstance(message, Exception):
+                yield index, message
 
     def _next(self) -> tuple[int, dict[str, Any]]:
         """The next message; an error of one of them, or its end, is raised."""

@@ -21,11 +21,9 @@ from metaqap_fast import UsageError
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.gpu_errors import DecoderDisagrees
 from metaqap_fast.input import open_sources
-from metaqap_fast.input.files import File
 from metaqap_fast.run import Summary
 from metaqap_fast.scale import shards
 from metaqap_fast.scale.shards import cores, run_shards
-from metaqap_fast.scale.share import Share
 from metaqap_fast.scores.table import ScoreTable
 
 
@@ -54,34 +52,6 @@ def pids(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     real = subprocess.Popen
     monkeypatch.setattr(shards.subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[-1])
     return started
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_shares_are_the_source_dealt_out(folder: Path, count: int) -> None:
-    source = open_sources([folder])
-    keys = [entry.key for entry in source]
-    dealt = [[entry.key for entry in Share(source, i, count)] for i in range(count)]
-    assert sorted(key for share in dealt for key in share) == sorted(keys)
-    assert all(share == sorted(share, key=keys.index) for share in dealt)
-    assert (Share(source, 0, count).sources, sum(Share(source, 0, count).left_out.values())) == ([str(folder)], 1)
-    assert (Share(source, 0, count).roots, Share(source, 0, count).root) == ([folder.as_uri()], folder.as_uri())
-
-
-def test_a_share_keeps_its_images_when_others_come_and_go() -> None:
-    class Toy:
-        sources, roots, root, left_out = ("toy",), (), "", {}
-
-        def __init__(self, numbers: range) -> None:
-            self.numbers = numbers
-
-        def __iter__(self) -> Any:
-            return (File(b"%d" % i, b"") for i in self.numbers)
-
-    for i in range(4):
-        before = {entry.key for entry in Share(Toy(range(1000, 3000)), i, 4)}  # type: ignore[arg-type]
-        after = {entry.key for entry in Share(Toy(range(2000, 4000)), i, 4)}  # type: ignore[arg-type]
-        middle = {b"%d" % n for n in range(2000, 3000)}
-        assert before & middle == after & middle and 400 < len(before) < 600
 
 
 def test_the_cores_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,16 +294,18 @@ def test_an_interrupted_run_is_resumed_by_one_process(
 ) -> None:
     folder, out = many(tmp_path / "photos", 4000), tmp_path / "s.h5"
     arguments = ["score", str(folder), "--model", str(bundle), "-o", str(out), "--rows-per-part", "100"]
-    process = subprocess.Popen([*COMMAND, *arguments, "--device", "cpu,cpu"], stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*COMMAND, *arguments, "--json", "--device", "cpu,cpu"], **pipes)
     while not committed(out):
         assert process.poll() is None
         time.sleep(0.01)
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status and "--resume" in errors and "Traceback" not in errors
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == json.loads(said)["exit_status"] == status and errors == ""
     assert not out.exists() and not psutil.wait_procs(below, timeout=20)[1]
     kept = committed(out)
+    assert json.loads(said)["rows"] == len(kept)  # also what was committed at last
     resumed = run(*arguments, "--resume", "--json")
     summary = json.loads(resumed.stdout)
     assert resumed.returncode == 0 and summary["resumed_rows"] == len(kept) == len(set(kept)) >= 100

@@ -122,6 +122,7 @@ class Decoded:
     width: int = 0  # as displayed, in pixels
     height: int = 0
     note: str = ""  # what a reader of its score should know
+    hash: int = 0  # see `Row.hash`
 
     @property
     def views(self) -> Pixels:
@@ -158,6 +159,7 @@ class Stored:
     needs: str = ""
 
 
+HASH = "pHash, 64 bits: few differ between images that look alike; 0 where there is none, as for failed images"
 SEEN = "a digest of the file's size and modification time, or of its entity tag; 0 where they are not known"
 
 
@@ -182,6 +184,7 @@ class Row:
     reasons: Annotated[NDArray[np.float32], Stored("f4", range="0 none to 1 worst", needs="reasons")] = field(
         default_factory=lambda: np.array(np.nan, np.float32)
     )
+    hash: Annotated[int, Stored("u8", meaning=HASH)] = 0  # decode/phash.py
 
 
 def key_order(key: bytes) -> bytes:

@@ -267,6 +267,7 @@ class Scorer:
             note=image.note,
             reason=_worst(result.reasons, self.bundle.reasons),
             reasons=result.reasons,
+            hash=0 if error else image.hash,
         )
 
     def describe(self) -> dict[str, object]:

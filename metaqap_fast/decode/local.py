@@ -15,6 +15,7 @@ import numpy as np
 from metaqap_fast.decode import DecodeOptions, views
 from metaqap_fast.decode.colour import NONE, Colours, colours
 from metaqap_fast.decode.dali import Dali
+from metaqap_fast.decode.phash import phash
 from metaqap_fast.decode.pixels import DECODERS, PixelDecoder
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import Header, raw, read_header
@@ -68,10 +69,10 @@ class Job:
         """Its result where it has no views."""
         return Decoded(self.key, self.nbytes, error, self.width, self.height)
 
-    def decoded(self, found: Any) -> Decoded:
-        """Its result: views."""
+    def decoded(self, found: Any, code: int = 0) -> Decoded:
+        """Its result: views, and a hash."""
         notes = (self.header.note if self.header else "", self.colours.note)
-        return Decoded(self.key, self.nbytes, found, self.width, self.height, "; ".join(filter(None, notes)))
+        return Decoded(self.key, self.nbytes, found, self.width, self.height, "; ".join(filter(None, notes)), code)
 
     @property
     def colours(self) -> Colours:
@@ -213,7 +214,7 @@ class LocalDecoder:
             cut = views.cut(shown, options.size, options.views)
             if not self._borrow and isinstance(cut, np.ndarray) and cut.base is not None:
                 cut = cut.copy()
-            yield job.decoded(cut)
+            yield job.decoded(cut, phash(shown))
 
     def _failure(self, job: Job, error: Exception, detail: str) -> ImageError:
         """What to say of an image that a decoder failed on; whether memory is what it lacked."""

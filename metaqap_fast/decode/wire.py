@@ -119,6 +119,7 @@ class Answers:
                 "width": decoded.width,
                 "height": decoded.height,
                 "note": decoded.note[:NOTE],
+                "hash": decoded.hash,
                 "views": views.shape,
             }
         )
@@ -189,7 +190,8 @@ def _unpacked(answers: Sequence[dict[str, Any]], fd: int | None) -> list[Decoded
             nbytes = math.prod(answer["views"])
             result = memory[at : at + nbytes].reshape(answer["views"])
             at += nbytes
-        found.append(Decoded(b"", 0, result, answer["width"], answer["height"], answer["note"]))
+        about = (answer[name] for name in ("width", "height", "note", "hash"))
+        found.append(Decoded(b"", 0, result, *about))
     return found
 
 

@@ -25,10 +25,10 @@ from rows import a_row
 ROOT = Path(__file__).parents[2]
 LAST = '    nbytes: Annotated[int, Stored("u8", name="bytes")]\n'
 
-# The columns that version 2 will have, and one of each other kind. "Kind" stands for an enum that is there already.
+# A column of each kind, some of which version 2 will have. "Kind" stands for an enum that is there already.
 ENTRIES = {
     "blur": 'blur: Annotated[float, Stored("f4", meaning="0 sharp to 1 blurred")] = float("nan")',
-    "hash": 'hash: Annotated[int, Stored("u8")] = 0',
+    "number": 'number: Annotated[int, Stored("u8")] = 0',
     "cause": 'cause: Annotated[Status, Stored("u1")] = Status.ok',
     "harms": 'harms: Annotated[NDArray[np.float32], Stored("f4")] = '
     'dataclasses.field(default_factory=lambda: np.array(np.nan, np.float32))',
@@ -38,7 +38,7 @@ ENTRIES = {
 # What a row holds, what the column's default is, and how the two are exported.
 VALUES = {
     "blur": ("0.125", {"blur": [0.125, None]}),
-    "hash": ("2**63 + 1", {"hash": [2**63 + 1, 0]}),
+    "number": ("2**63 + 1", {"number": [2**63 + 1, 0]}),
     "cause": ("Status.corrupt", {"cause": ["corrupt", "ok"]}),
     "harms": (
         "np.array([.125, .25, .5], np.float32)",

@@ -28,6 +28,7 @@ ORDER = """
     input.remote
     input.files
     input input.ahead
+    decode.phash
     decode decode.views decode.probe decode.wire decode.colour decode.extra
     decode.dali decode.bmp decode.pillow decode.pnm decode.supervisor decode.codecs decode.heif decode.raw
     decode.tiff

@@ -23,6 +23,7 @@ from metaqap_fast.cli.evaluate import evaluate
 from metaqap_fast.cli.export import export
 from metaqap_fast.cli.inspect import inspect
 from metaqap_fast.cli.merge import merge
+from metaqap_fast.cli.report import report
 from metaqap_fast.cli.score import score
 from metaqap_fast.cli.select import select
 from metaqap_fast.cli.train import train
@@ -69,5 +70,5 @@ def main() -> None:
     """No-reference image quality scores for whole data sets."""
 
 
-for _command in (score, select, merge, evaluate, export, inspect, compile_command, train, bench):
+for _command in (score, select, report, merge, evaluate, export, inspect, compile_command, train, bench):
     main.add_command(_command)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from metaqap_fast.cli import shared
-from metaqap_fast.options import LABELS
+from metaqap_fast.options import DISTANCE, LABELS
 
 if TYPE_CHECKING:
     from metaqap_fast.review.chosen import Chosen
@@ -28,6 +28,28 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
     "--status", default="", metavar="S", help="Images with this status, such as corrupt; failed: all without a score."
 )
 @click.option("--reason", default="", metavar="R", help="Images with this reason.")
+@click.option("--duplicates", is_flag=True, help="Images that look like another one with a higher score.")
+@click.option(
+    "--distance",
+    type=click.IntRange(0, 11),
+    default=DISTANCE,
+    show_default=True,
+    metavar="BITS",
+    help="With --duplicates: how far apart perceptual hashes of images that look alike may be.",
+)
+@click.option(
+    "--within",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="With --duplicates: only among images of which each was taken so soon after another; needs score --exif.",
+)
+@click.option(
+    "--sure",
+    type=click.FloatRange(0, 1),
+    default=0,
+    metavar="P",
+    help="With --duplicates: only those for which the other is better with this probability, such as 0.9.",
+)
 @click.option("--by", type=click.Choice(["folder"]), help="folder: worst or best of each folder.")
 @click.option("-0", "--print0", is_flag=True, help="End each path with a zero byte, for xargs -0.")
 @click.option("--csv", is_flag=True, help="Print all columns.")
@@ -64,12 +86,13 @@ def select(scores: str, by: str | None, **given: Any) -> None:
     Exit status: 0 done; 1 some images could not be used, such as those that are gone; a line says which.
     """
     from metaqap_fast.review.chosen import Chosen
+    from metaqap_fast.review.groups import Alike
     from metaqap_fast.review.select import Choice
 
     _check(given)
-    choice = Choice(
-        given["worst"], given["best"], given["below"], given["above"], given["status"], given["reason"], by == "folder"
-    )
+    alike = Alike(given["distance"], given["within"], given["sure"]) if given["duplicates"] else None
+    conditions = (given[name] for name in ("worst", "best", "below", "above", "status", "reason"))
+    choice = Choice(*conditions, by == "folder", alike)
     found = Chosen(scores, choice, given["images"])
     how = next((name for name in ("copy", "link", "move") if given[name] is not None), None)
     if how:
@@ -90,6 +113,10 @@ def _check(given: dict[str, Any]) -> None:
         for name in ("rating", "label", "replace"):
             if given[name]:
                 raise click.UsageError(f"--{name} goes with --xmp")
+    if not given["duplicates"]:
+        for name in ("within", "sure"):
+            if given[name]:
+                raise click.UsageError(f"--{name} goes with --duplicates")
     if not set(doing) & {"copy", "link", "move", "xmp"}:
         for name in ("plan", "yes"):
             if given[name]:

@@ -78,6 +78,24 @@ def cut(pixels: NDArray[np.uint8], size: int, mode: Views) -> NDArray[np.uint8]:
     return stacked  # type: ignore[no-any-return]
 
 
+def joined(views: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """The image that `cut` made `fit` views [N, S, S, 3] of, [H, W, 3], but for the margins that they leave out.
+
+    Args:
+        views: all of one image.
+        width: of the image before it was resized.
+        height: likewise.
+    """
+    size = views.shape[1]
+    wide, high = target_size(width, height, size, "fit")
+    tops, lefts = _starts(max(high, size), size, MAX_ASPECT), _starts(max(wide, size), size, MAX_ASPECT)
+    out = np.empty((tops[-1] - tops[0] + size, lefts[-1] - lefts[0] + size, 3), np.uint8)
+    places = [(y - tops[0], x - lefts[0]) for y in tops for x in lefts]
+    for view, (y, x) in zip(views, places, strict=True):
+        out[y : y + size, x : x + size] = view
+    return out[:high, :wide]
+
+
 def _starts(length: int, size: int, limit: int) -> list[int]:
     """Evenly spaced starts of windows that cover `length` >= `size`, but for a margin under 1/TOLERANCE of a window."""
     count = math.ceil((length - size // TOLERANCE) / size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -9,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from metaqap_fast.review.groups import Alike, duplicates
 from metaqap_fast.review.images import Images, from_here
-from metaqap_fast.review.select import Choice, chosen
+from metaqap_fast.review.select import Choice, chosen, rows_at
 from metaqap_fast.scores.committed import check_finished
 from metaqap_fast.scores.export import csv_lines
 from metaqap_fast.scores.hdf5 import open_scores, read_attributes
 from metaqap_fast.scores.merge import chunks
 from metaqap_fast.scores.probe import try_out
-from metaqap_fast.scores.schema import of_rows
+from metaqap_fast.scores.schema import escaped, of_rows
 from metaqap_fast.scores.table import ScoreTable
 from metaqap_fast.streams import counted
 
@@ -76,11 +79,31 @@ class Chosen:
             yield b"".join((from_here(self.images.place(key).path) if known else key) + end for key in table.keys)
 
     def csv(self) -> Iterator[bytes]:
-        """Their rows, as an export has them."""
+        """Their rows, as an export has them; of duplicates, which image is better and how surely."""
+        if self.choice.duplicates:
+            yield from self._pairs(self.choice.duplicates)
+            return
         empty = ScoreTable(of_rows([], self.attributes), self.attributes)
         yield csv_lines(empty, header=True)
         for table in self.tables():
             yield csv_lines(table, header=False)
+
+    def _pairs(self, alike: Alike) -> Iterator[bytes]:
+        found = duplicates(self._all(), alike)
+        yield b"path,score,uncertainty,best,best_score,probability\n"
+        self._count = len(found.rows)
+        if not self._count:
+            return
+        kept = np.unique(found.best)
+        best = rows_at(self._all, kept)
+        text = io.StringIO()
+        out = csv.writer(text, lineterminator="\n")
+        ours = rows_at(self._all, found.rows)
+        for i, at in enumerate(np.searchsorted(kept, found.best).tolist()):
+            numbers = (str(ours.score[i]), str(ours.uncertainty[i]))
+            other = (escaped(best.keys[at]), str(best.score[at]))
+            out.writerow([escaped(ours.keys[i]), *numbers, *other, f"{found.probability[i]:.4f}"])
+        yield text.getvalue().encode()
 
     def summary(self) -> str:
         """How many they are, after all of `tables` have been read."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.errors import Status, UsageError
 from metaqap_fast.options import Some
+from metaqap_fast.review.groups import Alike, duplicates
 from metaqap_fast.scores.schema import COLUMNS
 from metaqap_fast.scores.table import ScoreTable
 
@@ -29,6 +30,7 @@ class Choice:
         status: a status, or `failed` for each but ok; empty for images with a score.
         reason: the first thing that is wrong with the image, as the column `reason` has it.
         by_folder: worst and best are those of each folder.
+        duplicates: images that look like a better one, as this says.
     """
 
     worst: Some | None = None
@@ -38,6 +40,7 @@ class Choice:
     status: str = ""
     reason: str = ""
     by_folder: bool = False
+    duplicates: Alike | None = None
 
     @property
     def some(self) -> Some | None:
@@ -47,7 +50,7 @@ class Choice:
     @property
     def for_worse(self) -> bool | None:
         """Whether bad images are asked for (True), or good ones (False); None where that is not said."""
-        if self.worst or self.below is not None or self.reason:
+        if self.worst or self.below is not None or self.reason or self.duplicates:
             return True
         return False if self.best or self.above is not None else None
 
@@ -61,6 +64,8 @@ class Choice:
             raise UsageError("--worst and --best exclude each other")
         if self.by_folder and not self.some:
             raise UsageError("--by folder goes with --worst or --best")
+        if self.duplicates and self.some:
+            raise UsageError("--duplicates excludes --worst and --best")
         if self.status not in ("", FAILED, *Status.__members__):
             raise UsageError(f"no status {self.status!r}: one of {', '.join([*Status.__members__, FAILED])}")
         if self.status not in ("", "ok") and self.for_worse is not None:
@@ -88,7 +93,7 @@ def chosen(tables: Tables, choice: Choice) -> Iterator[ScoreTable]:
     """
     choice.check()
     if choice.some is None:
-        for table in tables():
+        for table in _only(tables, duplicates(tables(), choice.duplicates).rows) if choice.duplicates else tables():
             if (found := choice.wanted(table)).any():
                 yield table[found]
         return
@@ -106,6 +111,15 @@ def rows_at(tables: Tables, places: NDArray[np.int64]) -> ScoreTable:
             found.append(table[sorted_places[low:high] - start])
         start += len(table)
     return ScoreTable.concatenate(found)[np.argsort(np.argsort(places, kind="stable"), kind="stable")]
+
+
+def _only(tables: Tables, places: NDArray[np.int64]) -> Iterator[ScoreTable]:
+    """The rows with these numbers, which are sorted."""
+    start = 0
+    for table in tables():
+        low, high = np.searchsorted(places, (start, start + len(table)))
+        yield table[places[low:high] - start]
+        start += len(table)
 
 
 def _ranked(tables: Tables, choice: Choice, some: Some) -> NDArray[np.int64]:

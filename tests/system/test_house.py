@@ -79,11 +79,13 @@ ORDER = """
     scale.ray
     scale.cluster
     scale
-    review.describe review.preview review.images review.select
-    review.chosen review.transfer review.xmp
+    review.describe review.preview review.images review.groups
+    review.select
+    review.chosen review.survey review.thumbnails review.transfer review.xmp
+    review.report
     review
     cli.shared cli.progress
-    cli.bench cli.compile cli.evaluate cli.export cli.inspect cli.merge cli.score cli.select cli.train
+    cli.bench cli.compile cli.evaluate cli.export cli.inspect cli.merge cli.report cli.score cli.select cli.train
     cli
 """
 

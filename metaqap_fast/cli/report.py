@@ -1,0 +1,31 @@
+"""`metaqap-fast report`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("scores", type=click.Path(), metavar="SCORES.h5")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="PAGE.html", help="The page to write.  [default: SCORES.html]"
+)
+@click.option("--images", metavar="ROOT", help="The folder that was scored, if it is in another place now.")
+@click.option("--no-pictures", is_flag=True, help="Without thumbnails: no image is read.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing page.")
+def report(scores: str, output: str | None, images: str | None, no_pictures: bool, overwrite: bool) -> None:
+    """Write a page about a score file: how scores are spread, what failed, and the worst and best images.
+
+    The page is one file that needs no network. It is under 5 MB however many rows there are.
+    """
+    from metaqap_fast.review.report import default_name
+    from metaqap_fast.review.report import report as write
+    from metaqap_fast.signals import as_exceptions
+    from metaqap_fast.streams import counted, shown
+
+    output = output or default_name(scores)
+    with as_exceptions():  # nothing half-written is left
+        missing = write(scores, output, images, not no_pictures, overwrite)
+    if missing:
+        click.echo(f"{counted(missing, 'thumbnail')} missing: the page says why", err=True)
+    click.echo(f"Wrote {shown(output)}", err=True)

@@ -91,8 +91,8 @@ def select(scores: str, by: str | None, **given: Any) -> None:
 
     _check(given)
     alike = Alike(given["distance"], given["within"], given["sure"]) if given["duplicates"] else None
-    conditions = (given[name] for name in ("worst", "best", "below", "above", "status", "reason"))
-    choice = Choice(*conditions, by == "folder", alike)
+    conditions = {name: given[name] for name in ("worst", "best", "below", "above", "status", "reason")}
+    choice = Choice(**conditions, by_folder=by == "folder", duplicates=alike)
     found = Chosen(scores, choice, given["images"])
     how = next((name for name in ("copy", "link", "move") if given[name] is not None), None)
     if how:

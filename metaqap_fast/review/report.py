@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.review.images import Images
 from metaqap_fast.review.select import rows_at
-from metaqap_fast.review.survey import Survey, reasons_of
+from metaqap_fast.review.survey import Survey
 from metaqap_fast.review.thumbnails import thumbnails
 from metaqap_fast.scores.committed import check_finished
 from metaqap_fast.scores.durable import replacing
@@ -157,7 +157,7 @@ def _listed(survey: Survey, sheets: Sequence[tuple[str, str, NDArray[np.int64]]]
 def _shown(table: ScoreTable | None, images: Images | None, folder: str) -> Iterator[Shown]:
     if table is None:
         return
-    for row, reason in zip(table, reasons_of(table), strict=True):
+    for row in table:
         place = images.place(row.key) if images else None
         yield Shown(
             escaped(row.key),
@@ -168,7 +168,7 @@ def _shown(table: ScoreTable | None, images: Images | None, folder: str) -> Iter
             row.uncertainty,
             row.width,
             row.height,
-            reason,
+            row.reason,
             escaped(row.error),
         )
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from metaqap_fast.errors import Status, UsageError
 from metaqap_fast.options import Some
 from metaqap_fast.review.groups import Alike, duplicates
-from metaqap_fast.scores.schema import COLUMNS
 from metaqap_fast.scores.table import ScoreTable
 
 Tables = Callable[[], Iterable[ScoreTable]]  # all rows of a file, as often as asked for
@@ -148,12 +147,8 @@ def _ranked(tables: Tables, choice: Choice, some: Some) -> NDArray[np.int64]:
 
 def _has_reason(table: ScoreTable, reason: str) -> NDArray[np.bool_]:
     """[N] which rows have this reason."""
-    column = next((column for column in COLUMNS if column.field == "reason"), None)
-    if column is None or "reasons" not in table.attributes:
-        raise UsageError("the score file has no reasons: its images were scored without them")
-    values = table.columns["reason"]
-    if column.enum is None:
-        return np.array([str(value) == reason for value in values], bool)
-    if reason not in column.enum.__members__:
-        raise UsageError(f"no reason {reason!r}: one of {', '.join(column.enum.__members__)}")
-    return np.asarray(np.asarray(values) == column.enum[reason])
+    if not (known := table.attributes.get("reasons")):
+        raise UsageError("the score file has no reasons: its images were scored by a model without them")
+    if reason not in known:
+        raise UsageError(f"no reason {reason!r}: one of {', '.join(known)}")
+    return np.array([found == reason for found in table.columns["reason"]], bool)

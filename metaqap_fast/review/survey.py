@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import Status
-from metaqap_fast.scores.schema import COLUMNS, escaped
+from metaqap_fast.scores.schema import escaped
 from metaqap_fast.scores.table import ScoreTable
 
 BINS = 200  # of scores from 0 to 1, in breakdowns
@@ -136,8 +136,8 @@ class Survey:
         self.sizes.take([labels[i] for i in np.where(pixels > 0, 1 + np.searchsorted(SIZES, pixels), 0)], table)
         if table.attributes.get("exif"):
             self.months.take([date[:7] for date in table.columns["date"]], table)
-            self.cameras.take(list(table.columns["camera"]), table)  # type: ignore[arg-type]
-        self.reasons.update(filter(None, reasons_of(table)))
+            self.cameras.take(list(table.columns["camera"]), table)
+        self.reasons.update(filter(None, table.columns["reason"]))
         for i in np.flatnonzero(~table.ok).tolist():
             self._fail(table.status[i], table.error[i], table.keys[i])
 
@@ -148,16 +148,6 @@ class Survey:
         self.failures[kind] += 1
         if len(shown := self.examples.setdefault(kind, [])) < EXAMPLES:
             shown.append((escaped(key), escaped(error)))
-
-
-def reasons_of(table: ScoreTable) -> list[str]:
-    """The reason of each row; empty where it has none, and where the file has none."""
-    column = next((column for column in COLUMNS if column.field == "reason"), None)
-    if column is None or not table.attributes.get("reasons"):
-        return [""] * len(table)
-    values = table.columns["reason"]
-    names = [column.enum(value).name if column.enum else str(value) for value in values]
-    return [name if ok and name != "none" else "" for ok, name in zip(table.ok, names, strict=True)]
 
 
 def _folders(key: bytes) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ def test_choices(choice: Choice, expected: list[str]) -> None:
 def test_what_cannot_be_chosen_is_said(choice: Choice, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         keys(choice)
+
+
+def test_a_reason() -> None:
+    reasons = ["blur", "noise"]
+    rows = [replace(a_row(b"%d" % i, i / 9), reason=reason) for i, reason in enumerate(["blur", "", "noise", "blur"])]
+    table = ScoreTable.from_rows(rows, {**ATTRIBUTES, "reasons": reasons})
+    (found,) = chosen(lambda: [table], Choice(reason="blur", best=Some(1)))
+    assert found.keys == [b"3"]
+    with pytest.raises(UsageError, match="no reason 'dust': one of blur, noise"):
+        list(chosen(lambda: [table], Choice(reason="dust")))
 
 
 def test_equal_scores_are_chosen_in_the_order_of_the_file() -> None:

@@ -205,6 +205,7 @@ def test_columns_are_the_fields_of_a_row() -> None:
         ("seen", "seen", "int", "u8"),
         ("reason", "reason", "str", ""),
         ("reasons", "reasons", "ndarray", "f4"),
+        ("hash", "hash", "int", "u8"),
     ]
     assert not any(column.is_optional for column in COLUMNS[:9])  # version 1's are in every file
     assert all(column.is_optional for column in COLUMNS[9:])

@@ -18,6 +18,7 @@ import click
 
 from metaqap_fast import __version__, signals, streams
 from metaqap_fast.cli.bench import bench
+from metaqap_fast.cli.compare import compare
 from metaqap_fast.cli.compile import compile_command
 from metaqap_fast.cli.evaluate import evaluate
 from metaqap_fast.cli.export import export
@@ -70,5 +71,5 @@ def main() -> None:
     """No-reference image quality scores for whole data sets."""
 
 
-for _command in (score, select, report, merge, evaluate, export, inspect, compile_command, train, bench):
+for _command in (score, select, report, compare, merge, evaluate, export, inspect, compile_command, train, bench):
     main.add_command(_command)

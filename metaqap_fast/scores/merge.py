@@ -82,7 +82,7 @@ def _pieces(table: ScoreTable) -> Iterator[ScoreTable]:
         yield table[start : start + ROWS]
 
 
-class _Reader:
+class Reader:
     """A file that is being read: the rows in memory, and how far they have been used."""
 
     def __init__(self, number: int, tables: Iterator[ScoreTable]) -> None:
@@ -114,14 +114,14 @@ def _in_order(paths: Sequence[Path], prefixes: Mapping[Path, bytes]) -> Iterator
             first = _prefixed(read_rows(file, slice(1)), prefixes.get(path, b""))
         waiting += [(key_order(key), number) for key in first.keys]
     waiting.sort(reverse=True)
-    active: list[_Reader] = []
+    active: list[Reader] = []
     while waiting or active:
         # Up to `last` everything is in memory once the files that begin before it are open.
         last = min((reader.order[-1] for reader in active), default=waiting[-1][0] if waiting else b"")
         while waiting and waiting[-1][0] <= last:
             number = waiting.pop()[1]
             prefix = prefixes.get(paths[number], b"")
-            active.append(_Reader(number, (_prefixed(table, prefix) for table in chunks(paths[number]))))
+            active.append(Reader(number, (_prefixed(table, prefix) for table in chunks(paths[number]))))
             last = min(reader.order[-1] for reader in active)
         active.sort(key=lambda reader: -reader.number)  # the newest first
         yield _one_each([found for reader in active if (found := reader.take(last))[1]])

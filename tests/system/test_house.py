@@ -82,10 +82,11 @@ ORDER = """
     review.describe review.preview review.images review.groups
     review.select
     review.chosen review.survey review.thumbnails review.transfer review.xmp
-    review.report
+    review.report review.compare
     review
     cli.shared cli.progress
-    cli.bench cli.compile cli.evaluate cli.export cli.inspect cli.merge cli.report cli.score cli.select cli.train
+    cli.bench cli.compare cli.compile cli.evaluate cli.export cli.inspect cli.merge cli.report
+    cli.score cli.select cli.train
     cli
 """
 

@@ -26,7 +26,13 @@ def _samples(data: memoryview, header: Header) -> Any:
     codecs = library("imagecodecs", header.format)
     if header.format == "JPEG XL":
         return codecs.jpegxl_decode(data, index=0, keeporientation=True, numthreads=1)
-    return codecs.jpeg8_decode(data)
+    samples = codecs.jpeg8_decode(data)
+    return samples if header.depth in (8, 16) else _spread(samples, header.depth)
+
+
+def _spread(samples: Any, bits: int) -> Any:
+    """Samples of `bits` bits over the whole range of 16."""
+    return (samples.astype(np.uint32) * 65535 // ((1 << bits) - 1)).clip(0, 65535).astype(np.uint16)
 
 
 def rgb(samples: Any) -> Pixels:

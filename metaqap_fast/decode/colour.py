@@ -17,6 +17,7 @@ from metaqap_fast.records import Pixels
 
 BROKEN = "its colour profile is damaged and was ignored"
 SAME = 2  # levels: a profile that moves no colour by more is sRGB's
+MOST = 4 << 20  # bytes of a profile
 _GRID = 17  # colours along each axis that this is judged by
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 
@@ -50,11 +51,15 @@ class Colours:
 NONE = Colours()
 
 
-@lru_cache(maxsize=64)
 def colours(icc: bytes) -> Colours:
     """What to do for a file's profile; none (empty) is sRGB."""
     if not icc:
         return NONE
+    return _read(icc) if len(icc) <= MOST else Colours(note=BROKEN)
+
+
+@lru_cache(maxsize=16)
+def _read(icc: bytes) -> Colours:
     from PIL import ImageCms
 
     mode = _SPACES.get(icc[16:20])

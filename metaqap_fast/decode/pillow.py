@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metaqap_fast.decode.colour import colours
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import Header
 from metaqap_fast.formats.format import differs
@@ -34,6 +35,9 @@ PLUGINS = {
 def decode(data: memoryview, header: Header) -> Pixels:
     """See `PixelDecoder`: the file's first picture, without its alpha."""
     with opened(data, header) as image:
+        found = colours(header.icc)
+        if image.mode == found.mode == "CMYK":
+            return found.apply(np.asarray(image))
         return rgb(image)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.decode import pillow
+from metaqap_fast.decode.colour import colours
 from metaqap_fast.formats import Header
 from metaqap_fast.formats.directory import Directory
 from metaqap_fast.formats.tiff import CMYK, PALETTE, RGB, WHITE_IS_ZERO, Layout, layout
@@ -29,7 +30,11 @@ def decode(data: memoryview, header: Header) -> Pixels:
     planes = range(min(image.channels, image.planes))
     parts = [_samples(_unpacked(data, header, image, plane), image) for plane in planes]
     samples = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-    return _rgb(samples[:, :, : image.channels], image)
+    samples = samples[:, :, : image.channels]
+    inks = colours(header.icc)
+    if image.colours == CMYK and inks.mode == "CMYK":
+        return inks.apply(_eight_bits(samples, image.bits))
+    return _rgb(samples, image)
 
 
 def _unpacked(data: memoryview, header: Header, image: Layout, plane: int) -> Pixels:

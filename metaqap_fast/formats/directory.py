@@ -38,6 +38,8 @@ class Directory(Mapping[int, tuple[int, ...]]):
         self.nbytes = len(view)
         self._view = view
         self._tags: dict[int, tuple[str, int, int]] = {}  # struct code, number of values, where they are
+        if at > len(view):  # struct has no words for 64 bits
+            raise ValueError("a directory lies outside of the file")
         (count,) = struct.unpack_from(endian + number, view, at)
         first = at + _SIZES[number]
         end = first + size * count

@@ -11,6 +11,7 @@ START = 32  # bytes that a signature is looked for in
 # Decoders. WHOLE: Pillow, for a JPEG that may be complete or not.
 DALI, PILLOW, WHOLE, TIFF, BMP, PNM = "dali", "pillow", "pillow, whole", "tiff", "bmp", "pnm"
 HEIF, CODECS, LINEAR, RAW = "heif", "imagecodecs", "linear", "raw"
+GAIN_MAP = "its HDR gain map is ignored"  # a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Header:
     decoder: str = ""  # where a file needs another one than its format's usual decoder
     format: str = ""  # its name; `read_header` fills it in
     parts: tuple[bytes | memoryview, ...] = ()  # joined, what the decoder gets; none: the file as it is
-    icc: bytes = b""  # an ICC profile, which is not checked here
-    cicp: tuple[int, ...] = ()  # primaries, transfer, matrix and full range by H.273, where they stand for a profile
+    icc: bytes = b""  # an ICC profile, the file's or made of what else it says of its colours; not checked here
+    depth: int = 8  # bits of a sample, where its decoder does not say
     sensor: tuple[int, int] = (0, 0)  # of a RAW file whose preview this is, (width, height); `raw.developed` uses it
     frames: int = 1  # pictures in the file, of which the first is scored; 0: more than one, uncounted
     note: str = ""  # what a reader of the score should know, such as "the first of 3 pictures"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats.boxes import Reader, boxes
-from metaqap_fast.formats.format import HEIF, PILLOW, Format, Header, brand
+from metaqap_fast.formats.format import GAIN_MAP, HEIF, PILLOW, Format, Header, brand
 from metaqap_fast.formats.icc import from_cicp
 from metaqap_fast.formats.items import Items, read_items
 
@@ -32,7 +32,7 @@ def parse(view: memoryview) -> Header:
     defect = f"truncated, {len(view)} of {last} bytes" if last > len(view) else ""
     shown = len(items.shown())
     notes = [f"the primary one of {shown} pictures"] if shown > 1 else ["the still of a sequence"] if moves else []
-    notes += ["its HDR gain map is ignored"] if items.gain_map() else []
+    notes += [GAIN_MAP] if items.gain_map() else []
     return Header(*header[:3], defect, decoder, icc=header[3], note="; ".join(notes))
 
 

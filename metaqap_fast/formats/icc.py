@@ -30,6 +30,7 @@ _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
 # Curves of SDR video are taken for sRGB's, as browsers do: pictures are made and looked at on screens.
 _CURVES_AS_SRGB = frozenset({0, 1, 2, 3, 6, 7, 11, 12, 13, 14, 15})
 _HDR = {16: "PQ", 18: "HLG"}
+BROKEN = b"\0"  # in place of a profile that cannot even be unpacked
 _PNG_SRGB = 45455  # gAMA of sRGB
 
 _D50 = (0.9642, 1.0, 0.8249)

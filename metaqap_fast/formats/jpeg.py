@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import exif
 from metaqap_fast.formats.directory import Directory
-from metaqap_fast.formats.format import PILLOW, WHOLE, Format, Header, starts
+from metaqap_fast.formats.format import CODECS, GAIN_MAP, PILLOW, WHOLE, Format, Header, starts
 
 _SOI, _EOI, _SOS, _DHT, _DAC, _DRI, _TEM = 0xD8, 0xD9, 0xDA, 0xC4, 0xCC, 0xDD, 0x01
 _APP1, _APP2, _APP14 = 0xE1, 0xE2, 0xEE
 _HUFFMAN, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), (0xC2, 0xCA)
 _OTHERS = (0xC3, 0xC9, 0xCA)  # lossless, arithmetic sequential and progressive: what DALI does not read
+_LOSSLESS, _DEEP = 0xC3, ((12, 0xC1), (12, 0xC2))  # in more than 8 bits
 _RESTARTS = range(0xD0, 0xD8)
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; DHT, JPG and DAC are not
 # Tables, comments, application data and DNL: what may stand between two scans.
@@ -43,6 +44,10 @@ _RUN = "a run of zeros in the image data"
 _ZEROS, _SECTOR = bytes(64), bytes(512)
 _ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # of four components that are inks, stored as light
 _END = b"\xff\xd9"
+_XMP_MAP, _ISO_MAP = (
+    re.compile(rb"hdrgm:Version|HDRGainMap"),
+    b"urn:iso:std:iso:ts:21496:-1",
+)  # say that there is a gain map
 _PICTURES = 0xB001  # the tag that holds their number in a file of several
 
 
@@ -57,6 +62,8 @@ class _Frame:
     restart: int = 0
     first_ac: dict[int, int] = field(default_factory=dict)  # AC table -> the symbol whose code is all zeros
     other: bool = False  # a process that another decoder reads
+    depth: int = 8
+    gain_map: bool = False
     orientation: int = 0  # 0: no EXIF so far
     icc: dict[int, memoryview] = field(default_factory=dict)  # number -> this part of the profile
     adobe: bool = False
@@ -89,15 +96,23 @@ def parse(view: memoryview) -> Header:
         _take(frame, marker, view[at:end])
         at = end
     defect = _defect(frame, view, at)
+    icc = b"".join(frame.icc[i] for i in sorted(frame.icc))
+    decoder = PILLOW if frame.other or (len(frame.components) == 4 and icc[16:20] == b"CMYK") else ""
+    if frame.depth != 8:
+        decoder, defect = CODECS, defect or (_RUN if frame.padding else "")
+    elif frame.padding:
+        decoder = WHOLE
     return Header(
         frame.width,
         frame.height,
         frame.orientation or 1,
         defect,
-        decoder=WHOLE if frame.padding else PILLOW if frame.other else "",
+        decoder,
         parts=_parts(frame, view),
-        icc=b"".join(frame.icc[i] for i in sorted(frame.icc)),
-        frames=frame.pictures,
+        icc=icc,
+        depth=frame.depth,
+        frames=max(1, frame.pictures - frame.gain_map),
+        note=GAIN_MAP if frame.gain_map else "",
     )
 
 
@@ -138,13 +153,13 @@ def _segment(frame: _Frame, view: memoryview, at: int) -> tuple[int, int, int]:
 def _take(frame: _Frame, marker: int, payload: memoryview) -> None:
     if marker in _SOF:
         precision, frame.height, frame.width, count = struct.unpack_from(">BHHB", payload)
-        if precision != 8:
+        if precision != 8 and (precision, marker) not in _DEEP and not (marker == _LOSSLESS and 2 <= precision <= 16):
             raise ImageError(Status.unsupported, f"JPEG with {precision}-bit samples is not supported")
         if marker not in _HUFFMAN + _OTHERS:
             raise ImageError(Status.unsupported, f"JPEG process SOF{marker - 0xC0} is not supported")
-        if count not in (1, 3, 4):
+        if count not in ((1, 3, 4) if precision == 8 else (1, 3)):
             raise ImageError(Status.unsupported, f"JPEG with {count} components is not supported")
-        frame.progressive, frame.other = marker in _PROGRESSIVE, marker in _OTHERS
+        frame.progressive, frame.other, frame.depth = marker in _PROGRESSIVE, marker in _OTHERS, precision
         for i in range(6, 6 + 3 * count, 3):
             factors = payload[i + 1] >> 4, payload[i + 1] & 15
             if not all(1 <= factor <= 4 for factor in factors):
@@ -164,6 +179,8 @@ def _take(frame: _Frame, marker: int, payload: memoryview) -> None:
         frame.orientation = exif.orientation(payload[6:])
     elif marker == _APP2 and bytes(payload[:12]) == b"ICC_PROFILE\0":
         frame.icc.setdefault(payload[12], payload[14:])
+    elif (marker == _APP1 and _XMP_MAP.search(payload)) or (marker == _APP2 and bytes(payload[:27]) == _ISO_MAP):
+        frame.gain_map = True
     elif marker == _APP2 and bytes(payload[:4]) == b"MPF\0":
         with suppress(struct.error, LookupError, ValueError):
             frame.pictures = max(1, Directory(payload[4:])[_PICTURES][0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats.boxes import boxes
-from metaqap_fast.formats.format import CODECS, LINEAR, Format, Header, starts
+from metaqap_fast.formats.format import CODECS, GAIN_MAP, LINEAR, Format, Header, starts
 from metaqap_fast.formats.icc import SRGB, from_cicp, profile
 
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -73,7 +73,7 @@ def parse(view: memoryview) -> Header:
         for _ in range(bits.number(((0, 0), (1, 0), (2, 4), (1, 12)))):
             _extra(bits)
         icc, decoder = _colours(bits, xyb=bits.take(1) == 1)
-    note = "its HDR gain map is ignored" if gain_map else ""
+    note = GAIN_MAP if gain_map else ""
     return Header(width, height, orientation, decoder=decoder, icc=icc, frames=frames, note=note)
 
 

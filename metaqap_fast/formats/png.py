@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import exif
 from metaqap_fast.formats.format import Format, Header, starts
+from metaqap_fast.formats.icc import BROKEN, from_cicp, from_png
 
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # Read by us, so that no decoder reads them: EXIF, and the frames of an animation, of which IDAT is what is shown.
 _OURS = (b"eXIf", b"acTL", b"fcTL", b"fdAT")
-_SHOWN = (b"iCCP", b"cICP")  # colours
+_SHOWN = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")  # colours, the strongest word first
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # of a colour type
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEFLATE = 1032  # the most that one byte of deflated data can stand for
@@ -57,8 +58,7 @@ def parse(view: memoryview) -> Header:
         exif.orientation(chunks.said.get(b"eXIf", view[:0])),
         chunks.defect,
         parts=_parts(view, chunks.ours),
-        icc=_profile(chunks.said.get(b"iCCP", view[:0])),
-        cicp=tuple(chunks.said.get(b"cICP", b"")),
+        icc=_colours(chunks.said),
         frames=frames,
         note="the picture beside an animation" if b"fdAT" in chunks.said and not chunks.first else "",
     )
@@ -101,17 +101,30 @@ def _parts(view: memoryview, left_out: list[tuple[int, int]]) -> tuple[memoryvie
     return tuple(view[at:end] for at, end in zip(starts, ends, strict=True))
 
 
+def _colours(said: dict[bytes, memoryview]) -> bytes:
+    """The profile of the strongest word that the file has about its colours."""
+    if len(said.get(b"cICP", b"")) == 4:
+        return from_cicp(*said[b"cICP"][:2])
+    if b"iCCP" in said:
+        return _profile(said[b"iCCP"])
+    if b"sRGB" in said or len(said.get(b"gAMA", b"")) != 4:
+        return b""
+    points = said.get(b"cHRM", b"")
+    gamma = int.from_bytes(said[b"gAMA"], "big")
+    return from_png(gamma, struct.unpack(">8I", points) if len(points) == 32 else ())
+
+
 def _profile(chunk: memoryview) -> bytes:
-    """The ICC profile of an iCCP chunk: a name, a zero, the method 0, deflated bytes. What cannot be read is none."""
+    """The ICC profile of an iCCP chunk: a name, a zero, the method 0, deflated bytes. `BROKEN`: it cannot be read."""
     _, zero, rest = bytes(chunk).partition(b"\0")
     if not zero or rest[:1] != b"\0":
-        return b""
+        return BROKEN
     inflate = zlib.decompressobj()
     try:
         profile = inflate.decompress(rest[1:], _PROFILE)
     except zlib.error:
-        return b""
-    return profile if inflate.eof else b""
+        return BROKEN
+    return profile if inflate.eof else BROKEN
 
 
 FORMAT = Format("PNG", starts(b"\x89PNG\r\n\x1a\n"), parse, (".png", ".apng"))

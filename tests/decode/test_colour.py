@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+import corpus
 from images import encode
+from made import heic, ink_profile, light_of_ink
 from metaqap_fast.decode import DecodeOptions
 from metaqap_fast.decode.colour import BROKEN, NONE, colours
 from metaqap_fast.decode.local import Job, LocalDecoder
@@ -115,15 +117,46 @@ def test_it_is_applied_before_the_picture_is_turned_and_after_it_is_resized() ->
     assert result.error is None and result.views.shape[1:] == (S, S, 3)
 
 
-@pytest.mark.parametrize("form", ["AVIF", "HEIC"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIC"])
 def test_from_a_file_to_its_pixels(form: str) -> None:
-    from made import heic
-
     written = Image.fromarray(back(P3, PICTURE))
-    if form == "HEIC":
-        data = heic(written, icc_profile=P3)
-    else:
-        data = encode(written, form, quality=100, subsampling="4:4:4", icc_profile=P3)
+    exact = {"JPEG": {"quality": 100, "subsampling": 0}, "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+             "WEBP": {"lossless": True}}.get(form, {})  # fmt: skip
+    data = heic(written, icc_profile=P3) if form == "HEIC" else encode(written, form, icc_profile=P3, **exact)
+    assert np.abs(decoded(data).astype(int) - PICTURE).mean() < 1.2
+
+
+def decoded(data: bytes) -> Pixels:
     (result,) = LocalDecoder(DecodeOptions(S)).stream([Encoded(b"", data)])
-    assert result.error is None
-    assert np.abs(result.views[0].astype(int) - PICTURE).mean() < 1.2
+    assert result.error is None, result.error
+    return result.views[0]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_inks_by_their_profile(form: str) -> None:
+    """Without one, ink becomes light by the plainest of formulas."""
+    inks = np.repeat(np.repeat(RNG.integers(0, 256, (S // 8, S // 8, 4)).astype(np.uint8), 8, 0), 8, 1)
+    expected = light_of_ink(inks.reshape(-1, 4)).reshape(S, S, 3)
+    image = Image.fromarray(inks, "CMYK")
+    options = {"quality": 100, "subsampling": 0} if form == "JPEG" else {}
+    assert np.abs(decoded(encode(image, form, icc_profile=ink_profile(), **options)) - expected).mean() < 1.5
+    assert np.abs(decoded(encode(image, form, **options)) - expected).mean() > 10
+
+
+def test_pngs_own_words_for_colours() -> None:
+    light = PICTURE / 255
+    linear = (255 * np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4) + 0.5).astype(np.uint8)
+    data = encode(Image.fromarray(linear), "PNG")
+    at = data.index(b"IDAT") - 4
+    gamma = data[:at] + corpus.chunk(b"gAMA", (100_000).to_bytes(4, "big")) + data[at:]
+    assert np.abs(decoded(gamma).astype(int) - PICTURE).mean() < 2  # eight bits are few for light
+    p3 = encode(Image.fromarray(back(P3, PICTURE)), "PNG")
+    at = p3.index(b"IDAT") - 4
+    assert (
+        np.abs(decoded(p3[:at] + corpus.chunk(b"cICP", bytes([12, 13, 0, 1])) + p3[at:]) - PICTURE.astype(int)).max()
+        <= 4
+    )
+
+
+def test_a_huge_profile_is_not_read() -> None:
+    assert colours(P3 + bytes(5 << 20)).note == BROKEN

@@ -68,6 +68,20 @@ def test_the_pixels_that_were_put_in_come_out(square: Image.Image, name: str) ->
     assert ("pictures" in result.note or "sequence" in result.note) == ("animated" in name)
 
 
+@pytest.mark.parametrize(("bits", "lossless"), [(12, False), (12, True), (10, True), (16, True)])
+@pytest.mark.parametrize("gray", [False, True])
+def test_jpeg_of_more_bits(square: Image.Image, bits: int, lossless: bool, gray: bool) -> None:
+    import imagecodecs
+
+    pixels = np.asarray(square.convert("L") if gray else square)
+    deep = (pixels.astype(np.uint32) * ((1 << bits) - 1) // 255).astype(np.uint16)
+    options = {"lossless": True} if lossless else {"level": 100, "subsampling": "444"}
+    (result,) = decode(imagecodecs.jpeg8_encode(deep, bitspersample=bits, **options))
+    assert result.error is None, result.error
+    difference = np.abs(result.views[0].astype(int) - np.asarray(pixels if not gray else pixels[:, :, None]))
+    assert difference.mean() < 1.2
+
+
 def test_gray_has_three_equal_channels(square: Image.Image) -> None:
     gray = square.convert("L")
     for data in (jxl(np.asarray(gray)), heic(gray, chroma=420, matrix_coefficients=6, quality=95), encode(gray, "GIF")):

@@ -94,7 +94,10 @@ def test_image_data_before_a_frame_header(early: bytes) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": 12, "marker": 0xC1}, "12-bit samples"),
+        ({"precision": 12, "marker": 0xC0}, "12-bit samples"),
+        ({"precision": 16, "marker": 0xC1}, "16-bit samples"),
+        ({"precision": 17, "marker": 0xC3}, "17-bit samples"),
+        ({"precision": 12, "marker": 0xC1, "factors": [0x11] * 4}, "4 components"),
         ({"precision": 7}, "7-bit samples"),
         *(({"marker": 0xC0 + n}, f"SOF{n}") for n in (5, 6, 7, 11, 13, 14, 15)),
         ({"factors": [0x11] * 2}, "2 components"),
@@ -112,6 +115,37 @@ def test_not_refused(marker: int, count: int) -> None:
     components = range(1, count + 1)
     header = read_header(jpeg(frame(factors=[0x11] * count, marker=marker), scan(components=components), END))
     assert not header.defect and header.decoder == ("pillow" if marker >= 0xC3 else "dali")
+
+
+@pytest.mark.parametrize(("precision", "marker"), [(12, 0xC1), (12, 0xC2), (2, 0xC3), (12, 0xC3), (16, 0xC3)])
+def test_more_bits(precision: int, marker: int) -> None:
+    data = jpeg(frame(precision=precision, marker=marker), scan(), END)
+    header = read_header(data)
+    assert (header.decoder, header.depth, header.defect) == ("imagecodecs", precision, "")
+    assert "run of zeros" in read_header(data[:-2] + bytes(700)).defect  # nobody can tell padding from loss
+
+
+@pytest.mark.parametrize(
+    ("marker", "payload"),
+    [
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta hdrgm:Version='1.0'>"),
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta HDRGainMap:HDRGainMapVersion='65536'>"),
+        (0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0"),
+    ],
+)
+def test_gain_maps_are_said(marker: int, payload: bytes) -> None:
+    """The second picture of such a file is the map."""
+    several = b"MPF\0II*\0\x08\0\0\0\1\0\1\xb0\4\0\1\0\0\0\2\0\0\0\0\0\0\0"
+    data = jpeg(segment(marker, payload), segment(0xE2, several), frame(), scan(), END)
+    assert read_header(data).note == "its HDR gain map is ignored"
+    assert read_header(jpeg(segment(0xE2, several), frame(), scan(), END)).note == "the first of 2 pictures"
+
+
+def test_inks_with_a_profile_are_not_dalis() -> None:
+    profile = segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(16) + b"CMYK" + bytes(200))
+    inks = [0x11] * 4
+    assert read_header(jpeg(profile, frame(factors=inks), scan(components=range(1, 5)), END)).decoder == "pillow"
+    assert read_header(jpeg(frame(factors=inks), scan(components=range(1, 5)), END)).decoder == "dali"
 
 
 @pytest.mark.parametrize("factor", [0x01, 0x10, 0x15, 0x51])

@@ -11,6 +11,7 @@ from PIL import Image
 from images import encode
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import read_header
+from metaqap_fast.formats.icc import BROKEN, SRGB, from_cicp, profile
 
 IMAGE = Image.effect_noise((37, 53), 60).convert("RGB")
 
@@ -236,10 +237,23 @@ def test_png_profile() -> None:
     packed = b"a name\0\0" + zlib.compress(profile)
     assert read_header(png(chunk(b"iCCP", packed), DATA, END)).icc == profile
     for damaged in (packed[:-9], packed[:8] + bytes(50), b"no end", b"a name\0\1" + packed[8:], b""):
-        assert read_header(png(chunk(b"iCCP", damaged), DATA, END)).icc == b""
+        assert read_header(png(chunk(b"iCCP", damaged), DATA, END)).icc == BROKEN
     bomb = b"n\0\0" + zlib.compress(bytes(17 << 20))
-    assert read_header(png(chunk(b"iCCP", bomb), DATA, END)).icc == b""
-    assert read_header(png(chunk(b"cICP", b"\x09\x10\0\1"), DATA, END)).cicp == (9, 16, 0, 1)
+    assert read_header(png(chunk(b"iCCP", bomb), DATA, END)).icc == BROKEN
+
+
+def test_png_colours_by_the_strongest_word() -> None:
+    said = {b"gAMA": struct.pack(">I", 100_000), b"sRGB": b"\0", b"iCCP": b"n\0\0" + zlib.compress(b"a profile")}
+    said[b"cICP"] = b"\x0c\x0d\0\1"
+    wanted = [profile(SRGB, 1.0), b"", b"a profile", from_cicp(12, 13)]
+    for n, icc in enumerate(wanted, 1):
+        some = [chunk(kind, content) for kind, content in list(said.items())[:n]]
+        assert read_header(png(*some, DATA, END)).icc == read_header(png(*some[::-1], DATA, END)).icc == icc
+    points = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+    both = (chunk(b"gAMA", struct.pack(">I", 45455)), chunk(b"cHRM", points))
+    assert read_header(png(*both, DATA, END)).icc == from_cicp(12, 13)
+    assert read_header(png(both[1], DATA, END)).icc == read_header(png(both[0], DATA, END)).icc == b""
+    assert "HDR (PQ)" in status_of(png(chunk(b"cICP", b"\x09\x10\0\1"), DATA, END))[1]
 
 
 def test_encoded_files_pass() -> None:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from made import dng, heic, jxl
+from made import deep, dng, heic, ink_profile, jxl
 from metaqap_fast.errors import Status
-from metaqap_fast.formats.icc import from_cicp
+from metaqap_fast.formats.icc import SRGB, from_cicp, profile
 
 WIDTH, HEIGHT = 40, 56
 
@@ -216,7 +216,10 @@ def kinds() -> dict[str, Kind]:
         "JPEG CMYK": (ADOBE_CMYK, ok, "ink to light without a profile", NAIVE_CMYK, 3),
         "JPEG CMYK without Adobe's marker": (bare(ADOBE_CMYK), ok, "as with it", NAIVE_CMYK, 3),
         "JPEG YCCK": (ADOBE_CMYK.replace(b"Adobe\0d\0\0\0\0\0", b"Adobe\0d\0\0\0\0\2"), ok, "as CMYK", None, 0),
-        "JPEG with ICC profile": (encode(IMAGE, "JPEG", quality=95, icc_profile=bytes(3000)), ok, "profile ignored", PIXELS, 6),
+        "JPEG with Display P3's profile": (encode(IMAGE, "JPEG", quality=95, icc_profile=from_cicp(12, 13)), ok, "converted to sRGB", None, 0),
+        "JPEG with sRGB's profile": (encode(IMAGE, "JPEG", quality=95, icc_profile=profile(SRGB, 0.0)), ok, "as it is", PIXELS, 6),
+        "JPEG with a broken profile": (encode(IMAGE, "JPEG", quality=95, icc_profile=bytes(3000)), ok, "profile ignored, and the row says so", PIXELS, 6),
+        "JPEG CMYK with a profile": (encode(IMAGE.convert("CMYK"), "JPEG", quality=95, icc_profile=ink_profile()), ok, "converted to sRGB", None, 0),
         "JPEG with stray bytes between its segments": (JPEG[:20] + b"\0\xff\0?" + JPEG[20:], ok, "passed over", PIXELS, 6),
         "JPEG with zeros before its end": (JPEG[:-2] + bytes(600) + JPEG[-2:], ok, "passed over: its data is complete", PIXELS, 6),
         "JPEG with zeros in place of its end": (JPEG[:-2] + bytes(600), ok, "passed over: its data is complete", PIXELS, 6),
@@ -224,7 +227,9 @@ def kinds() -> dict[str, Kind]:
         "JPEG with data after its end": (JPEG + bytes(999), ok, "the rest ignored", PIXELS, 6),
         "JPEG of one colour, optimised": (encode(Image.new("RGB", (600, 600), (9, 9, 9)), "JPEG", optimize=True), ok, "as it is", None, 0),
         "MPO": (encode(IMAGE, "MPO", quality=95, **frames()), ok, "the first picture, and the row says so", PIXELS, 6),
-        "JPEG 12-bit": (sof(JPEG, precision=12, marker=0xC1), unsupported, "12-bit samples", None, 0),
+        "JPEG 12-bit": (deep(12), ok, "scaled to 8 bits", PIXELS, 4),
+        "JPEG lossless, 16-bit": (deep(16, lossless=True), ok, "scaled to 8 bits", PIXELS, 1),
+        "JPEG 12-bit, as baseline": (sof(JPEG, precision=12), unsupported, "12-bit samples", None, 0),
         "JPEG hierarchical": (sof(JPEG, marker=0xC5), unsupported, "process SOF5", None, 0),
         "JPEG arithmetic": (sof(JPEG, marker=0xC9), ok, "as it is", None, 0),
         "JPEG that claims 60000x3000": (sof(JPEG, width=60000, height=3000), corrupt, "too little data for its size", None, 0),

@@ -30,6 +30,16 @@ def jxl(pixels: NDArray[Any], **options: Any) -> bytes:
     return bytes(imagecodecs.jpegxl_encode(np.ascontiguousarray(pixels), **{"lossless": True, **options}))
 
 
+def deep(bits: int, **options: Any) -> bytes:
+    """The corpus's picture as a JPEG of more than 8 bits."""
+    import imagecodecs
+
+    import corpus
+
+    pixels = (corpus.PIXELS.astype(np.uint32) * ((1 << bits) - 1) // 255).astype(np.uint16)
+    return bytes(imagecodecs.jpeg8_encode(pixels, bitspersample=bits, **options))
+
+
 def dng(pixels: NDArray[np.uint8], preview: Image.Image | None = None, orientation: int = 1) -> bytes:
     """A DNG of a picture [H, W, 3], and behind it a JPEG `preview`."""
     data = formats.dng(pixels, orientation)

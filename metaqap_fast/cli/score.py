@@ -259,7 +259,7 @@ def _preview(listing: Ahead, output: str, mode: OutputMode, retry_failed: bool, 
     from metaqap_fast.streams import shown
 
     listing.check()
-    if output != "-":
-        check_output(output, mode)
     found = preview(listing, output if mode == "resume" else None, retry_failed)
     click.echo(json.dumps(found) if as_json else "\n".join(map(shown, describe_preview(found))))
+    if output != "-":
+        check_output(output, mode)  # whether the run itself would be refused

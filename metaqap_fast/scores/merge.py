@@ -124,7 +124,7 @@ def _in_order(paths: Sequence[Path], prefixes: Mapping[Path, bytes]) -> Iterator
             active.append(Reader(number, (_prefixed(table, prefix) for table in chunks(paths[number]))))
             last = min(reader.order[-1] for reader in active)
         active.sort(key=lambda reader: -reader.number)  # the newest first
-        yield _one_each([found for reader in active if (found := reader.take(last))[1]])
+        yield _one_each([reader.take(last) for reader in active if reader.order[reader.at] <= last])
         active = [reader for reader in active if reader.fill()]
 
 

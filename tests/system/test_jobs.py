@@ -166,6 +166,7 @@ def test_dry_run(cli: Cli, asked: list[bytes], photos: Path, monkeypatch: pytest
     assert "3 rows there already\n1 row of images that are gone\n" in text
     refused = cli("score", photos, "--dry-run")
     assert refused.exit_code == 2 and "exists" in refused.stderr  # as the run itself would be
+    assert "20 would be scored" in refused.stdout
     assert cli("score", photos, "--dry-run", "-o", "-").exit_code == 0
     assert os.stat("scores.h5") == before and sorted(os.listdir()) == ["photos", "scores.h5"]
 

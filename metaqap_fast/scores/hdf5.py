@@ -1,9 +1,10 @@
-"""Score tables as HDF5: format "metaqap-scores", version 1.
+"""Score tables as HDF5: format "metaqap-scores", version 2.
 
 `/scores` holds a dataset for each column of schema.py, the root attributes how the scores were made. A reader
-accepts version 2 as well, and a newer minor version of either (the attribute `format_minor`, 0 where there is none):
-columns that it does not know are passed over, columns that a file lacks hold their default. What would mislead such
-a reader (another meaning of a column, another value of an enum) is a new major version.
+accepts version 1 as well (it had fewer columns, and no status too_small), and a newer minor version of either (the
+attribute `format_minor`, 0 where there is none): columns that it does not know are passed over, columns that a file
+lacks hold their default. What would mislead such a reader (another meaning of a column, another value of an enum) is a
+new major version.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import h5py
 
 FORMAT = "metaqap-scores"
-FORMAT_VERSION = 1  # written
+FORMAT_VERSION = 2  # written
 FORMAT_VERSIONS = (1, 2)  # read
 ABOUT_FILE = ("format", "format_version", "format_minor")  # root attributes about the file, not the scores
 CHUNK = 4096  # rows of a dataset's chunk

@@ -133,7 +133,7 @@ def test_save_by_the_name_s_ending(table: ScoreTable, tmp_path: Path) -> None:
     for name in ("s.h5", "s.hdf5"):
         read = ScoreTable.read(tmp_path / name)
         assert all(same(a, b) for a, b in zip(read, table, strict=True))
-        assert read.attributes == {**table.attributes, "format": "metaqap-scores", "format_version": 1}
+        assert read.attributes == {**table.attributes, "format": "metaqap-scores", "format_version": 2}
         read.save(str(tmp_path / "again.h5"))
         assert ScoreTable.read(tmp_path / "again.h5").attributes == read.attributes
     assert (tmp_path / "s.csv").read_text().startswith("path,score,")

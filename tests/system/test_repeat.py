@@ -161,7 +161,8 @@ def test_a_file_of_an_older_version(cli: Cli, asked: list[bytes], tmp_path: Path
     folder = files(tmp_path / "photos", a="1", b="2")
     cli("score", folder)
     with h5py.File("scores.h5", "a") as file:
-        del file["scores/seen"], file.attrs["root"], file.attrs["roots"]
+        del file["scores/seen"], file["scores/note"], file.attrs["root"], file.attrs["roots"]
+        file.attrs["format_version"] = 1
     changed(folder / "a.jpg", "one")
     asked.clear()
     assert cli("score", folder, "--resume").exit_code == 0 and asked == []

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of everything that parses what others wrote.
 
-    python tests/fuzz.py header|heif|jxl|gif|raw|profile|bundle|table SECONDS
+    python tests/fuzz.py header|pixels|heif|jxl|gif|raw|profile|bundle|table SECONDS
 
 A finding is written to tests/findings/TARGET-HASH and ends the run; `test_fuzz.py` replays them for ever.
 """

@@ -8,6 +8,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from PIL import Image, ImageCms
 
 import corpus
 import crash
+import other_variants
+import tiff_variants
 from bundles import write_bundle
 from made import dng, heic, jxl
 from metaqap_fast.decode.colour import colours
+from metaqap_fast.decode.pixels import DECODERS
 from metaqap_fast.errors import ImageError, MetaqapError, Status
 from metaqap_fast.formats import read_header
+from metaqap_fast.formats.format import BMP, PNM, TIFF
 from metaqap_fast.formats.icc import from_cicp
 from metaqap_fast.formats.icc import profile as from_chromaticities
 from metaqap_fast.model import bundle as bundles
@@ -48,6 +53,28 @@ def header_seeds() -> Iterator[bytes]:
     yield from (corpus.turned(form, 6) for form in ("JPEG", "PNG", "WEBP", "TIFF"))
     for form in ("PNG", "BMP", "PPM", "JPEG2000", "GIF"):
         yield corpus.encode(corpus.IMAGE, form)
+    yield from (data for _, data, _, _ in other_variants.variants(211))
+
+
+def pixels(data: bytes) -> None:
+    """Any bytes that pass as TIFF, BMP or PNM are pixels of the size that was said, or an error; never a crash."""
+    try:
+        found = read_header(data)
+    except ImageError:
+        return
+    if found.defect or found.decoder not in (TIFF, BMP, PNM) or found.width * found.height > 1 << 20:
+        return
+    decode = DECODERS[found.decoder]
+    assert decode is not None
+    with suppress(ImageError, ValueError, OSError, MemoryError):
+        decoded = decode(memoryview(b"".join(found.parts) or data), found)
+        assert decoded.shape == (found.height, found.width, 3) and decoded.dtype == np.uint8
+
+
+def pixels_seeds() -> Iterator[bytes]:
+    yield from (data for _, data, _, _ in tiff_variants.variants(211))
+    for made in (other_variants.bmps, other_variants.run_lengths, other_variants.pnms):
+        yield from (data for _, data, _, _ in islice(made(), 0, None, 37))
 
 
 def heif_seeds() -> Iterator[bytes]:
@@ -227,6 +254,7 @@ def score_seeds() -> Iterator[bytes]:
 Target = tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]
 FUZZED: dict[str, Target] = {
     "header": (header, header_seeds),
+    "pixels": (pixels, pixels_seeds),
     "heif": (header, heif_seeds),
     "jxl": (header, jxl_seeds),
     "gif": (header, gif_seeds),

@@ -1,17 +1,21 @@
-"""How Pillow, OpenCV and libvips show a file: [H, W, 3] uint8 RGB, turned by EXIF, without alpha and profiles."""
+"""How Pillow, OpenCV and libvips show a file: [H, W, 3] uint8 RGB, turned by EXIF, without alpha.
+
+Pillow and libvips apply ICC profiles of RGB and gray files, OpenCV none.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 
 def pillow(data: bytes) -> np.ndarray:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageCms, ImageOps
 
     Image.MAX_IMAGE_PIXELS = None
     with warnings.catch_warnings():
@@ -19,6 +23,13 @@ def pillow(data: bytes) -> np.ndarray:
         image: Any = Image.open(io.BytesIO(data))
         image.load()
         turned = ImageOps.exif_transpose(image)
+        icc = image.info.get("icc_profile")
+        if icc and turned.mode in ("RGB", "RGBA", "L", "P"):
+            turned = turned.convert("RGB") if turned.mode in ("RGBA", "P") else turned
+            with suppress(ImageCms.PyCMSError, OSError):
+                profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
+                intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+                turned = ImageCms.profileToProfile(turned, profile, srgb, intent, "RGB") or turned
     if turned.mode.startswith("I"):
         return _rgb(np.asarray(turned) >> 8)
     if turned.mode == "F":
@@ -41,6 +52,10 @@ def libvips(data: bytes) -> np.ndarray:
     image: Any = pyvips.Image.new_from_buffer(data, "", fail_on="error").autorot()
     if image.format in ("float", "double", "complex"):
         raise ValueError("fractions")
+    if image.get_typeof("icc-profile-data") and image.interpretation in ("srgb", "b-w") and image.format == "uchar":
+        colours = image.extract_band(0, n=image.bands - image.hasalpha())
+        with suppress(pyvips.Error):
+            image = colours.icc_transform("srgb", embedded=True, intent="relative").copy_memory()
     bands = image.bands - image.hasalpha()
     if image.interpretation in ("cmyk", "lab", "labs", "labq", "xyz", "scrgb", "hsv", "yxy"):
         image = image.colourspace("srgb")

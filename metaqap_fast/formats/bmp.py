@@ -68,7 +68,9 @@ def layout(view: memoryview) -> Layout:
         raise ImageError(Status.unsupported, f"BMP with compression {packing} is not supported")
     if depth not in _DEPTHS[packing]:
         raise ValueError(f"{depth} bits a pixel, compression {packing}")
-    masks = struct.unpack_from("<III", view, 54) if packing in (_MASKS, _ALPHA_MASKS) else _USUAL.get(depth, ())
+    masks = _USUAL.get(depth, ())
+    if packing in (_MASKS, _ALPHA_MASKS):
+        masks = tuple(mask & (1 << depth) - 1 for mask in struct.unpack_from("<III", view, 54))
     at = 14 + size + (4 * (3 + (packing == _ALPHA_MASKS)) if size == 40 and packing in (_MASKS, _ALPHA_MASKS) else 0)
     entry = 3 if size == _CORE else 4
     count = min(colours or 1 << depth, 1 << depth, max(0, start - at) // entry) if depth <= 8 else 0

@@ -7,6 +7,7 @@ part of the photographs.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,8 +143,9 @@ def see(
 
 
 def cache_of(bundle: Bundle, work: Path, settings: Settings) -> Path:
-    """Where what a bundle's members see is kept."""
-    return work / f"{bundle.digest[:12]}-{settings.precision}"
+    """Where what a bundle's members see is kept: under what the networks are, whatever else is in the bundle."""
+    networks = "".join(bundle.document["files"][member.file.name] for member in bundle.members)
+    return work / f"{hashlib.sha256(networks.encode()).hexdigest()[:12]}-{settings.precision}"
 
 
 def own_heads(bundle: Bundle) -> Heads:

@@ -22,6 +22,7 @@ from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train.damage import KADIS, KINDS, named
 from metaqap_fast.train.diagnose import area, diagnose, teach
+from metaqap_fast.train.learning import Learning
 from metaqap_fast.train.opinion import TAUGHT
 from metaqap_fast.train.reasons import REASONS
 from metaqap_fast.train.refit import Material, Refit, Seen, Settings, own_heads, predictions
@@ -158,3 +159,13 @@ def test_settings_are_checked() -> None:
 
 def test_area_under_the_curve() -> None:
     assert area(np.array([3.0, 4]), np.array([1.0, 2])) == 1 and area(np.ones(3), np.ones(5)) == 0.5
+
+
+def test_heads_are_judged_on_photographs_that_they_were_not_fitted_on(bundle: Bundle, seen: Material) -> None:
+    learning = Learning(bundle, seen.taught.rungs, seen.taught.pooled, seen.cells)
+    before, after = learning.judged(learning.as_it_is), learning.judged(learning.held_out(0.003))
+    few = learning.judged(learning.held_out(0.003, count=3))
+    assert before["SROCC of drops"] < few["SROCC of drops"] < after["SROCC of drops"]
+    assert before["RMSE of drops"] > 1.5 * after["RMSE of drops"] and after["adjacent levels in order"] > 0.9
+    told = learning.reasons(0, 0.003)
+    assert set(told) == set(REASONS) and min(severe or 0 for *_, severe in told.values()) > 0.9

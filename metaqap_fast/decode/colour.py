@@ -18,6 +18,7 @@ from metaqap_fast.records import Pixels
 BROKEN = "its colour profile is damaged and was ignored"
 SAME = 2  # levels: a profile that moves no colour by more is sRGB's
 MOST = 4 << 20  # bytes of a profile
+WHITE = 128  # levels: a profile whose white is darker, or coloured, is none
 _GRID = 17  # colours along each axis that this is judged by
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 
@@ -72,8 +73,11 @@ def _read(icc: bytes) -> Colours:
         found = Colours(mode, made)
         known = _known(mode)
         shown = known[:, :, None] if mode == "L" else known[:, :, :3]
-        moved = np.abs(found.apply(known).astype(int) - shown)
+        became = found.apply(known)
+        moved = np.abs(became.astype(int) - shown)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return Colours(note=BROKEN)
+    if mode != "CMYK" and became[0, -1].min() < WHITE:  # no device: a matrix of zeros, for example
         return Colours(note=BROKEN)
     return NONE if mode != "CMYK" and moved.max() <= SAME else found
 

@@ -160,3 +160,10 @@ def test_pngs_own_words_for_colours() -> None:
 
 def test_a_huge_profile_is_not_read() -> None:
     assert colours(P3 + bytes(5 << 20)).note == BROKEN
+
+
+def test_a_profile_whose_white_is_not_white_is_damaged() -> None:
+    """As JasPer writes into JPEG 2000 files: the right length, and a matrix of zeros."""
+    at = P3.index(b"rXYZ")
+    place = int.from_bytes(P3[at + 4 : at + 8], "big")
+    assert colours(P3[: place + 8] + bytes(12) + P3[place + 20 :]).note == BROKEN

@@ -78,7 +78,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
-DISTANCE = 8  # bits of two perceptual hashes that differ, at most, where images look alike
+DISTANCE = 4  # bits of two perceptual hashes that differ, at most, where images look alike
 
 # XMP labels of images that were chosen for being bad, or good: the colours that programs for photographs know.
 LABELS: dict[bool | None, str] = {True: "Red", False: "Green"}

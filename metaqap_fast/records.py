@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import nan
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -113,6 +114,19 @@ class DeviceViews:
 
 
 @dataclass(frozen=True, slots=True)
+class Details:
+    """What a camera wrote into a file: fields of `Row` of the same names. Empty and NaN where it did not."""
+
+    date: str = ""
+    camera: str = ""
+    lens: str = ""
+    exposure: float = nan
+    aperture: float = nan
+    iso: float = nan
+    focal_length: float = nan
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """One image as views, or why there are none."""
 
@@ -123,6 +137,7 @@ class Decoded:
     height: int = 0
     note: str = ""  # what a reader of its score should know
     hash: int = 0  # see `Row.hash`
+    details: Details | None = None  # where they are asked for
 
     @property
     def views(self) -> Pixels:
@@ -185,6 +200,13 @@ class Row:
         default_factory=lambda: np.array(np.nan, np.float32)
     )
     hash: Annotated[int, Stored("u8", meaning=HASH)] = 0  # decode/phash.py
+    date: Annotated[str, Stored(meaning="when it was taken, by the camera's clock", needs="exif")] = ""
+    camera: Annotated[str, Stored(needs="exif")] = ""
+    lens: Annotated[str, Stored(needs="exif")] = ""
+    exposure: Annotated[float, Stored("f4", meaning="seconds", needs="exif")] = nan
+    aperture: Annotated[float, Stored("f4", meaning="the f-number", needs="exif")] = nan
+    iso: Annotated[float, Stored("f4", needs="exif")] = nan
+    focal_length: Annotated[float, Stored("f4", meaning="millimetres", needs="exif")] = nan
 
 
 def key_order(key: bytes) -> bytes:

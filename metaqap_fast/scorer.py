@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -64,6 +65,7 @@ class Scorer:
         views: `fit` (as shown on a screen) or `unscaled` (a grid of crops at full resolution).
         batch_size: images decoded together; never changes a score. None: 16, and 64 on a GPU.
         raw: `preview` (the camera's own picture in a RAW file, unless it is a thumbnail) or `develop` (the sensor).
+        exif: also read what the camera wrote: date, camera, lens and exposure; never its place.
         min_size: images whose shorter side has fewer pixels get the status `too_small` and are not decoded.
         max_pixels: larger images get the status `too_large` and are not decoded.
         max_bytes: the same for the size of the file.
@@ -94,6 +96,7 @@ class Scorer:
         views: str = "fit",
         batch_size: int | None = None,
         raw: str = RAW,
+        exif: bool = False,
         min_size: int = MIN_SIZE,
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
@@ -121,7 +124,7 @@ class Scorer:
         self.max_bytes = max_bytes
         gpu = engines.gpu_for(engine, device)
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
-        options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels, min_size, raw)
+        options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels, min_size, raw, exif)
         limits = Limits(max_seconds, max_memory) if isolate else None
         self.decoder = decode.create(options, gpu=gpu, limits=limits)  # starts while the engine compiles
         try:
@@ -268,6 +271,7 @@ class Scorer:
             reason=_worst(result.reasons, self.bundle.reasons),
             reasons=result.reasons,
             hash=0 if error else image.hash,
+            **(asdict(image.details) if image.details else {}),
         )
 
     def describe(self) -> dict[str, object]:
@@ -289,6 +293,7 @@ class Scorer:
             "device": self.engine.device,
             "preprocessing": f"views={self.views}, view size {self.bundle.view_size}"
             + (", RAW developed" if self.decoder.options.raw == "develop" else ""),
+            **({"exif": "date, camera, lens, exposure"} if self.decoder.options.exif else {}),
             "decoder": versions(decode.PACKAGES) + (" on a GPU" if self.engine.device_id is not None else ""),
         }
 

@@ -55,6 +55,7 @@ TOGETHER = [
 @shared.BATCH
 @shared.THREADS
 @shared.RAW
+@click.option("--exif", is_flag=True, help="Also date, camera, lens and exposure from EXIF, as columns; no places.")
 @shared.MIN_SIZE
 @shared.MAX_PIXELS
 @shared.MAX_BYTES

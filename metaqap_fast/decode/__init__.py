@@ -31,6 +31,7 @@ class DecodeOptions:
         max_pixels: an image with more is a row with status `too_large`; it is never decoded.
         min_size: an image whose shorter side has fewer pixels is a row with status `too_small`; it is never decoded.
         raw: what of a RAW file is scored: the camera's preview, if it is large enough, or the developed sensor.
+        exif: whether a camera's notes are read, see `Decoded.details`.
         hw_decoder_load: share of the JPEGs that go to a GPU's hardware decoder, where it has one.
     """
 
@@ -40,6 +41,7 @@ class DecodeOptions:
     max_pixels: int = MAX_PIXELS
     min_size: int = MIN_SIZE
     raw: Raw = RAW
+    exif: bool = False
     hw_decoder_load: float = HW_DECODER_LOAD
 
 

@@ -19,9 +19,10 @@ from metaqap_fast.decode.phash import phash
 from metaqap_fast.decode.pixels import DECODERS, PixelDecoder
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import Header, raw, read_header
+from metaqap_fast.formats.camera import details
 from metaqap_fast.formats.format import RAW, differs
 from metaqap_fast.options import PIXEL_BYTES
-from metaqap_fast.records import Decoded, Encoded, Pixels
+from metaqap_fast.records import Decoded, Details, Encoded, Pixels
 
 BATCH_PIXELS = 64_000_000  # decoded pixels held at once: a batch of large photographs is cut short
 
@@ -36,6 +37,7 @@ class Job:
     height: int
     source: Pixels  # encoded bytes [n] or pixels [H, W, 3], as stored
     header: Header | None = None
+    details: Details | None = None
 
     @property
     def orientation(self) -> int:
@@ -67,12 +69,12 @@ class Job:
 
     def failed(self, error: ImageError) -> Decoded:
         """Its result where it has no views."""
-        return Decoded(self.key, self.nbytes, error, self.width, self.height)
+        return Decoded(self.key, self.nbytes, error, self.width, self.height, details=self.details)
 
     def decoded(self, found: Any, code: int = 0) -> Decoded:
         """Its result: views, and a hash."""
-        notes = (self.header.note if self.header else "", self.colours.note)
-        return Decoded(self.key, self.nbytes, found, self.width, self.height, "; ".join(filter(None, notes)), code)
+        notes = filter(None, (self.header.note if self.header else "", self.colours.note))
+        return Decoded(self.key, self.nbytes, found, self.width, self.height, "; ".join(notes), code, self.details)
 
     @property
     def colours(self) -> Colours:
@@ -137,6 +139,7 @@ class LocalDecoder:
     def _admit(self, image: Encoded) -> Job | Decoded:
         """Check what can be checked without decoding."""
         width = height = 0
+        told = details(image.data) if self.options.exif else None
         try:
             if image.error is not None:
                 raise image.error
@@ -149,9 +152,9 @@ class LocalDecoder:
             if header.defect:
                 raise ImageError(Status.corrupt, f"{header.format}: {header.defect}")
         except ImageError as error:  # without its frames, which hold the image's bytes
-            return Decoded(image.key, len(image.data), error.with_traceback(None), width, height)
+            return Decoded(image.key, len(image.data), error.with_traceback(None), width, height, details=told)
         data = np.frombuffer(b"".join(header.parts) if header.parts else image.data, np.uint8)
-        return Job(image.key, len(image.data), width, height, data, header)
+        return Job(image.key, len(image.data), width, height, data, header, told)
 
     def _unfit(self, width: int, height: int) -> ImageError | None:
         """Why an image of this size is not decoded."""

@@ -17,13 +17,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import astuple
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metaqap_fast.errors import ImageError, MetaqapError, Status
-from metaqap_fast.records import Decoded, Encoded, Pixels
+from metaqap_fast.records import Decoded, Details, Encoded, Pixels
 
 LINE = 1 << 16  # bytes of one message, at most
 TOGETHER = 8 << 20  # bytes of views that are sent together; more of one image, when those before have been taken
@@ -120,6 +121,7 @@ class Answers:
                 "height": decoded.height,
                 "note": decoded.note[:NOTE],
                 "hash": decoded.hash,
+                "details": astuple(decoded.details) if decoded.details else None,
                 "views": views.shape,
             }
         )
@@ -191,7 +193,8 @@ def _unpacked(answers: Sequence[dict[str, Any]], fd: int | None) -> list[Decoded
             result = memory[at : at + nbytes].reshape(answer["views"])
             at += nbytes
         about = (answer[name] for name in ("width", "height", "note", "hash"))
-        found.append(Decoded(b"", 0, result, *about))
+        details = Details(*answer["details"]) if answer["details"] else None
+        found.append(Decoded(b"", 0, result, *about, details))
     return found
 
 

@@ -45,9 +45,9 @@ def test_csv(table: ScoreTable, tmp_path: Path) -> None:
     written = (tmp_path / "s.csv").read_bytes().decode()
     assert written.count("\r\n") == written.count("\n") == 3  # as RFC 4180 has it
     assert written.splitlines() == [
-        "path,score,uncertainty,status,error,width,height,bytes,note,member_m,member_n",
-        '"ä, b.jpg",0.25,0.1,ok,,4,3,1099511627776,,0.5,0.7426247',
-        'caf\\xe9.jpg,,,corrupt,"broken, \\xff badly",0,0,13,,,',
+        "path,score,uncertainty,status,error,width,height,bytes,note,hash,member_m,member_n",
+        '"ä, b.jpg",0.25,0.1,ok,,4,3,1099511627776,,0,0.5,0.7426247',
+        'caf\\xe9.jpg,,,corrupt,"broken, \\xff badly",0,0,13,,0,,',
     ]
 
 
@@ -56,7 +56,7 @@ def test_jsonl(table: ScoreTable, tmp_path: Path) -> None:
     first, second = (tmp_path / "s.jsonl").read_text(encoding="utf-8").splitlines()
     assert first == (
         '{"path": "ä, b.jpg", "score": 0.25, "uncertainty": 0.1, "status": "ok", "error": "", "width": 4, '
-        '"height": 3, "bytes": 1099511627776, "note": "", "member_m": 0.5, "member_n": 0.7426247}'
+        '"height": 3, "bytes": 1099511627776, "note": "", "hash": 0, "member_m": 0.5, "member_n": 0.7426247}'
     )
     assert json.loads(second)["score"] is None and json.loads(second)["member_n"] is None
 

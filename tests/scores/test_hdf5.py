@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from metaqap_fast.errors import MetaqapError, Status
-from metaqap_fast.records import SEEN
+from metaqap_fast.records import HASH, SEEN
 from metaqap_fast.scores.export import export
 from metaqap_fast.scores.table import ScoreTable
 from rows import a_row
@@ -47,6 +47,7 @@ def test_datasets_and_what_stands_beside_them(path: Path) -> None:
                 {"meaning": "what a reader of the score should know, such as 'the first of 3 pictures'"},
             ),
             "seen": ("uint64", (3,), (4096,), {"meaning": SEEN}),
+            "hash": ("uint64", (3,), (4096,), {"meaning": HASH}),
         }
         assert {g[name].maxshape[0] for name in g} == {None}
         assert h5py.check_enum_dtype(g["status"].dtype) == {s.name: s.value for s in Status}

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from metaqap_fast.records import Stored
+from metaqap_fast.records import Details, Stored
 from metaqap_fast.scores.schema import COLUMNS, Column, columns_of, escaped, select
 from metaqap_fast.scores.table import ScoreTable
 from rows import a_row
@@ -206,12 +206,20 @@ def test_columns_are_the_fields_of_a_row() -> None:
         ("reason", "reason", "str", ""),
         ("reasons", "reasons", "ndarray", "f4"),
         ("hash", "hash", "int", "u8"),
+        ("date", "date", "str", ""),
+        ("camera", "camera", "str", ""),
+        ("lens", "lens", "str", ""),
+        ("exposure", "exposure", "float", "f4"),
+        ("aperture", "aperture", "float", "f4"),
+        ("iso", "iso", "float", "f4"),
+        ("focal_length", "focal_length", "float", "f4"),
     ]
     assert not any(column.is_optional for column in COLUMNS[:9])  # version 1's are in every file
     assert all(column.is_optional for column in COLUMNS[9:])
     assert [column.field for column in COLUMNS if not column.is_exported] == ["seen"]
     needing = [column.field for column in COLUMNS if not column.is_stored(NONE)]
-    assert needing == ["reason", "reasons"] and all(column.is_stored(THREE) for column in COLUMNS)
+    assert needing == ["reason", "reasons", *(field.name for field in fields(Details))]
+    assert all(column.is_stored({**THREE, "exif": "date"}) for column in COLUMNS)
     row = a_row(b"k")
     assert [getattr(row, column.field) is not None for column in COLUMNS] == [True] * len(COLUMNS)
 

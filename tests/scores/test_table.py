@@ -46,6 +46,9 @@ def test_a_row_by_its_number(table: ScoreTable) -> None:
         int,
         str,
         np.ndarray,
+        int,
+        *[str] * 3,
+        *[float] * 4,
     ]
     assert same(table[0], table[-6]) and same(table[np.array(2)], table[2])
     assert table[4].status is Status.corrupt and table[4].error == "cut off" and np.isnan(table[4].score)
@@ -170,6 +173,7 @@ def test_pandas(table: ScoreTable) -> None:
         "height",
         "bytes",
         "note",
+        "hash",
         "member_m",
         "member_n",
     ]
@@ -187,7 +191,7 @@ def test_arrow(table: ScoreTable) -> None:
     assert {name: str(arrow.schema.field(name).type) for name in arrow.column_names} == {
         "path": "string", "score": "float", "uncertainty": "float", "status": "string", "error": "string",
         "width": "uint32", "height": "uint32", "bytes": "uint64", "note": "string",
-            "member_m": "float", "member_n": "float",
+        "hash": "uint64", "member_m": "float", "member_n": "float",
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ ORDER = """
     streams gpu_errors trace records forked turns
     progress
     formats.format formats.directory formats.boxes formats.icc
-    formats.exif formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
+    formats.exif formats.camera formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
     formats.gif formats.items formats.jxl
     formats.jpeg formats.png formats.webp formats.heif
     formats.raw

@@ -192,9 +192,9 @@ def _unpacked(answers: Sequence[dict[str, Any]], fd: int | None) -> list[Decoded
             nbytes = math.prod(answer["views"])
             result = memory[at : at + nbytes].reshape(answer["views"])
             at += nbytes
-        about = (answer[name] for name in ("width", "height", "note", "hash"))
+        about = {name: answer[name] for name in ("width", "height", "note", "hash")}
         details = Details(*answer["details"]) if answer["details"] else None
-        found.append(Decoded(b"", 0, result, *about, details))
+        found.append(Decoded(b"", 0, result, **about, details=details))
     return found
 
 

@@ -100,4 +100,4 @@ def test_select_proposes_what_to_drop(scored: Scored, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["select", str(scores), "--duplicates", "--csv"])
     header, line = result.stdout.splitlines()
     assert header == "path,score,uncertainty,best,best_score,probability"
-    assert line.startswith("a.jpg,0.65,0.1,b.jpg,0.8,0.93")
+    assert line.startswith("a.jpg,0.65,0.1,b.jpg,0.8,0.9881")

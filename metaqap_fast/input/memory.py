@@ -59,7 +59,8 @@ def several(images: Any, what: str, instead: str) -> Iterable[Any]:
     Raises:
         UsageError: it is not.
     """
-    one = isinstance(images, (str, bytes, bytearray, memoryview)) or getattr(images, "ndim", 4) != 4
+    column = getattr(images, "ndim", 0) == 1 and images.dtype == object  # of pandas
+    one = isinstance(images, (str, bytes, bytearray, memoryview)) or (getattr(images, "ndim", 4) != 4 and not column)
     try:
         iter(images)
     except TypeError:

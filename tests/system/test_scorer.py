@@ -84,6 +84,7 @@ def test_bytes_and_arrays(scorer: Scorer, photo: Image.Image) -> None:
     assert list(by_bytes.status) == [Status.ok, Status.unsupported, Status.ok, Status.ok]
     assert by_bytes.score[0] == by_bytes.score[2] == by_bytes.score[3] == by_array.score[0]
     assert scorer.score_bytes(each for each in [data]).score[0] == by_bytes.score[0]  # called again, by a generator
+    assert scorer.score_bytes(np.array([data], object)).score[0] == by_bytes.score[0]  # a column of pandas
     assert len(scorer.score_bytes([])) == len(scorer.score_arrays(iter([]))) == len(list(scorer.score_stream([]))) == 0
 
 

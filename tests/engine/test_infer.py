@@ -13,10 +13,10 @@ from metaqap_fast.engine.protocol import Batch, Engine
 from metaqap_fast.infer import scored, view_means
 from metaqap_fast.model.meta import MetaLearner, combine
 
-META = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01), (1.0, 0.04)), 2.0)
+META = MetaLearner((0.5, 0.25, 0.2), 0.1, ((0.0, 0.01), (1.0, 0.04)), 2.0)
 COUNTS = [1, 3, 0, 2]
 RNG = np.random.default_rng(5)
-PREDICTIONS = [RNG.random((count, 2), np.float32) for count in COUNTS]
+PREDICTIONS = [RNG.random((count, 3), np.float32) for count in COUNTS]
 
 
 class Given(Engine):
@@ -43,7 +43,7 @@ def test_each_image_gets_the_mean_of_its_own_views(size: int, tensors: bool) -> 
     assert [tag for tag, _ in results] == list("abcd")
     for (_, result), rows in zip(results, PREDICTIONS, strict=True):
         if not len(rows):
-            assert result.members.shape == (2,) and np.isnan([*result.members, result.score, result.uncertainty]).all()
+            assert result.members.shape == (3,) and np.isnan([*result.members, result.score, result.uncertainty]).all()
             continue
         score, uncertainty = combine(rows.mean(0)[None], META)
         assert result.members == pytest.approx(rows.mean(0), abs=1e-6)
@@ -68,7 +68,7 @@ def test_members_of_earlier_images_are_not_overwritten() -> None:
 def test_views_are_added_in_their_order() -> None:
     rows = torch.from_numpy(np.concatenate(PREDICTIONS))
     means = view_means(rows, COUNTS)
-    assert means.shape == (4, 2) and bool(means[2].isnan().all())
+    assert means.shape == (4, 3) and bool(means[2].isnan().all())
     assert torch.equal(means[0], rows[0]) and torch.equal(means[3], (rows[4] + rows[5]) / 2)
     assert torch.equal(means[1], (rows[1] + rows[2] + rows[3]) / 3)
     assert view_means(rows[:2], [1, 1]).data_ptr() == rows.data_ptr()

@@ -4,8 +4,8 @@
     python -m metaqap_fast.bench.sources --large [-o large.json]
 
 The first scores small JPEGs with a model that costs next to nothing, each source in turn and in random order; a rate is
-compared with that of the folder in the same round, and scores with its scores. The bucket is an S3 server on this machine
-(a process of its own), which waits before each answer.
+compared with that of the folder in the same round, and scores with its scores. The bucket is an S3 server on this
+machine (a process of its own), which waits before each answer.
 
 The second reads a million members of 10 kB from 100 tars, and 20 GB from one. Nothing is decoded: rows are made of
 the bytes that were read. The tars are hard links of five, the 20 GB are holes: both come from memory, not from a disk.

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats.format import START
@@ -118,20 +119,16 @@ def members(data: Data, names: Names, options: Options) -> Iterator[Entry]:
             found += 1
             if not name.endswith(b"/"):
                 before = _LOCAL.size + len(name) + SLACK
-                member = ZipMember(b"", data, offset + moved, before, packed, size, crc, method, bool(flags & 1))
-                if (key := names.take(name, lambda member=member: _start(member))) is not None:  # type: ignore[misc]
-                    yield _with_key(member, key)
+                rest = data, offset + moved, before, packed, size, crc, method, bool(flags & 1)
+                if (key := names.take(name, partial(_start, rest))) is not None:
+                    yield ZipMember(key, *rest)
     if found < count:
         raise Damaged(f"its directory names {count} members, and ends after {found}")
 
 
-def _with_key(member: ZipMember, key: bytes) -> ZipMember:
-    m = member
-    return ZipMember(key, m.data, m.offset, m.before, m.packed, m.size, m.crc, m.method, m.encrypted)
-
-
-def _start(member: ZipMember) -> bytes:
-    """Its first bytes; none if they cannot be read."""
+def _start(rest: tuple[Data, int, int, int, int, int, int, bool]) -> bytes:
+    """The first bytes of a member; none if they cannot be read."""
+    member = ZipMember(b"", *rest)
     try:
         return b"" if member.encrypted else member.unpacked(START)
     except ImageError:
@@ -178,10 +175,9 @@ def _without_directory(read: Read, data: Data, names: Names) -> Iterator[Entry]:
         if flags & 8 or packed == _FULL:
             break
         name, before = read(at + _LOCAL.size, name_length), _LOCAL.size + name_length + extra_length
-        member = ZipMember(b"", data, at, before, packed, size, crc, method, bool(flags & 1))
-        is_file = not name.endswith(b"/")
-        if is_file and (key := names.take(name, lambda member=member: _start(member))) is not None:  # type: ignore[misc]
-            yield _with_key(member, key)
+        rest = data, at, before, packed, size, crc, method, bool(flags & 1)
+        if not name.endswith(b"/") and (key := names.take(name, partial(_start, rest))) is not None:
+            yield ZipMember(key, *rest)
         at += before + packed
 
 

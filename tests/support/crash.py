@@ -1,22 +1,25 @@
 """Runs that are killed at any moment, in numbers: a forked child scores with made-up rows, its parent kills it.
 
-    python tests/crash.py FOLDER KILLS SEED [MUTATION]
+    python tests/crash.py FOLDER KILLS SEED [MUTATION [FORM]]
 
+FORM is what the images are in: folder, tar, tar.gz or parquet; members are read, not only listed. It
 prints one JSON object. Everything but decoding and inference is the program's own: listing, run, store, merge.
 MUTATION takes one protection out, to see that the harness notices.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import shutil
 import signal
 import sys
+import tarfile
 import time
 import zlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ import numpy as np
 
 from metaqap_fast.errors import MetaqapError, Status
 from metaqap_fast.input.files import Listing
+from metaqap_fast.input.reading import read_all
 from metaqap_fast.records import Entry, Row
 from metaqap_fast.run import run
 from metaqap_fast.scores import merge, parts, store
@@ -37,15 +41,24 @@ IMAGES, PER_PART = 120, 7
 class FakeScorer:
     """Rows that depend on nothing but the key; writes down what it was asked for."""
 
-    def __init__(self, log: Path | None = None, pause: float = 0.0003) -> None:
-        self.log, self.pause = log, pause
+    def __init__(self, log: Path | None = None, pause: float = 0.0003, read: bool = False) -> None:
+        self.log, self.pause, self.read = log, pause, read
 
     def stream(self, entries: Iterable[Entry], trace: Any = None) -> Generator[Row]:
         with open(self.log or os.devnull, "ab", buffering=0) as log:
-            for entry in entries:
-                log.write(entry.key + b"\n")
+            for key in self.keys(entries):
+                log.write(key + b"\n")
                 time.sleep(self.pause)
-                yield row(entry.key)
+                yield row(key)
+
+    def keys(self, entries: Iterable[Entry]) -> Iterator[bytes]:
+        """As they are listed, or once the right bytes have been read."""
+        if not self.read:
+            yield from (entry.key for entry in entries)
+            return
+        for found in read_all(entries, ahead=8):
+            assert found.error is None and found.data == content(found.key), found
+            yield found.key
 
     def describe(self) -> dict[str, Any]:
         return {"members": ["a", "b"], "bundle_digest": "d", "engine": "e", "precision": "fp32", "preprocessing": "p"}
@@ -71,6 +84,31 @@ def images(folder: Path, count: int = IMAGES) -> Path:
     return folder
 
 
+def content(key: bytes) -> bytes:
+    """What is in the member of a key."""
+    return b"\xff\xd8\xff\xe0" + key.rpartition(b"/")[2].removesuffix(b".jpg") * 50
+
+
+def archives(folder: Path, form: str, count: int = IMAGES, shards: int = 4) -> Path:
+    """Archives or tables of as many images."""
+    folder.mkdir()
+    for shard in range(shards):
+        names = [b"%d.jpg" % i for i in range(shard, count, shards)]
+        if form == "parquet":
+            import pyarrow as pa
+            from pyarrow import parquet
+
+            table = pa.table({"image": [content(b"%d" % i) for i in range(len(names))]})
+            parquet.write_table(table, folder / f"{shard}.parquet", row_group_size=10)
+            continue
+        with tarfile.open(folder / f"{shard}.{form}", "w:gz" if form.endswith("gz") else "w") as archive:
+            for name in names:
+                info = tarfile.TarInfo(name.decode())
+                info.size = len(content(name))
+                archive.addfile(info, io.BytesIO(content(name)))
+    return folder
+
+
 def datasets(path: Path) -> dict[str, list[bytes]]:
     """Every dataset of a score file, as bytes."""
     with h5py.File(path) as file:
@@ -88,9 +126,11 @@ def same(out: Path, expected: dict[str, list[bytes]]) -> bool:
         return False
 
 
-def score(folder: Path, out: Path, mode: str, log: Path | None = None, pause: float = 0.0003) -> None:
+def score(
+    folder: Path, out: Path, mode: str, log: Path | None = None, pause: float = 0.0003, read: bool = False
+) -> None:
     """One run, as the command line makes it."""
-    run(FakeScorer(log, pause), Listing([folder]), out, mode, rows_per_part=PER_PART)  # type: ignore[arg-type]
+    run(FakeScorer(log, pause, read), Listing([folder]), out, mode, rows_per_part=PER_PART)  # type: ignore[arg-type]
 
 
 def mutate(name: str) -> None:
@@ -125,13 +165,15 @@ def committed(out: Path) -> set[bytes]:
     return keys
 
 
-def main(work: Path, kills: int, seed: int, mutation: str = "") -> dict[str, Any]:
+def main(work: Path, kills: int, seed: int, mutation: str = "", form: str = "folder") -> dict[str, Any]:
     """Kill until `kills` runs have been killed; compare each finished output with that of an undisturbed run."""
     random.seed(seed)
-    folder, whole = images(work / "photos"), work / "whole.h5"
-    score(folder, whole, "new")
+    folder = images(work / "photos") if form == "folder" else archives(work / "photos", form)
+    whole = work / "whole.h5"
+    read = form != "folder"
+    score(folder, whole, "new", read=read)
     start = time.monotonic()  # of the second: the first one imports
-    score(folder, whole, "overwrite")
+    score(folder, whole, "overwrite", read=read)
     length, expected = time.monotonic() - start, datasets(whole)
     mutate(mutation)
     killed = finished = scored_twice = lost = different = failed = 0
@@ -143,7 +185,7 @@ def main(work: Path, kills: int, seed: int, mutation: str = "") -> dict[str, Any
             child = os.fork()
             if not child:
                 try:
-                    score(folder, out, "resume", log)
+                    score(folder, out, "resume", log, read=read)
                 except BaseException as error:  # noqa: BLE001 -- a child must never come back from here
                     print(f"{type(error).__name__}: {error}", file=sys.stderr)
                     os._exit(1)

@@ -44,8 +44,8 @@ def fast(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def kill(folder: Path, kills: int, seed: int, mutation: str = "") -> dict[str, Any]:
-    command = [sys.executable, str(SUPPORT / "crash.py"), str(folder), str(kills), str(seed), mutation]
+def kill(folder: Path, kills: int, seed: int, mutation: str = "", form: str = "folder") -> dict[str, Any]:
+    command = [sys.executable, str(SUPPORT / "crash.py"), str(folder), str(kills), str(seed), mutation, form]
     result = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     assert result.stdout, result.stderr
     return dict(json.loads(result.stdout))
@@ -65,6 +65,12 @@ def test_40_kills(fast: Path) -> None:
 @pytest.mark.nightly
 def test_1000_kills(fast: Path) -> None:
     check(kill(fast, 1000, SEED + 1), 1000)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "parquet"])
+def test_100_kills_of_members(fast: Path, form: str) -> None:
+    check(kill(fast, 100, SEED + 2, form=form), 100)
 
 
 @pytest.mark.parametrize("mutation", ["in_place", "forget", "output_in_place"])

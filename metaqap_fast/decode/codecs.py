@@ -23,16 +23,18 @@ def decode_linear(data: memoryview, header: Header) -> Pixels:
 
 
 def _samples(data: memoryview, header: Header) -> Any:
+    """[H, W] or [H, W, C] of 8 or 16 bits, or fractions of 1."""
     codecs = library("imagecodecs", header.format)
     if header.format == "JPEG XL":
-        return codecs.jpegxl_decode(data, index=0, keeporientation=True, numthreads=1)
-    samples = codecs.jpeg8_decode(data)
-    return samples if header.depth in (8, 16) else _spread(samples, header.depth)
-
-
-def _spread(samples: Any, bits: int) -> Any:
-    """Samples of `bits` bits over the whole range of 16."""
-    return (samples.astype(np.uint32) * 65535 // ((1 << bits) - 1)).clip(0, 65535).astype(np.uint16)
+        samples = codecs.jpegxl_decode(data, index=0, keeporientation=True, numthreads=1)
+    else:
+        samples = codecs.jpeg8_decode(data)
+    if header.depth not in (0, 8, 16):  # they are as large as they were, and not over the whole range
+        samples = (samples.astype(np.uint32) * 65535 // ((1 << header.depth) - 1)).clip(0, 65535).astype(np.uint16)
+    if header.premultiplied and samples.ndim == 3 and samples.shape[2] in (2, 4):
+        parts = _fractions(samples)
+        return np.divide(parts[:, :, :-1], parts[:, :, -1:], where=parts[:, :, -1:] > 0, out=parts[:, :, :-1].copy())
+    return samples
 
 
 def rgb(samples: Any) -> Pixels:

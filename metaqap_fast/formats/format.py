@@ -30,7 +30,8 @@ class Header:
     format: str = ""  # its name; `read_header` fills it in
     parts: tuple[bytes | memoryview, ...] = ()  # joined, what the decoder gets; none: the file as it is
     icc: bytes = b""  # an ICC profile, the file's or made of what else it says of its colours; not checked here
-    depth: int = 8  # bits of a sample, where its decoder does not say
+    depth: int = 8  # bits of a sample, where its decoder does not say; 0 for fractions
+    premultiplied: bool = False  # colours were multiplied by their alpha, and the decoder gives them so
     sensor: tuple[int, int] = (0, 0)  # of a RAW file whose preview this is, (width, height); `raw.developed` uses it
     frames: int = 1  # pictures in the file, of which the first is scored; 0: more than one, uncounted
     note: str = ""  # what a reader of the score should know, such as "the first of 3 pictures"

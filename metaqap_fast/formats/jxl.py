@@ -54,7 +54,7 @@ def parse(view: memoryview) -> Header:
         raise ValueError("no codestream")
     bits = _Bits(head[2:])
     width, height = _size(bits)
-    orientation, frames, icc, decoder = 1, 1, b"", CODECS
+    orientation, frames, icc, decoder, depth, premultiplied = 1, 1, b"", CODECS, 8, False
     if not bits.take(1):  # else everything is as usual
         if bits.take(1):
             orientation = 1 + bits.take(3)
@@ -68,13 +68,17 @@ def parse(view: memoryview) -> Header:
                              ((0, 0), (0, 3), (0, 16), (0, 32))):  # fmt: skip
                     bits.number(ways)
                 bits.take(1)
-        _depth(bits)
+        depth = _depth(bits)
         bits.take(1)
-        for _ in range(bits.number(((0, 0), (1, 0), (2, 4), (1, 12)))):
-            _extra(bits)
-        icc, decoder = _colours(bits, xyb=bits.take(1) == 1)
+        extra = [_extra(bits) for _ in range(bits.number(((0, 0), (1, 0), (2, 4), (1, 12))))]
+        premultiplied = any(extra)
+        bits.take(1)  # coded by what the eye sees, or as it was
+        icc, decoder = _colours(bits)
     note = GAIN_MAP if gain_map else ""
-    return Header(width, height, orientation, decoder=decoder, icc=icc, frames=frames, note=note)
+    return Header(
+        width, height, orientation, decoder=decoder, icc=icc, depth=depth, premultiplied=premultiplied, frames=frames,
+        note=note,
+    )  # fmt: skip
 
 
 def _codestream(view: memoryview) -> tuple[bytes, bool]:
@@ -104,40 +108,40 @@ def _size(bits: _Bits, eighths: _Ways | None = None, whole: _Ways = _SIDE) -> tu
     return (height * over // under if ratio else side()), height
 
 
-def _depth(bits: _Bits) -> None:
+def _depth(bits: _Bits) -> int:
+    """Bits of a sample; 0 for fractions."""
     if bits.take(1):
         bits.number(_FLOAT)
         bits.take(4)
-    else:
-        bits.number(_WHOLE)
+        return 0
+    return bits.number(_WHOLE)
 
 
-def _extra(bits: _Bits) -> None:
-    """One more channel, such as alpha."""
+def _extra(bits: _Bits) -> bool:
+    """One more channel, such as alpha: whether colours were multiplied by it."""
     if bits.take(1):
-        return
+        return False
     kind = bits.number(_ENUM)
     _depth(bits)
     bits.number(((0, 0), (3, 0), (4, 0), (1, 3)))
     bits.take(8 * bits.number(((0, 0), (0, 4), (16, 5), (48, 10))))  # its name
     if kind == _ALPHA:
-        bits.take(1)
-    elif kind == _SPOT:
+        return bits.take(1) == 1
+    if kind == _SPOT:
         bits.take(64)
     elif kind == _CFA:
         bits.number(((1, 0), (0, 2), (3, 4), (19, 8)))
     elif kind == _BLACK:
         raise ImageError(Status.unsupported, "JPEG XL in CMYK is not supported")
+    return False
 
 
-def _colours(bits: _Bits, xyb: bool) -> tuple[bytes, str]:
+def _colours(bits: _Bits) -> tuple[bytes, str]:
     """The decoder, and the profile of what it gives."""
     if bits.take(1):
         return b"", CODECS
     by_profile, space = bits.take(1), bits.number(_ENUM)
-    if by_profile:
-        if xyb:  # the decoder gives sRGB
-            return b"", CODECS
+    if by_profile:  # which the decoder keeps to itself: it gives light in 8 bits then, or samples of who knows what
         raise ImageError(Status.unsupported, "JPEG XL with a compressed colour profile is not supported")
     if space == _XYB:
         raise ImageError(Status.unsupported, "JPEG XL in the XYB colour space is not supported")

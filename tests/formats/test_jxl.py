@@ -91,6 +91,7 @@ def test_colours_by_number(fields: tuple[tuple[int, int], ...], icc: bytes) -> N
     ("fields", "xyb", "words"),
     [
         (((1, 1), (0, 2)), 0, "compressed colour profile"),
+        (((1, 1), (0, 2)), 1, "compressed colour profile"),  # which its decoder answers with light in 8 bits
         (((0, 1), (2, 2), (0, 4)), 0, "XYB"),
         (((0, 1), (0, 2), (1, 2), (1, 2), (0, 1), (2, 2), (14, 4)), 0, "PQ"),
         (((0, 1), (0, 2), (1, 2), (1, 2), (0, 1), (3, 2), (0, 6)), 1, "HLG"),
@@ -100,6 +101,30 @@ def test_colours_that_are_not_supported(fields: tuple[tuple[int, int], ...], xyb
     with pytest.raises(ImageError, match=words) as error:
         read_header(coloured(*fields, xyb=xyb))
     assert error.value.status == Status.unsupported
+
+
+@pytest.mark.parametrize(
+    ("depth", "fields"),
+    [
+        (8, ((0, 1), (0, 2))),
+        (10, ((0, 1), (1, 2))),
+        (12, ((0, 1), (2, 2))),
+        (9, ((0, 1), (3, 2), (8, 6))),
+        (0, ((1, 1), (0, 2), (7, 4))),
+    ],
+)
+@pytest.mark.parametrize("alpha", ["none", "as usual", "straight", "multiplied"])
+def test_depth_and_alpha(depth: int, fields: tuple[tuple[int, int], ...], alpha: str) -> None:
+    bits = size(9, 9).put((0, 1), (0, 1), *fields, (1, 1))
+    if alpha == "none":
+        bits.put((0, 2))
+    elif alpha == "as usual":
+        bits.put((1, 2), (1, 1))
+    else:  # of 8 bits, as large as the picture, with a name of three letters
+        bits.put((1, 2), (0, 1), (0, 2), (0, 1), (0, 2), (0, 2), (1, 2), (3, 4), (0x414141, 24))
+        bits.put((alpha == "multiplied", 1))
+    header = read_header(bits.put((1, 1), (1, 1)).file())
+    assert (header.depth, header.premultiplied) == (depth, alpha == "multiplied")
 
 
 def test_what_an_encoder_writes() -> None:

@@ -42,7 +42,7 @@ class Kernel:
         ]  # what reads the output of each block
         self._layout, self._isa = layout(isa, bool(ranges)) if made is None else made, isa
         self._size, self._taps = network.size, len(network.weights)
-        self._others, self._others_bias = network.others, network.others_bias
+        self._others, self._others_bias = np.ascontiguousarray(network.others.T), network.others_bias  # [R, D], [R]
         self._network = self._layout.network(network, inputs, after)
         self.workspace = int(library().mobilenet_workspace(ctypes.byref(self._network), isa))
 
@@ -77,7 +77,8 @@ class Kernel:
         prediction, taps = self.run(view, workspace)
         if not len(self._others_bias):
             return [prediction]
-        return [prediction, *(taps @ self._others + self._others_bias).tolist()]
+        # einsum sums in one order, whatever the number of threads; a matrix product may not.
+        return [prediction, *(np.einsum("rd,d->r", self._others, taps) + self._others_bias).tolist()]
 
 
 def layout(isa: Isa, eight: bool) -> Layout:

@@ -1,0 +1,115 @@
+"""`train heads` from a bundle, a labelled set, photographs and opinions to a bundle with better heads and reasons."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from metaqap_fast.engine.native.isa import Isa
+from metaqap_fast.engine.samples import generated
+from metaqap_fast.model import bundle as bundles
+from metaqap_fast.train import rungs
+from metaqap_fast.train.damage import KADIS, KINDS, Step
+from metaqap_fast.train.reasons import REASONS
+from native_reference import exported, member, need
+
+pytestmark = pytest.mark.full
+LEVELS = 5
+SIZE = 512
+
+
+def damaged(view: np.ndarray, steps: Sequence[Step], seed: int) -> np.ndarray:
+    """In place of damage, which costs more than all else here: darker with every level, by as much as the kind says."""
+    share = np.prod([1 - 0.1 * (step.level + 1) * (0.3 + step.kind / len(KINDS)) for step in steps])
+    return (view * share).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, a labelled set whose pictures are better the brighter they are, photographs, and opinions."""
+    root, rng = tmp_path_factory.mktemp("heads"), np.random.default_rng(0)
+    made = member(["ds_r1_k3_s2_e1_c16"], 96, activation=nn.ReLU6, views=generated(SIZE, 1))
+    (root / "bundle").mkdir()
+    exported(made, root / "bundle/small.onnx")
+    document = {
+        "format": "metaqap-bundle", "format_version": 1, "name": "small", "view_size": SIZE,
+        "members": [{"name": "small", "file": "small.onnx"}],
+        "meta_learner": {"weights": [1.0], "intercept": 0.0, "variance_floor": 0.01, "variance_slope": 0.0},
+        "files": {"small.onnx": hashlib.sha256((root / "bundle/small.onnx").read_bytes()).hexdigest()},
+    }  # fmt: skip
+    (root / "bundle/bundle.json").write_text(json.dumps(document))
+
+    def picture(brightness: float) -> Image.Image:
+        coarse = rng.integers(0, 256, (16, 16, 3)) * brightness
+        return Image.fromarray(coarse.astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+    (root / "set").mkdir()
+    (root / "photographs").mkdir()
+    rows = ["image,mos"]
+    for i in range(60):
+        brightness = rng.uniform(0.3, 1)
+        picture(brightness).save(root / f"set/{i}.png")
+        rows.append(f"{i}.png,{brightness:.3f}")
+    (root / "set/mos.csv").write_text("\n".join(rows))
+    for i in range(16):
+        picture(0.95).save(root / f"photographs/{i}.png")
+    cells = [f"{k + 1},{v + 1},{4.5 - 0.7 * v - k / 50:.2f}" for k in range(KADIS) for v in range(LEVELS)]
+    (root / "cells.csv").write_text("id,level,mean_opinion\n" + "\n".join(cells))
+    return root
+
+
+def test_from_a_bundle_to_one_with_better_heads(
+    there: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(Isa.AVX2, "fp32")
+    monkeypatch.setattr(rungs, "damaged", damaged)
+    command = [
+        "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--model", there / "bundle",
+        "--photographs", there / "photographs", "--opinions", there / "cells.csv", "--work", tmp_path / "work",
+        "--strange", there / "photographs", "--set", "judged=1", "--set", "kinds=2", "-o", tmp_path / "out",
+    ]  # fmt: skip
+    result = cli(*command)
+    assert result.exit_code == 0, result.stderr
+    made = bundles.load(tmp_path / "out")
+    assert made.name == "small-heads" and made.reasons == REASONS and made.document["format_version"] == 2
+    figures = json.loads((tmp_path / "out/heads.json").read_text())
+    assert figures["reasons are given by"] == "small" and set(figures["reasons"]["small"]) == set(REASONS)
+    for when in ("as it was", "refitted"):
+        assert {"agreement with people over 125 cells", "srocc", "plcc"} <= set(figures[when])
+    assert figures["AUC of unfamiliar"]["small"]["AUC"] >= 0
+    assert json.loads(result.stdout) == figures
+
+    def nothing(*_: Any) -> Any:
+        raise AssertionError("seen already")
+
+    monkeypatch.setattr(rungs, "damaged", nothing)
+    again = cli(*command[:-1], tmp_path / "again", "--set", "penalty=1", "--set", "still=1")
+    assert again.exit_code == 0, again.stderr
+    settings = json.loads((tmp_path / "again/heads.json").read_text())["settings"]
+    assert settings["penalty"] == settings["still"] == 1
+
+
+@pytest.mark.parametrize(
+    ("opinions", "setting", "message"),
+    [
+        ("cells.csv", "size=5", "there is no setting 'size'"),
+        ("set/mos.csv", "judged=1", "line 2: needs id, level and mean_opinion"),
+    ],
+)
+def test_what_is_wrong_is_said_before_hours_are_spent(
+    there: Path, tmp_path: Path, cli: Callable[..., Any], opinions: str, setting: str, message: str
+) -> None:
+    result = cli(
+        "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--model", there / "bundle",
+        "--photographs", there / "photographs", "--opinions", there / opinions, "--set", setting,
+        "--work", tmp_path / "work", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 2 and message in result.stderr, result.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats.boxes import Reader, boxes
 from metaqap_fast.formats.format import GAIN_MAP, HEIF, PILLOW, Format, Header, brand
@@ -27,13 +29,13 @@ def parse(view: memoryview) -> Header:
     items = read_items(meta)
     coded = items.coded(items.primary)
     decoder = _decoder(items, coded)
-    header = _shown(items, decoder)
+    width, height, orientation = _shown(items, decoder)
     last = max(items.ends.get(item, 0) for item in (items.primary, *coded))
     defect = f"truncated, {len(view)} of {last} bytes" if last > len(view) else ""
     shown = len(items.shown())
     notes = [f"the primary one of {shown} pictures"] if shown > 1 else ["the still of a sequence"] if moves else []
     notes += [GAIN_MAP] if items.gain_map() else []
-    return Header(*header[:3], defect, decoder, icc=header[3], note="; ".join(notes))
+    return Header(width, height, orientation, defect, decoder, icc=_colours(items, coded), note="; ".join(notes))
 
 
 def _decoder(items: Items, coded: list[int]) -> str:
@@ -47,13 +49,12 @@ def _decoder(items: Items, coded: list[int]) -> str:
     return _CODECS[kinds.pop()]
 
 
-def _shown(items: Items, decoder: str) -> tuple[int, int, int, bytes]:
-    """Width and height as the decoder gives them, the orientation that is left to apply, and a profile.
+def _shown(items: Items, decoder: str) -> tuple[int, int, int]:
+    """Width and height as the decoder gives them, and the orientation that is left to apply.
 
     libheif (HEIC) cuts and turns by itself, libavif does neither. EXIF's orientation does not count in either format.
     """
     width = height = turns = mirror = 0
-    icc, cicp = b"", (2, 2)
     for kind, content in items.of(items.primary):
         reader = Reader(content)
         if kind == b"ispe":
@@ -70,15 +71,24 @@ def _shown(items: Items, decoder: str) -> tuple[int, int, int, bytes]:
                 width, height = height, width
         elif kind == b"imir":
             mirror = 1 + (reader.take(1) & 1)
-        elif kind == b"colr":
-            how = bytes(content[:4])
-            if how in (b"prof", b"rICC"):
-                icc = bytes(content[4:])
-            elif how == b"nclx":
-                reader.take(4)
-                cicp = reader.take(2), reader.take(2)
     orientation = 1 if decoder == HEIF else _ORIENTATIONS[turns][mirror]
-    return width, height, orientation, icc or from_cicp(*cicp)
+    return width, height, orientation
+
+
+def _colours(items: Items, coded: Sequence[int]) -> bytes:
+    """The picture's profile; many writers give it to the tiles alone."""
+    for item in (items.primary, *coded):
+        icc, cicp = b"", None
+        for kind, content in items.of(item):
+            reader = Reader(content)
+            how = reader.take(4).to_bytes(4, "big") if kind == b"colr" else b""
+            if how in (b"prof", b"rICC"):
+                icc = bytes(reader.rest())
+            elif how == b"nclx":
+                cicp = reader.take(2), reader.take(2)
+        if icc or cicp:  # a profile says more than numbers, which YCbCr needs beside it
+            return icc or from_cicp(*cicp or (2, 2))
+    return b""
 
 
 AVIF = Format("AVIF", brand(b"avif", b"avis"), parse, (".avif", ".avifs"), PILLOW)

@@ -140,6 +140,23 @@ def test_colours() -> None:
     assert refusal(heif({1: b"hvc1"}, [ISPE, nclx(9, 16, 9)]))[1].startswith("HDR (PQ)")
 
 
+def test_colours_that_only_the_tiles_have() -> None:
+    """Telephones and cameras write it so."""
+    colr = box(b"colr", b"nclx", struct.pack(">HHHB", 12, 13, 6, 128))
+    tiles = {1: b"grid", 2: b"hvc1", 3: b"hvc1"}
+    data = heif(tiles, [ISPE, colr], [refer(b"dimg", 1, 2, 3)])
+    alike = full(b"ipma", struct.pack(">IHBBB", 1, 1, 2, 1, 2))
+    apart = full(b"ipma", struct.pack(">IHBBHBBB", 2, 1, 1, 1, 2, 2, 1, 2))
+    moved = data.replace(alike, apart)
+    sizes = (b"meta", b"iprp")
+    for name in sizes:  # two boxes around it have grown
+        at = moved.index(name) - 4
+        moved = moved[:at] + (int.from_bytes(moved[at : at + 4], "big") + 4).to_bytes(4, "big") + moved[at + 4 :]
+    assert read_header(data).icc == read_header(moved).icc == from_cicp(12, 13) and moved != data
+    assert read_header(moved.replace(b"\0\x0c\0\x0d\0\6", b"\0\1\0\x0d\0\6")).icc == b""
+    assert "HDR (PQ)" in refusal(moved.replace(b"\0\x0c\0\x0d\0\6", b"\0\x09\0\x10\0\6"))[1]
+
+
 def test_gain_maps_are_said() -> None:
     aux = full(b"auxC", b"urn:com:apple:photo:2020:aux:hdrgainmap\0")
     assert read_header(heif({1: b"hvc1"}, [ISPE, aux])).note == "its HDR gain map is ignored"

@@ -46,26 +46,30 @@ class Data(Protocol):
 
 
 class LocalData:
-    """A file on a disk. No handle is kept: a hundred thousand archives may be listed ahead."""
+    """A file on a disk. No handle is kept: a hundred thousand archives may be listed ahead.
+
+    Args: its path, and what the listing saw of it: its size and modification time. None: what it is now.
+    """
 
     distant = passing = False
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes, seen: tuple[int, int] | None = None) -> None:
         self.path = path
-        info = os.stat(path)
-        self.size = info.st_size
-        self._version = info.st_mtime_ns
+        if seen is None:
+            info = os.stat(path)
+            seen = info.st_size, info.st_mtime_ns
+        self.size, self.version = seen
 
     def stamp(self) -> Stamp:
         """See `Data.stamp`."""
-        return Stamp(self.size, str(self._version))
+        return Stamp(self.size, str(self.version))
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Data.read`. A file that is another one than was listed is an `ImageError`."""
         fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             info = os.fstat(fd)
-            if (info.st_size, info.st_mtime_ns) != (self.size, self._version):
+            if (info.st_size, info.st_mtime_ns) != (self.size, self.version):
                 raise ImageError(Status.unreadable, "the archive has changed since it was listed")
             return _read(fd, offset, length)
         finally:

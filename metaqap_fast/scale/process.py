@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from metaqap_fast import signals, streams
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.records import Entry
 
 SECONDS_BETWEEN_COUNTS = 0.5
 
@@ -75,7 +76,7 @@ def _score(parent: Parent) -> None:
     if order["cores"] is not None:
         os.sched_setaffinity(0, order["cores"])
     with signals.at_once(_stopped):
-        from metaqap_fast.input.files import File
+        from metaqap_fast.input.told import heard
         from metaqap_fast.run import about, collect, stamped
         from metaqap_fast.scorer import Scorer
         from metaqap_fast.scores.parts import Parts
@@ -83,11 +84,10 @@ def _score(parent: Parent) -> None:
 
         scorer = Scorer(**order["options"])
 
-    def entries() -> Iterator[File]:
+    def entries() -> Iterator[Entry]:
         parent.tell(more=True)
         while block := parent.ask():
-            for key, path in block:
-                yield File(os.fsencode(key), os.fsencode(path))
+            yield from map(heard, block)
             parent.tell(more=True)
 
     last = 0.0

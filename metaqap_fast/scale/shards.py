@@ -23,7 +23,7 @@ from typing import Any
 from metaqap_fast import child, signals
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.input import Source
-from metaqap_fast.input.files import File
+from metaqap_fast.input.told import told
 from metaqap_fast.options import ROWS_PER_PART, OutputMode, Shard
 from metaqap_fast.records import Entry
 from metaqap_fast.run import attributes_of, finish
@@ -241,13 +241,9 @@ class _Processes:
             self._heard.put((index, error))
         self._heard.put((index, {}))
 
-    def _deal(self) -> list[tuple[str, str]]:
+    def _deal(self) -> list[list[Any]]:
         with self._dealing:
-            block = list(islice(self._entries, BLOCK))
-        for entry in block:
-            if not isinstance(entry, File):
-                raise UsageError(f"{os.fsdecode(entry.key)} is not a file of its own: several devices need files")
-        return [(os.fsdecode(file.key), os.fsdecode(file.path)) for file in block if isinstance(file, File)]
+            return [told(entry) for entry in islice(self._entries, BLOCK)]
 
     def _tell(self, index: int, message: Any) -> None:
         says = self._all[index].stdin

@@ -69,7 +69,11 @@ def where(tmp_path: Path) -> dict[str, Any]:
 
 
 ORDER = {"options": {"model": "m", "device": "cpu"}, "cores": None}
-BLOCKS = [[[f"{i}.jpg", f"/photos/{i}.jpg"] for i in range(5)], [["\udcff.jpg", "/photos/\udcff.jpg"]], []]
+BLOCKS = [
+    [["file", f"{i}.jpg", f"/photos/{i}.jpg"] for i in range(5)],
+    [["file", "\udcff.jpg", "/photos/\udcff.jpg"]],
+    [],
+]
 
 
 def test_a_process_from_its_order_to_its_last_word(made: list[Any], where: dict[str, Any], tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_counts_are_told_now_and_then(made: list[Any], where: dict[str, Any], mo
             now[0] += 0.2
 
     monkeypatch.setattr("metaqap_fast.scorer.Scorer.stream", stream)
-    parent = Parent(ORDER, where, [[f"{i}", f"{i}"] for i in range(10)], [])
+    parent = Parent(ORDER, where, [["file", f"{i}", f"{i}"] for i in range(10)], [])
     process._score(parent)  # type: ignore[arg-type]
     counts = [sum(message["counts"]["statuses"].values()) for message in parent.told if "counts" in message]
     assert counts == [1, 4, 7, 10, 10]  # every half a second, and at the end

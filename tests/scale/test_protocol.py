@@ -15,6 +15,7 @@ import pytest
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.gpu_errors import DecoderDisagrees
 from metaqap_fast.input.files import File
+from metaqap_fast.input.told import heard as heard_entry
 from metaqap_fast.scale import shards
 from metaqap_fast.scale.shards import BLOCK, _Processes
 from metaqap_fast.scores.identity import IDENTITY
@@ -74,10 +75,10 @@ def test_every_entry_is_handed_out_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(last) == {0, 1, 2} and all(m["where"] == {"folder": "f", "number": 4} for m in last.values())
     blocks = [block for message in last.values() for block in message["entries"]]
     assert sorted(map(len, blocks)) == [7, *[BLOCK] * 5]
-    files = [File(os.fsencode(key), os.fsencode(path)) for block in blocks for key, path in block]
+    files = [heard_entry(values) for block in blocks for values in block]
     assert sorted(files, key=lambda file: file.key) == ENTRIES
     for message in last.values():  # each gets them in their order, so that its parts are sorted
-        keys = [key for block in message["entries"] for key, _ in block]
+        keys = [key for block in message["entries"] for _, key, _ in block]
         assert keys == sorted(keys)
     assert sum("counts" in message for _, message in heard) == 6 and gone(each)
 
@@ -199,7 +200,7 @@ def test_entries_that_are_no_files_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
     with processes(monkeypatch, TALKS + ENDS) as each:
         each.start(lambda _: None)
-        with pytest.raises(UsageError, match=r"a\.tar/b\.jpg is not a file of its own: several devices need files"):
+        with pytest.raises(UsageError, match=r"a\.tar/b\.jpg lies in what one process has to read in order"):
             list(each.work([Member()], {}))  # type: ignore[list-item]
 
 

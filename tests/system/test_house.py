@@ -26,6 +26,7 @@ ORDER = """
     input.kinds
     input.folders
     input.remote
+    input.told
     input.files
     input input.ahead
     decode.phash

@@ -6,8 +6,11 @@ culprit gets its status, its neighbours their pixels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -102,9 +105,14 @@ class LocalDecoder:
         self.options = options
         self._dali = Dali(options, None)
         self._max_memory, self._borrow = max_memory, borrow
+        # Of decoders that take one file at a time; DALI has threads of its own.
+        self._threads = min(len(os.sched_getaffinity(0)), options.batch_size)
+        self._pool = ThreadPoolExecutor(self._threads, "decode")
 
     def start(self) -> None:
-        """Get ready before the first image, where that is of use."""
+        """Get ready before the first image: threads take memory, which is not that of an image."""
+        together = Barrier(self._threads)
+        list(self._pool.map(lambda _: together.wait(), range(self._threads)))
 
     def stream(self, images: Iterable[Encoded]) -> Iterator[Decoded]:
         """See `Decoder.stream`."""
@@ -133,7 +141,8 @@ class LocalDecoder:
                 yield from self._decode([Job(key, array.nbytes, width, height, np.ascontiguousarray(array))])
 
     def close(self) -> None:
-        """Release DALI's threads and memory."""
+        """Release threads and memory."""
+        self._pool.shutdown(cancel_futures=True)
         self._dali.close()
 
     def _admit(self, image: Encoded) -> Job | Decoded:
@@ -167,31 +176,23 @@ class LocalDecoder:
         return None
 
     def _run(self, batch: Sequence[Job | Decoded]) -> Iterator[Decoded]:
-        """DALI's images together, those of other decoders one at a time, all in their order."""
-        together = self._decode([job for job in batch if isinstance(job, Job) and not job.decoder])
+        """DALI's images together, those of other decoders side by side, all in their order."""
+        jobs = [job for job in batch if isinstance(job, Job)]
+        together = self._decode([job for job in jobs if not job.decoder])
+        alone = [job for job in jobs if job.decoder]
+        opened = self._pool.map(_opened, alone) if len(alone) > 1 else map(_opened, alone)
         for item in batch:
             if isinstance(item, Decoded):
                 yield item
             elif item.decoder:
-                yield from self._decode_alone(item, item.decoder)
+                found = next(opened)
+                if isinstance(found, Job):
+                    yield from self._decode([found])
+                else:
+                    error = found if isinstance(found, ImageError) else self._failure(item, found, _words(found))
+                    yield item.failed(error)
             else:
                 yield next(together)
-
-    def _decode_alone(self, job: Job, decode: PixelDecoder) -> Iterator[Decoded]:
-        assert job.header is not None
-        try:
-            pixels = decode(job.source.data, job.header)
-            if job.header.decoder == RAW:  # only its decoder knows a sensor's margins
-                job = job.of_size(pixels.shape[1], pixels.shape[0])
-            if pixels.shape != (*job.stored[::-1], 3) or pixels.dtype != np.uint8:
-                raise differs(job.stored, pixels.shape[1::-1])
-        except ImageError as error:
-            yield job.failed(error)
-        except Exception as error:  # noqa: BLE001 -- whatever a library raises over a file is that file's failure
-            yield job.failed(self._failure(job, error, str(error) or type(error).__name__))
-        else:
-            source = np.ascontiguousarray(pixels)
-            yield from self._decode([replace(job, source=source)])
 
     def _decode(self, jobs: Sequence[Job]) -> Iterator[Decoded]:
         """By DALI: all of them encoded, or all of them pixels."""
@@ -226,6 +227,24 @@ class LocalDecoder:
         if unsaid or isinstance(error, MemoryError) or "bad_alloc" in str(error):
             return ImageError(Status.too_large, "not enough memory to decode it", out_of_memory=True)
         return ImageError(Status.corrupt, f"cannot be decoded: {detail}")
+
+
+def _opened(job: Job) -> Job | Exception:
+    """An image's pixels by the decoder that it names, or what went wrong; without frames, which hold the image."""
+    assert job.header is not None and job.decoder is not None
+    try:
+        pixels = job.decoder(job.source.data, job.header)
+        if job.header.decoder == RAW:  # only its decoder knows a sensor's margins
+            job = job.of_size(pixels.shape[1], pixels.shape[0])
+        if pixels.shape != (*job.stored[::-1], 3) or pixels.dtype != np.uint8:
+            raise differs(job.stored, pixels.shape[1::-1])
+    except Exception as error:  # noqa: BLE001 -- whatever a library raises over a file is that file's failure
+        return error.with_traceback(None)
+    return replace(job, source=np.ascontiguousarray(pixels))
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def dalis_words(error: Exception) -> str:

@@ -11,7 +11,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from metaqap_fast.decode import DecodeOptions, Decoder, probe, wire
+from metaqap_fast.decode import DecodeOptions, probe, wire
 from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.errors import MetaqapError, Status
 from metaqap_fast.records import Encoded
@@ -52,13 +52,14 @@ def _protect(alive: int) -> None:
         file.write("500")  # should memory run out, then this process goes and not the run
 
 
-def serve(connection: socket.socket, decoder: Decoder, max_memory: int) -> None:
+def serve(connection: socket.socket, decoder: LocalDecoder, max_memory: int) -> None:
     """Answer batches until the supervisor hangs up.
 
     Raises:
         MemoryError: an image would take more than `max_memory` bytes. What it has left of them is not known then,
             so this process ends; the supervisor asks a new one whether it was this image alone.
     """
+    decoder.start()
     list(decoder.stream([Encoded(b"", probe.encoded().data)]))  # the decoder is loaded before anyone's time counts
     limit = _data() + max_memory
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -1,0 +1,102 @@
+"""What is said of many rows is what all of them at once would give."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaqap_fast.errors import Status
+from metaqap_fast.records import Row, key_order
+from metaqap_fast.scores.table import ScoreTable
+from metaqap_fast.scores.totals import EXTREMES, FAILURES, Totals
+from rows import a_row
+
+ABOUT = {"members": ["a", "b"]}
+SCORES = st.lists(st.floats(0, 1, width=32) | st.just(math.nan), max_size=60)
+
+
+def rows_of(scores: list[float]) -> list[Row]:
+    """In the order of their keys, some of which lie in folders; NaN has failed."""
+    keys = sorted((b"%d/%03d.jpg" % (i % 3, i) for i in range(len(scores))), key=key_order)
+    return [
+        a_row(key, score) if score == score else a_row(key, status=Status.corrupt, error=f"why {key.decode()}")
+        for key, score in zip(keys, scores, strict=True)
+    ]
+
+
+def said(totals: Totals) -> dict[str, object]:
+    found = totals.as_dict()
+    return {**found, "statuses": {name: n for name, n in totals.statuses.items() if n}}
+
+
+@given(SCORES)
+def test_they_are_those_of_all_rows(scores: list[float]) -> None:
+    totals, rows = Totals(), rows_of(scores)
+    for row in rows:
+        totals.take(row)
+    good = np.array([score for score in scores if score == score])
+    bad = [row for row in rows if row.status != Status.ok]
+    assert (totals.rows, totals.scored, totals.failed) == (len(scores), len(good), len(bad))
+    assert totals.failures == ({"corrupt": len(bad)} if bad else {})
+    assert [image["path"] for image in totals.first_failures] == [row.key.decode() for row in bad[:FAILURES]]
+    assert [image["error"] for image in totals.first_failures] == [row.error for row in bad[:FAILURES]]
+    each = min(EXTREMES, len(good) // 2)
+    assert [score for score, _ in totals.best] == sorted(good.tolist(), reverse=True)[:each]
+    for percent, value in totals.percentiles().items():
+        expected = np.percentile(good, float(percent)) if len(good) else None
+        assert value == (None if expected is None else pytest.approx(expected, abs=1.01e-4))
+
+
+@given(SCORES, st.integers(1, 40))
+def test_tables_count_as_their_rows_do(scores: list[float], piece: int) -> None:
+    one, other, rows = Totals(), Totals(), rows_of(scores)
+    for row in rows:
+        one.take(row)
+    table = ScoreTable.from_rows(rows, ABOUT)
+    pieces = (table[start : start + piece] for start in range(0, len(rows), piece))
+    assert sum(map(len, other.passing(pieces))) == len(rows)
+    a, b = said(one), said(other)
+    for name in ("worst", "best"):  # of equal scores another image may be named
+        assert [image["score"] for image in a.pop(name)] == [image["score"] for image in b.pop(name)]  # type: ignore[attr-defined]
+    assert a == b
+
+
+@given(st.lists(SCORES, min_size=1, max_size=4))
+def test_those_of_several_processes_are_added(each: list[list[float]]) -> None:
+    """What they tell travels as JSON; none of the parts is changed by it."""
+    rows = rows_of([score for scores in each for score in scores])
+    whole, parts, taken = Totals(), [], iter(rows)
+    for scores in each:
+        parts.append(Totals())
+        for _, row in zip(scores, taken, strict=False):
+            parts[-1].take(row)
+            whole.take(row)
+    whole = Totals().plus([whole.told()])
+    told = [json.loads(json.dumps(part.told())) for part in parts]
+    before = json.dumps(parts[0].told())
+    assert said(parts[0].plus(told[1:])) == said(whole) and json.dumps(parts[0].told()) == before
+
+
+def test_a_row_that_is_replaced_counts_no_more() -> None:
+    totals, rows = Totals(), rows_of([0.1, 0.2, math.nan, 0.4, 0.5])
+    for row in rows:
+        totals.take(row)
+    totals.forget(Status.ok, 0.1, rows[0].key)
+    totals.forget(Status.corrupt, math.nan, rows[2].key)
+    assert totals.statuses == Counter(ok=3, corrupt=0) and totals.failures == {} and totals.first_failures == []
+    assert [score for score, _ in totals.worst] == [0.2] and totals.percentiles()["1"] == pytest.approx(0.204, abs=1e-4)
+
+
+def test_keys_of_any_bytes() -> None:
+    totals = Totals()
+    totals.take(a_row(b"\xff.png", 0.5))
+    totals.take(a_row(b"\xfe\0.png", status=Status.unreadable, error="no"))
+    told = json.loads(json.dumps(totals.told()))
+    for found in (totals, Totals().plus([told])):
+        assert found.worst == [(0.5, "\\xff.png")] and found.first_failures[0]["path"] == "\\xfe\\x00.png"

@@ -76,7 +76,8 @@ class Ahead:
             if self._error is not None and not self.found:
                 raise self._error
             if not self.found:
-                raise UsageError(f"no image found in {', '.join(self.sources)}")
+                counts = "".join(f"; left out: {kind} ({count})" for kind, count in self.left_out.items())
+                raise UsageError(f"no image found in {', '.join(self.sources)}{counts}")
 
     def __iter__(self) -> Iterator[Entry]:
         while True:

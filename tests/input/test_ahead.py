@@ -95,7 +95,7 @@ def test_the_first_entry_comes_before_the_rest_is_listed() -> None:
 
 
 def test_no_entry_is_an_error() -> None:
-    with pytest.raises(UsageError, match="no image found in toy"):
+    with pytest.raises(UsageError, match=r"no image found in toy; left out: hidden folder \(3\)$"):
         Ahead(Toy()).check()  # type: ignore[arg-type]
 
 

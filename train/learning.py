@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from metaqap_fast.evaluation import plcc, srocc
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train import heads, rungs
-from metaqap_fast.train.damage import KINDS
+from metaqap_fast.train.damage import KADIS, KINDS
 from metaqap_fast.train.diagnose import BANDS, area
 from metaqap_fast.train.opinion import link, opinions, originals, read_cells, targets
 from metaqap_fast.train.reasons import REASONS, fit, severities
@@ -60,12 +60,15 @@ class Learning:
             by = heads.standard(seen[~self._pair], seen)
             self._kernels.append(heads.gram(heads.standardised(seen, by)))
 
-    def held_out(self, penalty: float, count: int = 0) -> F64:
-        """Scores [n] by heads fitted on photographs of other folds: all of them, or `count`."""
+    def held_out(self, penalty: float, count: int = 0, without: Collection[str] = ()) -> F64:
+        """Scores [n] by heads fitted on photographs of other folds: all of them, or `count`; and on other kinds of
+        damage than those `without`, and what is like them."""
         out = np.empty(len(self._steps))
+        left = {place for place, kind in enumerate(KINDS) if {kind.name, kind.like} & set(without)}
+        taught = self._pair & np.array([not any(step.kind in left for step in rung.steps) for rung in self._steps])
         for fold in range(FOLDS):
             others = np.unique(self._photograph[self._photograph % FOLDS != fold])
-            rows = np.flatnonzero(self._pair & np.isin(self._photograph, others[: count or None]))
+            rows = np.flatnonzero(taught & np.isin(self._photograph, others[: count or None]))
             score = np.full(len(out), self._bundle.meta.intercept)
             for member, weight in enumerate(self._bundle.meta.weights):
                 now = self._single[:, member]
@@ -76,6 +79,26 @@ class Learning:
             here = self._photograph % FOLDS == fold
             out[here] = score[here]
         return out
+
+    def unseen_kinds(self, penalty: float) -> dict[str, float]:
+        """SROCC of drops on KADIS' kinds alone: as it is, by heads that were taught them, and by heads that were not.
+
+        For the last the kinds are dealt to five folds, each left out in turn, with what is like them.
+        """
+        single = np.array([rung.steps[0].kind if len(rung.steps) == 1 else KADIS for rung in self._steps])
+        order = np.random.default_rng(SEED).permutation(KADIS)
+        new = np.full(len(self._steps), np.nan)
+        for fold in range(FOLDS):
+            kinds = order[fold::FOLDS]
+            score = self.held_out(penalty, without=[KINDS[int(kind)].name for kind in kinds])
+            new = np.where(np.isin(single, kinds), score - score[self._original], new)
+        rows, known = single < KADIS, self.held_out(penalty)
+        wanted = self._drop[rows]
+        return {
+            "as it is": srocc((self.as_it_is - self.as_it_is[self._original])[rows], wanted),
+            "taught": srocc((known - known[self._original])[rows], wanted),
+            "not taught": srocc(new[rows], wanted),
+        }
 
     def judged(self, score: F64) -> dict[str, float]:
         """How drops of scores agree with what people's opinions make of them, and the order of each ladder."""
@@ -153,6 +176,7 @@ def main() -> None:
             str(count): learning.judged(learning.held_out(0.1, count))
             for count in sorted({fitted * part // 8 for part in (1, 2, 4, 8)})
         },
+        "kinds left out, penalty .1": learning.unseen_kinds(0.1),
         "AUC of reasons, mild, middle, severe": {
             member.name: learning.reasons(place, 0.1) for place, member in enumerate(bundle.members)
         },

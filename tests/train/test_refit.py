@@ -167,5 +167,7 @@ def test_heads_are_judged_on_photographs_that_they_were_not_fitted_on(bundle: Bu
     few = learning.judged(learning.held_out(0.003, count=3))
     assert before["SROCC of drops"] < few["SROCC of drops"] < after["SROCC of drops"]
     assert before["RMSE of drops"] > 1.5 * after["RMSE of drops"] and after["adjacent levels in order"] > 0.9
+    kinds = learning.unseen_kinds(0.003)
+    assert kinds["taught"] > kinds["not taught"] and set(kinds) == {"as it is", "taught", "not taught"}
     told = learning.reasons(0, 0.003)
     assert set(told) == set(REASONS) and min(severe or 0 for *_, severe in told.values()) > 0.9

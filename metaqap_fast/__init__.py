@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from metaqap_fast.evaluation import Evaluation, evaluate
     from metaqap_fast.progress import Progress
     from metaqap_fast.records import Row
+    from metaqap_fast.review.explain import Explanation, explain
     from metaqap_fast.scorer import Scorer, score
     from metaqap_fast.scores.table import ScoreTable
 
 __version__ = "0.1.0"
 __all__ = [
     "Evaluation",
+    "Explanation",
     "MetaqapError",
     "Progress",
     "Row",
@@ -33,11 +35,13 @@ __all__ = [
     "UsageError",
     "__version__",
     "evaluate",
+    "explain",
     "score",
 ]
 
 _HOMES = {
     "Evaluation": "evaluation",
+    "Explanation": "review.explain",
     "MetaqapError": "errors",
     "Progress": "progress",
     "Row": "records",
@@ -46,6 +50,7 @@ _HOMES = {
     "Status": "errors",
     "UsageError": "errors",
     "evaluate": "evaluation",
+    "explain": "review.explain",
     "score": "scorer",
 }
 

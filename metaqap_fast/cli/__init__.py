@@ -21,6 +21,7 @@ from metaqap_fast.cli.bench import bench
 from metaqap_fast.cli.compare import compare
 from metaqap_fast.cli.compile import compile_command
 from metaqap_fast.cli.evaluate import evaluate
+from metaqap_fast.cli.explain import explain
 from metaqap_fast.cli.export import export
 from metaqap_fast.cli.inspect import inspect
 from metaqap_fast.cli.merge import merge
@@ -71,5 +72,18 @@ def main() -> None:
     """No-reference image quality scores for whole data sets."""
 
 
-for _command in (score, select, report, compare, merge, evaluate, export, inspect, compile_command, train, bench):
+for _command in (
+    score,
+    explain,
+    select,
+    report,
+    compare,
+    merge,
+    evaluate,
+    export,
+    inspect,
+    compile_command,
+    train,
+    bench,
+):
     main.add_command(_command)

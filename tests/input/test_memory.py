@@ -153,7 +153,7 @@ def test_a_generator_may_use_one_memory_for_all_its_images(bundle: Path) -> None
         (Image.new("I", (4, 4), 70000), "images[1] is a PIL image of mode I: convert it to RGB"),
         (Image.new("I", (4, 4), -1), "images[1] is a PIL image of mode I: convert it to RGB"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,  # no address, which every worker has
 )
 def test_what_is_no_image_names_its_index(scorer: Scorer, bad: object, message: str) -> None:
     with pytest.raises(UsageError) as error:

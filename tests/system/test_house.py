@@ -80,13 +80,13 @@ ORDER = """
     scale.ray
     scale.cluster
     scale
-    review.describe review.preview review.images review.groups
+    review.describe review.preview review.images review.groups review.explain
     review.select
     review.chosen review.survey review.thumbnails review.transfer review.xmp
     review.report review.compare
     review
     cli.shared cli.progress
-    cli.bench cli.compare cli.compile cli.evaluate cli.export cli.inspect cli.merge cli.report
+    cli.bench cli.compare cli.compile cli.evaluate cli.explain cli.export cli.inspect cli.merge cli.report
     cli.score cli.select cli.train
     cli
 """

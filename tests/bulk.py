@@ -2,9 +2,10 @@
 
     python tests/bulk.py FOLDER... [--list] [--json rows.jsonl]
 
-Needs opencv-python-headless, pyvips and pyvips-binary. A file is wrong if it is ok and the pixels that would be scored
-differ by more than a level on average from what two viewers agree on, and refused if it is not ok and two viewers show
-the same whole picture. Both are listed, the rest is counted. Viewers' pixels go through the same resize and cut.
+Needs OpenCV, pyvips and pyvips-binary, which the extra `dev` installs. A file is wrong if it is ok and the pixels that
+would be scored differ by more than a level on average from what two viewers agree on, and refused if it is not ok and
+two viewers show the same whole picture. Both are listed, the rest is counted. Viewers' pixels go through the same
+resize and cut.
 """
 
 from __future__ import annotations

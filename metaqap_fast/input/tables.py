@@ -21,7 +21,7 @@ from metaqap_fast.input.members import Kind, Names, NoImages, Options, check_siz
 from metaqap_fast.records import Entry, Stamp
 
 BATCH = 4 << 20  # bytes decoded at once, about
-WINDOW = 64 << 20  # that stay once they are decoded
+WINDOW, ROWS = 64 << 20, 256  # bytes and rows that stay once they are decoded: more readers are never behind
 PASSES = 2  # one for most readers, one for those that are far behind
 BUFFER = 1 << 20  # bytes read at once
 OPEN = Recent(4)
@@ -115,7 +115,7 @@ class _Pass:
                 raise ImageError(Status.unreadable, f"the table ends before row {row}")
             self._kept.append((first, images))
             self._held += images.nbytes
-            while self._held > WINDOW and len(self._kept) > 1:
+            while len(self._kept) > 1 and (self._held > WINDOW or first - self._kept[1][0] >= ROWS):
                 self._held -= self._kept.popleft()[1].nbytes
             self.start = self._kept[0][0]
         first, images = next(each for each in self._kept if row < each[0] + len(each[1]))

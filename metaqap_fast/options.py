@@ -78,7 +78,8 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
-DISTANCE = 4  # bits of two perceptual hashes that differ, at most, where images look alike
+# Bits of two perceptual hashes that differ, at most, where images look alike; and where they were taken together, too.
+DISTANCE, BURST_DISTANCE = 4, 10
 
 # XMP labels of images that were chosen for being bad, or good: the colours that programs for photographs know.
 LABELS: dict[bool | None, str] = {True: "Red", False: "Green"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from metaqap_fast.cli import shared
-from metaqap_fast.options import DISTANCE, LABELS
+from metaqap_fast.options import BURST_DISTANCE, DISTANCE, LABELS
 
 if TYPE_CHECKING:
     from metaqap_fast.review.chosen import Chosen
@@ -32,10 +32,9 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
 @click.option(
     "--distance",
     type=click.IntRange(0, 11),
-    default=DISTANCE,
-    show_default=True,
     metavar="BITS",
-    help="With --duplicates: how far apart perceptual hashes of images that look alike may be.",
+    help="With --duplicates: how far apart perceptual hashes of images that look alike may be.  "
+    f"[default: {DISTANCE}, or {BURST_DISTANCE} with --within]",
 )
 @click.option(
     "--within",
@@ -90,7 +89,11 @@ def select(scores: str, by: str | None, **given: Any) -> None:
     from metaqap_fast.review.select import Choice
 
     _check(given)
-    alike = Alike(given["distance"], given["within"], given["sure"]) if given["duplicates"] else None
+    alike = None
+    if given["duplicates"]:
+        usual = DISTANCE if given["within"] is None else BURST_DISTANCE
+        distance = usual if given["distance"] is None else given["distance"]
+        alike = Alike(distance, given["within"], given["sure"])
     conditions = {name: given[name] for name in ("worst", "best", "below", "above", "status", "reason")}
     choice = Choice(**conditions, by_folder=by == "folder", duplicates=alike)
     found = Chosen(scores, choice, given["images"])
@@ -114,7 +117,7 @@ def _check(given: dict[str, Any]) -> None:
             if given[name]:
                 raise click.UsageError(f"--{name} goes with --xmp")
     if not given["duplicates"]:
-        for name in ("within", "sure"):
+        for name in ("distance", "within", "sure"):
             if given[name]:
                 raise click.UsageError(f"--{name} goes with --duplicates")
     if not set(doing) & {"copy", "link", "move", "xmp"}:

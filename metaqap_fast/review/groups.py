@@ -26,7 +26,7 @@ FURTHEST = 3 * BANDS - 1
 BLOCK = 1 << 21  # pairs compared at once
 _ONES = np.array([value.bit_count() for value in range(1 << WIDTH)], np.uint8)
 # Of the errors of two images that look alike, in units of their uncertainties: docs/review.md says how it was measured.
-CORRELATION = 0.78
+CORRELATION = 0.95
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,12 +78,24 @@ def a_table(*rows: tuple[float, int]) -> ScoreTable:
 
 
 def test_duplicates_of_a_table_in_pieces() -> None:
-    table = a_table((0.6, 0b1111), (0.9, 0xF0F0F0), (0.8, 0b1110), (0.3, 0b0111), (float("nan"), 0))
+    table = a_table((0.75, 0b1111), (0.9, 0xF0F0F0), (0.8, 0b1110), (0.3, 0b0111), (float("nan"), 0))
     found = duplicates([table[:2], table[2:]], Alike(distance=2))
     assert found.rows.tolist() == [0, 3]
     assert found.best.tolist() == [2, 2]
     assert (found.probability > 0.9).all()
     assert duplicates([table], Alike(distance=2, sure=0.999)).rows.tolist() == [3]
+
+
+def test_only_images_of_one_sitting_are_compared() -> None:
+    dates = ["2024-05-01T10:00:09", "2024-05-01T10:00:00", "2024-05-01T10:00:04.500", "2024-05-01T11:00:00", "", ""]
+    rows = [replace(a_row(b"%d" % i, i / 10), hash=7, date=date) for i, date in enumerate(dates)]
+    table = ScoreTable.from_rows(rows, {**ATTRIBUTES, "exif": "date"})
+    assert duplicates([table], Alike(within=5)).best.tolist() == [2, 2, 5]  # of 0, 1 and 4; 3 is alone
+    assert duplicates([table], Alike(within=4.6)).best.tolist() == [2, 2, 5]
+    assert duplicates([table], Alike(within=4)).best.tolist() == [5]
+    assert duplicates([table], Alike()).best.tolist() == [5] * 5
+    with pytest.raises(UsageError, match="no dates"):
+        duplicates([a_table((0.4, 1))], Alike(within=5))
 
 
 def test_a_file_without_hashes_is_told() -> None:
@@ -93,11 +105,11 @@ def test_a_file_without_hashes_is_told() -> None:
 
 def test_select_proposes_what_to_drop(scored: Scored, tmp_path: Path) -> None:
     rows = [replace(a_row(name, score), hash=code) for name, score, code in
-            ((b"a.jpg", 0.65, 15), (b"b.jpg", 0.8, 14), (b"c.jpg", 0.6, 0xFF00FF00))]  # fmt: skip
+            ((b"a.jpg", 0.78, 15), (b"b.jpg", 0.8, 14), (b"c.jpg", 0.6, 0xFF00FF00))]  # fmt: skip
     scores = scored({}, more=rows)
     result = CliRunner().invoke(main, ["select", str(scores), "--duplicates", "--images", str(tmp_path / "photos")])
     assert result.stdout.splitlines() == [str(tmp_path / "photos/a.jpg")]
     result = CliRunner().invoke(main, ["select", str(scores), "--duplicates", "--csv"])
     header, line = result.stdout.splitlines()
     assert header == "path,score,uncertainty,best,best_score,probability"
-    assert line.startswith("a.jpg,0.65,0.1,b.jpg,0.8,0.9881")
+    assert line.startswith("a.jpg,0.78,0.1,b.jpg,0.8,0.73")

@@ -70,7 +70,7 @@ def better(score: Any, sigma: Any, other: Any, other_sigma: Any, correlation: fl
 
 
 def duplicates(tables: Iterable[ScoreTable], alike: Alike) -> Duplicates:
-    """The images of a file that look like a better one. Memory: some 60 bytes for each row.
+    """The images of a file that look like a better one. Memory: some 400 bytes for each row.
 
     Raises:
         UsageError: the file has no hashes, or no dates where they are asked for.

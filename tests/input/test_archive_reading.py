@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_archives import JPEG, KINDS, as_tar, rows, written
 
+from archives import JPEG, KINDS, as_tar, rows, written
 from metaqap_fast.input import data as data_module
 from metaqap_fast.input import inflate, members, open_sources
 from metaqap_fast.input.data import LocalData

@@ -2,77 +2,19 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
-import lzma
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from metaqap_fast.errors import Status
+from archives import FILES, JPEG, KINDS, as_tar, as_zip, rows, written
 from metaqap_fast.input import inflate, open_sources
 from metaqap_fast.input.reading import read_all
-
-JPEG = b"\xff\xd8\xff\xe0"
-FILES = {f"{i % 3}/{i:03d}.jpg": JPEG + bytes([i]) * (i * 97 % 3000) for i in range(60)}
-
-
-def as_tar(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return out.getvalue()
-
-
-def as_zip(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
-
-
-KINDS: dict[str, Callable[[dict[str, bytes]], bytes]] = {
-    "a.tar": as_tar,
-    "gnu.tar": lambda files: as_tar(files, tarfile.GNU_FORMAT),
-    "ustar.TAR": lambda files: as_tar(files, tarfile.USTAR_FORMAT),
-    "a.tar.gz": lambda files: gzip.compress(as_tar(files)),
-    "a.tgz": lambda files: gzip.compress(as_tar(files)),
-    "a.tar.bz2": lambda files: bz2.compress(as_tar(files)),
-    "a.tar.xz": lambda files: lzma.compress(as_tar(files), preset=0),
-    "a.zip": as_zip,
-    "stored.zip": lambda files: as_zip(files, zipfile.ZIP_STORED),
-    "bz2.zip": lambda files: as_zip(files, zipfile.ZIP_BZIP2),
-    "prefix.zip": lambda files: b"#!/bin/sh\n" * 9 + as_zip(files),
-}
-
-
-def rows(path: Path, **limits: int) -> dict[str, bytes | str]:
-    """Key without the archive's name -> bytes, or why there are none; read twice, ahead and from a list."""
-    source = open_sources([path])
-    found: list[dict[str, bytes | str]] = []
-    for entries in (source, list(source)):
-        read = list(read_all(entries, **limits))
-        values = [each.error.reason if each.error else bytes(each.data) for each in read]
-        found.append(dict(zip((each.key.decode(errors="backslashreplace") for each in read), values, strict=True)))
-        assert len(found[-1]) == len(read)
-        assert all(each.error is None or each.error.status != Status.corrupt for each in read)
-    assert found[0] == found[1]
-    return {key.removeprefix(path.name).removeprefix("/"): value for key, value in found[0].items()}
-
-
-def written(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    return path
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
 import sys
 import threading
@@ -15,13 +13,12 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_archives import FILES, JPEG, as_tar, as_zip
 
+from archives import FILES, JPEG, STORED
+from archives import found as rows
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.input import blocks, fetch, open_sources, remote
 from metaqap_fast.input.places import plain
@@ -35,23 +32,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch._unanswered.clear()
 
 
-def as_parquet(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pa.table({"name": list(files), "image": list(files.values())}), out, row_group_size=7)
-    return out.getvalue()
-
-
-STORED = {
-    **{f"photos/{name}": content for name, content in FILES.items()},
-    **{"photos/.git/1.jpg": JPEG, "photos/._1.jpg": JPEG, "photos/notes.txt": b"x"},
-    "shards/a.tar": as_tar(FILES),
-    "shards/b.zip": as_zip(FILES),
-    "shards/c.parquet": as_parquet(FILES),
-    "shards/d.tgz": gzip.compress(as_tar(FILES)),
-    "list.txt": b"memory://data/photos/0/000.jpg\nmemory://data/shards/a.tar\nmemory://data/photos/gone.jpg\n",
-}
-
-
 @pytest.fixture
 def memory() -> Iterator[str]:
     files = fsspec.filesystem("memory")
@@ -59,13 +39,6 @@ def memory() -> Iterator[str]:
         files.pipe(f"/data/{name}", content)
     yield "memory://data"
     files.rm("/data", recursive=True)
-
-
-def rows(*sources: str, **options: str) -> dict[str, bytes | str]:
-    read = list(read_all(open_sources(sources, **options)))
-    found = {each.key.decode(): each.error.reason if each.error else bytes(each.data) for each in read}
-    assert len(found) == len(read)
-    return found
 
 
 def test_a_folder_behind_a_url_is_a_folder(memory: str, tmp_path: Path) -> None:

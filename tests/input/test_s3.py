@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_archives import FILES, as_tar
-from test_remote import STORED, rows
 
+from archives import FILES, STORED, as_tar
+from archives import found as rows
 from images import encode
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.input import fetch, open_sources

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from test_archives import FILES, JPEG, as_tar, as_zip
 
+from archives import FILES, JPEG, as_tar, as_zip
 from metaqap_fast.errors import UsageError
 from metaqap_fast.input import open_sources
 from metaqap_fast.input.members import Broken

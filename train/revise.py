@@ -74,7 +74,7 @@ def revise(
         "format_version": FORMAT_VERSION,
         "name": name,
         "members": entries,
-        "meta_learner": learner,
+        "meta_learner": {**bundle.document["meta_learner"], **learner},  # what is of no head stays
         "training": {
             **bundle.document.get("training", {}),
             "heads": {"of": bundle.name, "program_version": __version__, "held_out": held, **(training or {})},

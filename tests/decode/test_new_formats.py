@@ -247,13 +247,19 @@ def test_a_size_that_is_not_the_decoded_one_is_found_out() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["JPEG XL", "AVIF"])
+@pytest.mark.parametrize("name", ["JPEG XL", "AVIF", "HEIC", "DNG"])
 def test_memory_and_time_are_kept_for_them_too(name: str) -> None:
-    """16 million pixels, with too little memory or time: `too_large`, and the neighbours are scored."""
+    """10 million pixels, with too little memory or time: `too_large`, and the neighbours are scored."""
     small = encode(Image.new("RGB", (S, S)), "PNG")
-    noise = np.random.default_rng(0).integers(0, 255, (4000, 4000, 3)).astype(np.uint8)
-    large = jxl(noise, effort=1) if name == "JPEG XL" else encode(Image.fromarray(noise), "AVIF", speed=10, quality=50)
-    for limits in (Limits(max_memory=60 << 20), Limits(max_seconds=0.25)):
+    noise = np.random.default_rng(0).integers(0, 255, (3200, 3200, 3)).astype(np.uint8)
+    smooth = Image.linear_gradient("L").convert("RGB").resize((3200, 3200))  # noise takes HEIC's encoder a minute
+    large = {
+        "JPEG XL": lambda: jxl(noise, effort=1),
+        "AVIF": lambda: encode(Image.fromarray(noise), "AVIF", speed=10, quality=50),
+        "HEIC": lambda: heic(smooth, quality=50, chroma=420, matrix_coefficients=6),
+        "DNG": lambda: dng(noise),
+    }[name]()
+    for limits in (Limits(max_memory=30 << 20), Limits(max_seconds=0.2)):
         supervisor = Supervisor(DecodeOptions(S, "unscaled", batch_size=4), limits)
         images = (small, large, small)
         results = list(supervisor.stream(Encoded(b"%d" % i, data) for i, data in enumerate(images)))

@@ -5,7 +5,7 @@
 Needs OpenCV, pyvips and pyvips-binary, which the extra `dev` installs. A file is wrong if it is ok and the pixels that
 would be scored differ by more than a level on average from what two viewers agree on, and refused if it is not ok and
 two viewers show the same whole picture. Both are listed, the rest is counted. Viewers' pixels go through the same
-resize and cut.
+resize and cut. "Right but for its profile": so it is when the viewers' pixels are converted as ours are.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import viewers
 from metaqap_fast.decode import DecodeOptions, Limits
+from metaqap_fast.decode.colour import colours
 from metaqap_fast.decode.supervisor import Supervisor
-from metaqap_fast.formats import EXTENSIONS
+from metaqap_fast.formats import EXTENSIONS, read_header
 from metaqap_fast.records import Encoded
 
 SIZE = 512  # of a view, as the shipped members have it
@@ -81,13 +82,13 @@ def judged(paths: Iterator[Path]) -> Iterator[dict[str, Any]]:
             data = path.read_bytes()
             (ours,) = decoder.stream([Encoded(b"", data)])
             found = others.show(data)
-            yield {"path": str(path), **_record(decoder, ours, found)}
+            yield {"path": str(path), **_record(decoder, data, ours, found)}
     finally:
         decoder.close()
         others.close()
 
 
-def _record(decoder: Supervisor, ours: Any, found: dict[str, Any]) -> dict[str, Any]:
+def _record(decoder: Supervisor, data: bytes, ours: Any, found: dict[str, Any]) -> dict[str, Any]:
     arrays = {name: each for name, each in found.items() if isinstance(each, np.ndarray)}
     scored = {name: decoded.views.astype(np.int16) for name, decoded in zip(
         arrays, decoder.stream_arrays((b"", each) for each in arrays.values()), strict=True)}  # fmt: skip
@@ -104,10 +105,14 @@ def _record(decoder: Supervisor, ours: Any, found: dict[str, Any]) -> dict[str, 
     off = {name: round(_difference(mine, each), 2) for name, each in scored.items()}
     record["difference"] = {name: value if np.isfinite(value) else None for name, value in off.items()}
     fine = [name for name, value in off.items() if value <= SAME]
+    # Browsers apply the gamma of a PNG and the profiles of 16-bit and JPEG 2000 files; these viewers do not.
+    profile = colours(read_header(data).icc)
+    as_ours = (np.stack([profile.rgb(view.astype(np.uint8)) for view in each]) for each in scored.values())
+    converted = [_difference(mine, each) for each in as_ours]
     if not scored:
         record["verdict"] = "shown by no viewer"
     elif agree:
-        record["verdict"] = "right" if fine else "wrong"
+        record["verdict"] = "right" if fine else "right but for its profile" if min(converted) <= SAME else "wrong"
     else:
         record["verdict"] = "as one viewer" if fine else "no two viewers agree, and none with us"
     return record

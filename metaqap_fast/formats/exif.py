@@ -6,8 +6,6 @@ import struct
 
 from metaqap_fast.formats.directory import Directory
 
-_PREFIX = b"Exif\0\0"  # of JPEG's; some writers put it into other formats too
-
 
 def orientation(view: memoryview) -> int:
     """How an image is to be turned, 1 to 8.
@@ -15,6 +13,6 @@ def orientation(view: memoryview) -> int:
     EXIF is metadata: what cannot be read in it means "not at all" (1), never a failed image.
     """
     try:
-        return Directory(view[len(_PREFIX) :] if view[: len(_PREFIX)] == _PREFIX else view).orientation()
+        return Directory(view).orientation()
     except (struct.error, LookupError, ValueError):
         return 1

@@ -12,6 +12,7 @@ from metaqap_fast.formats import exif
 from metaqap_fast.formats.format import PILLOW, Format, Header
 
 _ANIMATED, _EXIF, _ICC = 2, 8, 32  # flags of an extended file: what is not announced is not read, as by libwebp
+_PREFIX = b"Exif\0\0"  # of JPEG's EXIF, which some writers put here too
 _START = b"\x9d\x01\x2a"  # of a lossy key frame
 
 
@@ -32,7 +33,10 @@ def parse(view: memoryview) -> Header:
     if len(found[b"VP8X"]) < 10:
         raise ValueError("no size")
     width, height = (int.from_bytes(found[b"VP8X"][i : i + 3], "little") + 1 for i in (4, 7))
-    orientation = exif.orientation(found[b"EXIF"]) if flags & _EXIF and b"EXIF" in found else 1
+    block = found.get(b"EXIF", view[:0])
+    if block[: len(_PREFIX)] == _PREFIX:
+        block = block[len(_PREFIX) :]
+    orientation = exif.orientation(block) if flags & _EXIF else 1
     icc = bytes(found.get(b"ICCP", b"")) if flags & _ICC else b""
     if flags & _ANIMATED:
         frames = sum(kind == b"ANMF" for kind, _ in chunks)

@@ -212,6 +212,8 @@ def test_png_the_first_sound_exif_counts_and_no_decoder_gets_any() -> None:
         header = read_header(png(exifs[0], DATA, exifs[1], END))
         assert header.orientation == orientation and b"".join(header.parts) == png(DATA, END)
     assert read_header(png(DATA, END)).parts == ()
+    prefixed = chunk(b"eXIf", b"Exif\0\0" + turn(6))  # as JPEG has it: no TIFF, and passed over by viewers
+    assert read_header(png(prefixed, DATA, END)).orientation == 1
 
 
 ANIMATION, FRAME, MORE = chunk(b"acTL", b"\0\0\0\3\0\0\0\0"), chunk(b"fcTL", bytes(26)), chunk(b"fdAT", bytes(9))

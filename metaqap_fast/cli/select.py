@@ -133,7 +133,7 @@ def _transfer(found: Chosen, how: Literal["copy", "link", "move"], folder: str, 
 
     planned = plan(found.tables(), found.images, how, folder)
     _say(found.summary(), *planned.left_out.lines())
-    count = counted(len(planned.pairs), "image")
+    count = counted(planned.images, "image")
     if planned.pairs and _agreed(planned.lines(), f"{how.capitalize()} {count} to {shown(folder)}?", only_plan, yes):
         with as_exceptions():
             carry_out(planned, lambda undo: _say(f"sh {undo} would move them back"))

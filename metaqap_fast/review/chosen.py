@@ -44,7 +44,7 @@ class Chosen:
         self.path, self.choice, self._root = path, choice, root
         with open_scores(path) as file:
             self.attributes: dict[str, Any] = read_attributes(file)
-        self._rows = self._scored = self._count = 0
+        self._rows = self._unhashed = self._count = 0
         self._low, self._high = np.inf, -np.inf
 
     @cached_property
@@ -66,10 +66,10 @@ class Chosen:
             yield table
 
     def _all(self) -> Iterator[ScoreTable]:
-        self._rows = self._scored = 0
+        self._rows = self._unhashed = 0
         for table in chunks(self.path):
             self._rows += len(table)
-            self._scored += int(table.ok.sum())
+            self._unhashed += int((table.ok & (table.columns["hash"] == 0)).sum())
             yield table
 
     def paths(self, end: bytes) -> Iterator[bytes]:
@@ -108,4 +108,7 @@ class Chosen:
     def summary(self) -> str:
         """How many they are, after all of `tables` have been read."""
         scores = f" (scores {self._low:.3f} to {self._high:.3f})" if self._low <= self._high else ""
-        return f"{self._count:,} of {counted(self._rows, 'image')} selected{scores}"
+        rest = ""
+        if self.choice.duplicates and self._unhashed:
+            rest = f"; {counted(self._unhashed, 'image')} without a perceptual hash not compared"
+        return f"{self._count:,} of {counted(self._rows, 'image')} selected{scores}{rest}"

@@ -20,6 +20,7 @@ from metaqap_fast.scores.durable import sync_folder
 from metaqap_fast.scores.table import ScoreTable
 
 How = Literal["copy", "link", "move"]
+SIDECAR = b".xmp"
 
 
 @dataclass(slots=True)
@@ -29,13 +30,15 @@ class Plan:
     Attributes:
         how: and what is done with each image.
         folder: where to.
-        pairs: files, and what they become.
+        pairs: files, and what they become: images, and the sidecar of each (a.jpg.xmp), without which edits are lost.
+        images: how many of them are images.
         left_out: images that cannot be used.
     """
 
     how: How
     folder: bytes
     pairs: list[tuple[bytes, bytes]] = field(default_factory=list)
+    images: int = 0
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def lines(self) -> list[str]:
@@ -60,13 +63,17 @@ def plan(tables: Iterable[ScoreTable], images: Images, how: How, folder: str) ->
             if why:
                 found.left_out.add(why, key)
                 continue
-            target = os.path.join(found.folder, key.lstrip(b"/"))
-            if os.path.lexists(target):
-                raise UsageError(f"{os.fsdecode(target)} exists: nothing was done. Choose another folder")
-            if target in targets:
-                raise UsageError(f"two images would become {os.fsdecode(target)}: nothing was done")
-            targets.add(target)
-            found.pairs.append((place.path, target))
+            found.images += 1
+            for more in (b"", SIDECAR):
+                if more and (how == "link" or not os.path.isfile(place.path + more)):
+                    continue
+                target = os.path.join(found.folder, key.lstrip(b"/") + more)
+                if os.path.lexists(target):
+                    raise UsageError(f"{os.fsdecode(target)} exists: nothing was done. Choose another folder")
+                if target in targets:
+                    raise UsageError(f"two images would become {os.fsdecode(target)}: nothing was done")
+                targets.add(target)
+                found.pairs.append((place.path + more, target))
     return found
 
 

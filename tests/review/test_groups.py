@@ -105,10 +105,11 @@ def test_a_file_without_hashes_is_told() -> None:
 
 def test_select_proposes_what_to_drop(scored: Scored, tmp_path: Path) -> None:
     rows = [replace(a_row(name, score), hash=code) for name, score, code in
-            ((b"a.jpg", 0.78, 15), (b"b.jpg", 0.8, 14), (b"c.jpg", 0.6, 0xFF00FF00))]  # fmt: skip
+            ((b"a.jpg", 0.78, 15), (b"b.jpg", 0.8, 14), (b"c.jpg", 0.6, 0xFF00FF00), (b"d.jpg", 0.6, 0))]  # fmt: skip
     scores = scored({}, more=rows)
     result = CliRunner().invoke(main, ["select", str(scores), "--duplicates", "--images", str(tmp_path / "photos")])
     assert result.stdout.splitlines() == [str(tmp_path / "photos/a.jpg")]
+    assert "1 image without a perceptual hash not compared" in result.stderr
     result = CliRunner().invoke(main, ["select", str(scores), "--duplicates", "--csv"])
     header, line = result.stdout.splitlines()
     assert header == "path,score,uncertainty,best,best_score,probability"

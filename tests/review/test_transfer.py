@@ -45,6 +45,17 @@ def test_moved_with_their_folders_and_moved_back(scored: Scored, tmp_path: Path)
         assert (tmp_path / "photos/a/x.jpg").read_text() == "a/x.jpg"
 
 
+def test_a_sidecar_goes_with_its_image(scored: Scored, tmp_path: Path) -> None:
+    scores = scored(SCORES)
+    (tmp_path / "photos/a/x.jpg.xmp").write_text("edits")
+    result = select(scores, "--worst", "1", "--move", tmp_path / "rejects", "--yes")
+    assert "Moved 1 image" in result.output
+    assert files(tmp_path / "rejects") == ["a/x.jpg", "a/x.jpg.xmp"]
+    (undo,) = (tmp_path / "rejects").glob("undo-*.sh")
+    subprocess.run(["sh", undo], check=True)
+    assert files(tmp_path / "photos") == sorted([*SCORES, "a/x.jpg.xmp"])
+
+
 @pytest.mark.parametrize("how", ["--copy", "--link"])
 def test_copies_and_links(scored: Scored, tmp_path: Path, how: str) -> None:
     result = select(scored(SCORES), "--below", "0.5", how, tmp_path / "bad", "--yes")

@@ -28,12 +28,13 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from metaqap_fast import __version__
 from metaqap_fast.bench.s3_server import ENVIRONMENT, put
@@ -128,9 +129,17 @@ def short(key: bytes) -> bytes:
     return key.rpartition(b"/")[2]
 
 
-def compare(images: int, repeats: int) -> dict[str, Any]:
-    """Rates of every form, beside that of the folder in the same round."""
+def processor_seconds() -> float:
+    """Of this process and those that it started, without the server: what others on the machine do adds nothing."""
+    here = psutil.Process()
+    mine = [here, *(child for child in here.children(True) if not any("s3_server" in word for word in child.cmdline()))]
+    return sum(times.user + times.system for times in (process.cpu_times() for process in mine))
+
+
+def compare(images: int, repeats: int, forms: Sequence[str] = ()) -> dict[str, Any]:
+    """Rates of every form (or of some), beside that of the folder in the same round."""
     rates: dict[str, list[float]] = {}
+    costs: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, bucket(LATENCY):
         work, files = Path(name), jpegs(images)
         sources = lay_out(work, files)
@@ -138,16 +147,19 @@ def compare(images: int, repeats: int) -> dict[str, Any]:
         put({**tars, **{f"files/{name}": content for name, content in files.items()}})
         sources["tar in a bucket"] = [f"s3://data/{name}" for name in tars]
         sources["files in a bucket"] = ["s3://data/files"]
+        sources = {form: paths for form, paths in sources.items() if not forms or form in forms}
         scores: dict[str, dict[bytes, tuple[float, ...]]] = {}
         with Scorer(write_tiny(work / "tiny"), precision="fp32") as scorer:
             for turn in range(repeats + 1):  # the first one warms up
                 for form in random.Random(turn).sample(list(sources), len(sources)):
-                    out, start = work / "scores.h5", time.monotonic()
+                    out, start, spent = work / "scores.h5", time.monotonic(), processor_seconds()
                     key = "name" if form in ("parquet", "arrow") else ""
                     run(scorer, Ahead(open_sources(sources[form], key=key)), out, "overwrite")
                     seconds = time.monotonic() - start
+                    spent = processor_seconds() - spent
                     if turn:
                         rates.setdefault(form, []).append(images / seconds)
+                        costs.setdefault(form, []).append(spent / images)
                     table = ScoreTable.read(out)
                     assert table.ok.all() and len(table) == images, form
                     scores[form] = dict(zip(map(short, table.keys), map(tuple, table.members.tolist()), strict=True))
@@ -161,6 +173,8 @@ def compare(images: int, repeats: int) -> dict[str, Any]:
         "latency": LATENCY,
         "images_per_second": {form: round(statistics.median(found), 1) for form, found in rates.items()},
         "beside_the_folder": {form: round(ratio, 3) for form, ratio in beside.items()},
+        "processor_ms_per_image": {form: round(1000 * statistics.median(found), 3) for form, found in costs.items()},
+        "least_processor_ms_per_image": {form: round(1000 * min(found), 3) for form, found in costs.items()},
         "same_scores": {form: found == scores["folder"] for form, found in scores.items()},
     }
 
@@ -250,12 +264,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--forms", default="", help='such as "folder,tar,tar in a bucket"; folder must be one')
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
+    forms = [form for form in options.forms.split(",") if form]
     about = {"version": __version__, "machine": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
-    found = large(options.work) if options.large else compare(options.images, options.repeats)
+    found = large(options.work) if options.large else compare(options.images, options.repeats, forms)
     text = json.dumps({**about, **found}, indent=1)
     print(text)
     if options.output:

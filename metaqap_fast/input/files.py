@@ -48,7 +48,8 @@ class Listing:
     def __init__(
         self, sources: Sequence[str | os.PathLike[str]], root: str | None = None, options: Options | None = None
     ) -> None:
-        self.sources = [os.fsdecode(source) for source in sources]
+        names = [os.fsdecode(source) for source in sources]
+        self.sources = [_shown(name) for name in names]
         self.roots: list[str] = []
         self.left_out: Counter[str] = Counter()
         self.options = options or Options()
@@ -57,8 +58,8 @@ class Listing:
         self._files: list[_Files] = []
         self._bases: list[bytes] = []  # folders that the root must hold
         named: dict[bytes, list[bytes]] = {}  # files by their folders
-        for source in self.sources:
-            self._add(source, named)
+        for name in names:
+            self._add(name, named)
         self._files += [_Files(folder, Sorted(files)) for folder, files in named.items()]
         self._one_name()
         self._bases += self._remote.bases()
@@ -188,6 +189,12 @@ class _Files:
 
 def _address(name: bytes) -> bytes:
     return plain(name) if is_url(name) else absolute(name)
+
+
+def _shown(source: str) -> str:
+    """As the user named it, but for credentials."""
+    at, name = source[: source.startswith("@")], source.removeprefix("@")
+    return at + os.fsdecode(plain(os.fsencode(name))) if is_url(os.fsencode(name)) else source
 
 
 def _before_wildcards(pattern: bytes) -> bytes:

@@ -163,7 +163,7 @@ def test_a_web_server(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 20_000)
     for name in ("a.tar", "b.zip"):
         source = open_sources([f"{web}/shards/{name}?token=secret"])
-        assert source.roots == [f"{web}/shards/{name}"] and source.root == f"{web}/shards"
+        assert source.roots == source.sources == [f"{web}/shards/{name}"] and source.root == f"{web}/shards"
         assert rows(f"{web}/shards/{name}?token=secret") == {f"{name}/{key}": data for key, data in FILES.items()}
     assert rows(f"{web}/photos/0/000.jpg?token=secret") == {"000.jpg": FILES["0/000.jpg"]}
     with pytest.raises(UsageError, match=r"nothing is there: http://127[^ ]*/none.jpg$"):

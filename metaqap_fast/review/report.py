@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +29,9 @@ from metaqap_fast.scores.table import ScoreTable
 
 SHEET = 24  # images of a contact sheet
 ROWS = 2000  # of the table
-PICTURES = 3_000_000  # letters of all thumbnails
+PICTURES = 2_500_000  # letters of all thumbnails
+LETTERS = 1_000_000  # of the table's paths, links and errors: beyond them it has fewer rows
+KINDS, ERROR = 50, 200  # of failures that are shown, and letters of an error
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 CUT = 5  # percent: the images about this percentile are the borderline of the worst
 MADE = ("bundle", "engine", "precision", "device", "preprocessing", "decoder", "program_version", "source")
@@ -53,6 +57,11 @@ class Shown:
     def name(self) -> str:
         """The last part of its path."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def hint(self) -> str:
+        """Its path, of a length that can be shown."""
+        return _short(self.path)
 
 
 def report(
@@ -109,9 +118,9 @@ def report(
         statuses={s.name: int((survey.status == s).sum()) for s in Status if (survey.status == s).any()},
         percentiles=dict(zip(PERCENTILES, survey.percentiles(PERCENTILES), strict=True)),
         histogram=_histogram(survey.score),
-        failures=[(*kind, n, survey.examples[kind]) for kind, n in survey.failures.most_common()],
+        failures=_failures(survey),
         sheets=[(title, text, [shown[p] for p in places.tolist()]) for title, text, places in sheets],
-        rows=[shown[place] for place in np.sort(listed).tolist()],
+        rows=_fitting([shown[place] for place in listed.tolist()]),
         pictures=pictures,
     )
     with replacing(output) as partial:
@@ -169,8 +178,26 @@ def _shown(table: ScoreTable | None, images: Images | None, folder: str) -> Iter
             row.width,
             row.height,
             row.reason,
-            escaped(row.error),
+            _short(escaped(row.error)),
         )
+
+
+def _fitting(rows: list[Shown]) -> list[Shown]:
+    """As many of them as the table has room for, evenly."""
+    letters = sum(len(html.escape(row.path + row.error)) + len(row.link) for row in rows)
+    return rows[:: math.ceil(letters / LETTERS) or 1]
+
+
+def _failures(survey: Survey) -> list[tuple[str, str, int, list[tuple[str, str]]]]:
+    """Status, what went wrong, how many, and the first paths and errors, of the kinds that are the most frequent."""
+    return [
+        (status, what, count, [(_short(path), _short(error)) for path, error in survey.examples[status, what]])
+        for (status, what), count in survey.failures.most_common(KINDS)
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= ERROR else f"{text[: ERROR - 1]}…"
 
 
 def _link(path: bytes, folder: str) -> str:

@@ -92,6 +92,16 @@ def test_more_labels_than_fit_are_counted_together(monkeypatch: pytest.MonkeyPat
     assert [(line.label, line.count) for line in lines] == [("0", 10), ("1", 10), ("2", 10), ("(others)", 70)]
 
 
+def test_no_names_and_errors_make_it_large(tmp_path: Path) -> None:
+    long = "/".join(["<'&>" * 50] * 18)
+    rows = [
+        a_row(f"{long}/{i:04}.jpg".encode(), i / 2500, status=Status(3 * (i % 2)), error=f"{i} {long}")
+        for i in range(2500)
+    ]
+    ScoreTable.from_rows(rows, {**ATTRIBUTES, "root": "file:///nowhere"}).save(tmp_path / "scores.h5")
+    assert len(report(tmp_path / "scores.h5", "--no-pictures").encode()) < 5e6
+
+
 @pytest.mark.parametrize("size", [(100, 60), (64, 200), (30, 20), (900, 40), (64, 64)])
 def test_views_are_joined_to_the_image(size: tuple[int, int]) -> None:
     target = views.target_size(*size, 64, "fit")

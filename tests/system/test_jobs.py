@@ -233,6 +233,18 @@ def test_rows_to_standard_output_come_as_they_are_ready(bundle: Path, tmp_path: 
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("limit", [["--max-memory", "1000"], ["--max-seconds", "0.0001"]])
+def test_limits_that_no_image_keeps(cli: Cli, bundle: Path, tmp_path: Path, limit: list[str], photo: Any) -> None:
+    """They are too large, none is corrupt; what was decoded before anyone looked at the clock is scored."""
+    (tmp_path / "photos").mkdir()
+    photo.resize((2000, 2000)).save(tmp_path / "photos" / "a.jpg")
+    photo.resize((2000, 2001)).save(tmp_path / "photos" / "b.jpg")
+    result = cli("score", tmp_path / "photos", "--model", bundle, "-o", tmp_path / "s.h5", *limit, "--json")
+    failed = json.loads(result.stdout)["failed"]
+    assert set(failed) <= {"too_large"} and result.exit_code in ((5,) if "--max-memory" in limit else (0, 5))
+
+
+@pytest.mark.full
 def test_the_summary_of_an_interrupted_run(bundle: Path, tmp_path: Path) -> None:
     folder, out = many(tmp_path / "photos", 4000), tmp_path / "s.h5"
     command = [

@@ -191,6 +191,7 @@ def test_encrypted_and_unknown_methods(tmp_path: Path) -> None:
         assert why in str(rows(written(tmp_path / "a.zip", bytes(content)))["1.jpg"])
 
 
+@pytest.mark.full
 def test_more_than_64k_members(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as archive:
         for i in range(65_600):

@@ -76,7 +76,8 @@ def test_readme_shows_what_the_examples_score() -> None:
     summary = Summary()
     for row in table:
         summary.take(row)
-    assert [name for _, name in lines] == [path for _, path in (*summary.totals.worst, *summary.totals.best)] and len(lines) == 6
+    wanted = [path for _, path in (*summary.totals.worst, *summary.totals.best)]
+    assert [name for _, name in lines] == wanted and len(lines) == 6
     for value, name in lines:
         assert scores[name] == pytest.approx(float(value), abs=tolerance)
     assert f"{table.ok.sum()} scored, {(~table.ok).sum()} failed" in shown[1]

@@ -105,6 +105,7 @@ def finetune(
     device: torch.device,
     seed: int,
     predict: Rows,
+    start: tuple[F64, float] | None = None,
 ) -> Tuned:
     """Train on `rows` of the cache, predict the rows `predict`.
 
@@ -119,6 +120,7 @@ def finetune(
         device: cpu or cuda.
         seed: of batches, flips and dropout.
         predict: rows to predict afterwards. Their SROCC and PLCC are also shown while training, and decide nothing.
+        start: weights [D] and bias of a head on the raw pooled taps to start from; the linear probe's if not given.
 
     Raises:
         UsageError: nothing would be trained.
@@ -126,7 +128,7 @@ def finetune(
     """
     if recipe.frozen_stages >= len(features.network.stages):
         raise UsageError(f"{run}: all {recipe.frozen_stages} stages are frozen, nothing is left to train")
-    head = _probe(cache, mos, rows, recipe)
+    head = _probe(cache, mos, rows, recipe, start)
     trainee = _Trainee(copy.deepcopy(features), head, recipe.frozen_stages).to(device).eval()
     trainee.to(memory_format=torch.channels_last)
     assert cache.stage == recipe.frozen_stages
@@ -180,9 +182,9 @@ def finetune(
     return Tuned(Member(trained, *head.raw()), predicted)
 
 
-def _probe(cache: Cache, mos: F64, rows: Rows, recipe: Recipe) -> TrainedHead:
+def _probe(cache: Cache, mos: F64, rows: Rows, recipe: Recipe, start: tuple[F64, float] | None) -> TrainedHead:
     pooled = np.asarray(cache.pooled[np.sort(rows)])
-    return TrainedHead(pooled, *ridge(pooled, mos[np.sort(rows)], recipe.probe_penalty), recipe.dropout)
+    return TrainedHead(pooled, *(start or ridge(pooled, mos[np.sort(rows)], recipe.probe_penalty)), recipe.dropout)
 
 
 def _groups(trainee: _Trainee, recipe: Recipe) -> list[Group]:

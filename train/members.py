@@ -8,6 +8,7 @@ unfinished ones.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from metaqap_fast.train.networks import Config, read_config
 from metaqap_fast.train.pretrain import first_network
 from metaqap_fast.train.recipe import FOLDS, Recipe
 from metaqap_fast.train.ridge import fit_ridge, grouped_folds
+from metaqap_fast.train.shipped import shipped_head, shipped_network
 from metaqap_fast.train.twins import groups, near_duplicates
 
 log = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ def examples(files: Sequence[Path], mos: F64, reference: Sequence[str] | None = 
 
 
 def member_name(wanted: str) -> tuple[str, Path | None]:
-    """`NETWORK` or `NETWORK@FOLDER/RUN`: the network's name or .toml file, and the run of its pretraining."""
+    """`NETWORK`, `NETWORK@FOLDER/RUN` or `NETWORK@BUNDLE/MEMBER.onnx`: the network's name or .toml file, and the run of
+    its pretraining, or the member of a bundle that training goes on from."""
     network, _, run = wanted.partition("@")
     return network, Path(run) if run else None
 
@@ -101,7 +104,14 @@ def train_member(
     network, pretraining = member_name(wanted)
     config = read_config(network)
     name = config.name + (f"_{pretraining.resolve().parent.name}" if pretraining else "")
-    features = Features(config, first_network(config, pretraining))
+    shipped = pretraining if pretraining is not None and pretraining.suffix == ".onnx" else None
+    if shipped and (recipe is None or recipe.folds > 1 or recipe.refit):
+        raise UsageError(
+            f"{wanted}: a member goes on with the fold that it held out: --budget cpu, folds = 1, no refit"
+        )
+    network_now = first_network(config, pretraining) if shipped is None else shipped_network(shipped, config)
+    features = Features(config, network_now)
+    start = None if shipped is None else shipped_head(shipped)
     stage = recipe.frozen_stages if recipe else 0
     kept = (cache or work) / name
     views = functools.partial(middle_views, data.files)
@@ -109,8 +119,10 @@ def train_member(
     facts: dict[str, Any] = {
         "initial_weights": config.weights.distribution,
         "initial_weights_licence": config.weights.licence,
-        "pretrained_on_distortions": pretraining is not None,
+        "pretrained_on_distortions": pretraining is not None and shipped is None,
     }
+    if shipped is not None:
+        facts["goes_on_from"] = hashlib.sha256(shipped.read_bytes()).hexdigest()
     if recipe is None:
         head = fit_ridge(np.asarray(seen_by.pooled), data.mos, data.folds, ALPHAS)
         trained = Trained(
@@ -124,7 +136,7 @@ def train_member(
         for fold in range(recipe.folds):
             rows, held = np.flatnonzero(data.folds != fold), np.flatnonzero(data.folds == fold)
             run = work / name / f"fold{fold}"
-            tuned = finetune(run, features, seen_by, order, data.mos, rows, recipe, device, SEED + fold, held)
+            tuned = finetune(run, features, seen_by, order, data.mos, rows, recipe, device, SEED + fold, held, start)
             held_out[held] = tuned.predictions
             member = member or tuned.member
         if recipe.refit:

@@ -27,7 +27,7 @@ _WORK = click.option(
 _NETWORKS = click.option(
     "--networks",
     metavar="A,B,...",
-    help="Shipped configurations or .toml files; NAME@RUN starts from a pretraining run.",
+    help="Shipped configurations or .toml files; NAME@RUN starts from a pretraining run, NAME@FILE.onnx from a member.",
 )
 _SEED = click.option("--seed", type=int, help="Seed of the random split, for data sets without an official one.")
 _LOW = click.option("--low", type=float, help="Lowest MOS on the scale of a csv (--data csv).")

@@ -13,6 +13,7 @@ from metaqap_fast.formats.format import PILLOW, Format, Header
 
 _ANIMATED, _EXIF, _ICC = 2, 8, 32  # flags of an extended file: what is not announced is not read, as by libwebp
 _PREFIX = b"Exif\0\0"  # of JPEG's EXIF, which some writers put here too
+_MORE = bytes(32)  # behind a file that has fewer: OpenCV, in DALI, reads none of 31 bytes
 _START = b"\x9d\x01\x2a"  # of a lossy key frame
 
 
@@ -28,7 +29,7 @@ def parse(view: memoryview) -> Header:
     for kind, chunk in chunks:
         found.setdefault(kind, chunk)  # the first of its kind counts
     if first != b"VP8X":
-        return Header(*_size(first, found[first]), defect=defect)
+        return Header(*_size(first, found[first]), defect=defect, parts=(view, _MORE) if len(view) < len(_MORE) else ())
     flags = found[b"VP8X"][0]
     if len(found[b"VP8X"]) < 10:
         raise ValueError("no size")
@@ -49,7 +50,8 @@ def parse(view: memoryview) -> Header:
         raise ValueError(f"a picture of {_size(kind, chunk)} pixels on a canvas of {(width, height)}")
     pad = len(chunk) & 1
     head = struct.pack("<4sI4s4sI", b"RIFF", 12 + len(chunk) + pad, b"WEBP", kind, len(chunk))
-    return Header(width, height, orientation, defect, parts=(head, chunk, bytes(pad)), icc=icc)
+    more = _MORE if len(head) + len(chunk) + pad < len(_MORE) else b""
+    return Header(width, height, orientation, defect, parts=(head, chunk, bytes(pad), more), icc=icc)
 
 
 def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:

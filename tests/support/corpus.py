@@ -135,6 +135,26 @@ def sycc(data: bytes) -> bytes:
     return data.replace(b"colr\1\0\0\0\0\0\x10", b"colr\1\0\0\0\0\0\x12")
 
 
+def tiny_webp(green: int) -> bytes:
+    """Of one colour: no transform, no cache, no groups, and codes of one symbol each for green, red, blue, alpha, distance."""
+    fields = [
+        (WIDTH - 1, 14),
+        (HEIGHT - 1, 14),
+        (0, 4),
+        (0, 3),
+        (0b101, 3),
+        (green, 8),
+        (1, 4),
+        (1, 4),
+        (0b101, 3),
+        (255, 8),
+        (1, 4),
+    ]
+    bits = "".join(f"{value:0{size}b}"[::-1] for value, size in fields)
+    coded = b"\x2f" + int(bits[::-1], 2).to_bytes((len(bits) + 7) // 8, "little")
+    return b"RIFF" + struct.pack("<I4s4sI", 12 + len(coded), b"WEBP", b"VP8L", len(coded)) + coded
+
+
 def hurt(data: bytes) -> bytes:
     """With zeros in its middle."""
     return data[: len(data) // 2] + bytes(40) + data[len(data) // 2 + 40 :]
@@ -257,6 +277,7 @@ def kinds() -> dict[str, Kind]:
         "PNG bomb, 1 GB in 1 MB": (bomb(18_500), too_large, "over --max-pixels", None, 0),
         "WebP": (encode(IMAGE, "WEBP", quality=95), ok, "as it is", PIXELS, 6),
         "WebP lossless": (encode(IMAGE, "WEBP", lossless=True), ok, "as it is", PIXELS, 0),
+        "WebP of one colour, in 30 bytes": (tiny_webp(200), ok, "as it is", np.zeros_like(PIXELS) + np.array([0, 200, 0], np.uint8), 0),
         "WebP alpha": (encode(alpha, "WEBP", lossless=True, exact=True), ok, "transparency ignored", PIXELS, 0),
         "WebP animated": (encode(IMAGE, "WEBP", lossless=True, **frames()), ok, "the first picture, and the row says so", PIXELS, 0),
         "TIFF": (TIFF, ok, "as it is", PIXELS, 0),

@@ -4,7 +4,8 @@ const rows = [...body.rows];
 const field = name => document.getElementById(name);
 const value = cell => {
   const text = (cell.dataset.value ?? cell.textContent).trim();
-  return text === "" || text === "–" ? null : isNaN(text) ? text.toLowerCase() : Number(text);
+  if (text === "" || text === "–") return null;
+  return cell.classList.contains("n") ? Number(text) : text.toLowerCase();
 };
 
 function filter() {

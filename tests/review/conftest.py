@@ -13,6 +13,14 @@ from rows import ATTRIBUTES, a_row
 Scored = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _not_tried_out(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a test has just made are not read in another process first, which takes half a second each time."""
+    if "damaged" not in request.node.name:
+        for name in ("chosen", "report", "compare"):
+            monkeypatch.setattr(f"metaqap_fast.review.{name}.try_out", lambda path: None)
+
+
 @pytest.fixture
 def scored(tmp_path: Path) -> Scored:
     """A score file of images in `photos` with these scores; the images are there, with their names in them."""

@@ -62,6 +62,7 @@ def test_an_existing_page_stays(scores: Path) -> None:
     assert scores.with_suffix(".html").read_text() == "mine"
 
 
+@pytest.mark.full
 def test_images_that_are_gone_are_said_to_be(scores: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(scores)])  # what stands there are texts
     assert "thumbnails missing: the page says why" in result.output
@@ -92,6 +93,7 @@ def test_more_labels_than_fit_are_counted_together(monkeypatch: pytest.MonkeyPat
     assert [(line.label, line.count) for line in lines] == [("0", 10), ("1", 10), ("2", 10), ("(others)", 70)]
 
 
+@pytest.mark.full
 def test_no_names_and_errors_make_it_large(tmp_path: Path) -> None:
     long = "/".join(["<'&>" * 50] * 18)
     rows = [

@@ -27,13 +27,14 @@ _ROWS = 64  # unpacked at once, where samples are no whole bytes
 def decode(data: memoryview, header: Header) -> Pixels:
     """See `PixelDecoder`: pixels [H, W, 3] uint8 RGB of the first directory's image."""
     image = layout(Directory(data))
-    planes = range(min(image.channels, image.planes))
+    wanted = image.channels + image.premultiplied
+    planes = range(min(wanted, image.planes))
     parts = [_samples(_unpacked(data, header, image, plane), image) for plane in planes]
     samples = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-    samples = samples[:, :, : image.channels]
+    samples = samples[:, :, :wanted]
     inks = colours(header.icc)
     if image.colours == CMYK and inks.mode == "CMYK":
-        return inks.apply(_eight_bits(samples, image.bits))
+        return inks.apply(_eight_bits(samples[:, :, : image.channels], image.bits))
     return _rgb(samples, image)
 
 
@@ -89,7 +90,7 @@ def _samples(packed: Pixels, image: Layout) -> NDArray[Any]:
 
 
 def _rgb(samples: NDArray[Any], image: Layout) -> Pixels:
-    """Colours [H, W, channels] as RGB."""
+    """Colours, and an alpha that they were multiplied by, [H, W, 1 to 5] as RGB."""
     if image.colours == PALETTE:
         palette = np.array(image.palette, np.uint32)[: 3 << image.bits]
         if palette.max() > 255:  # else it holds 8 bits, as libtiff sees too
@@ -97,6 +98,9 @@ def _rgb(samples: NDArray[Any], image: Layout) -> Pixels:
         coloured: Pixels = palette.astype(np.uint8).reshape(3, -1).T[samples[:, :, 0]]
         return coloured
     samples = _eight_bits(samples, image.bits)
+    if image.premultiplied:
+        alpha = np.maximum(samples[:, :, -1:], 1).astype(np.uint16)
+        samples = np.minimum(samples[:, :, :-1] * np.uint16(255) // alpha, 255).astype(np.uint8)
     if image.colours == WHITE_IS_ZERO:
         samples = 255 - samples
     if image.colours == CMYK:  # ink to light, without a profile

@@ -15,7 +15,7 @@ from metaqap_fast.formats.format import PILLOW, TIFF, Format, Header, starts
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOURS, _FILL = 254, 256, 257, 258, 259, 262, 266
 _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES, _PREDICTOR, _PALETTE = 273, 277, 278, 279, 284, 317, 320
-_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _INKS, _FORMAT = 322, 323, 324, 325, 332, 339
+_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _INKS, _EXTRA, _FORMAT = 322, 323, 324, 325, 332, 338, 339
 _SUBSAMPLING, _ICC = 530, 34675
 
 WHITE_IS_ZERO, GRAY, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
@@ -45,6 +45,7 @@ class Layout:
     compression: int
     differences: bool  # each sample is stored as its difference to the one before
     fill: int  # 2: the first bit of a byte is its lowest
+    premultiplied: bool  # the sample behind the colours is an alpha that they were multiplied by
     tile: tuple[int, int]
     tiled: bool
     offsets: tuple[int, ...]
@@ -147,6 +148,7 @@ def layout(tags: Directory) -> Layout:
         compression=compression,
         differences=differences,
         fill=fill,
+        premultiplied=samples > channels and tags.get(_EXTRA, (0,))[0] == 1,
         tile=tile,
         tiled=tiled,
         offsets=next((tags[tag] for tag in places if tag in tags), ()),

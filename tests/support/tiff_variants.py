@@ -143,7 +143,9 @@ def kinds() -> Iterator[tuple[str, np.ndarray, int, int, dict[int, list[int]], n
         for kind in (0, 2):
             yield f"rgb {bits} + {kind}", np.dstack([rgb, extra]), bits, 2, {338: [kind]}, eight(rgb, bits)
         most = (1 << bits) - 1
-        yield f"rgb {bits} + 1", np.dstack([rgb, extra]), bits, 2, {338: [1]}, eight(rgb, bits)
+        alpha = picture(2, bits, 2)[:, :, 1:] // 2 + most // 2 + 1
+        yield f"rgb {bits} x alpha", np.dstack([rgb * alpha // most, alpha]), bits, 2, {338: [1]}, eight(rgb, bits)
+        yield f"gray {bits} x alpha", np.dstack([gray * alpha // most, alpha]), bits, 1, {338: [1]}, eight(gray, bits)
         inks = picture(4, bits, 3)
         light = (1 - inks[:, :, :3] / most) * (1 - inks[:, :, 3:] / most)
         yield f"cmyk {bits}", inks, bits, 5, {}, (light * 255).round().astype(np.uint8)

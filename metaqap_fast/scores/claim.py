@@ -30,7 +30,8 @@ class Claim:
         mode: as of `Store`.
 
     Attributes:
-        output: the file itself. parts: the folder beside it, which holds the lock and committed rows.
+        output: the file itself. suffix: what kind of file it is to be. parts: the folder beside it, which holds the
+            lock and committed rows.
 
     Raises:
         UsageError: see `check_output`; another run is writing it.
@@ -40,6 +41,7 @@ class Claim:
     def __init__(self, output: str | os.PathLike[str], mode: OutputMode = "new") -> None:
         check_output(output, mode)
         self.output, self.mode = real(output), mode
+        self.suffix = Path(output).suffix.lower()  # a link's target may have any name
         self.parts = parts_of(output)
         self._lock: IO[bytes] | None = None
         try:

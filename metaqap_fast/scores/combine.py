@@ -52,7 +52,7 @@ def combine(
     totals = Totals()
     with Claim(output, "overwrite" if overwrite else "new") as claim, replacing(claim.output) as partial:
         tables = totals.passing(merged(files, prefixes=prefixes))
-        write_table_file(partial, claim.output.suffix.lower(), together, tables)
+        write_table_file(partial, claim.suffix, together, tables)
     return totals
 
 

@@ -18,7 +18,7 @@ from metaqap_fast.streams import counted
 def committed(output: str | os.PathLike[str]) -> list[Path]:
     """Score files with the rows of an output, the newest last; of an interrupted run those that are whole."""
     path, folder = real(output), parts_of(output)
-    return [*([path] if path.exists() and path.suffix.lower() in HDF5 else []), *_parts(folder)]
+    return [*([path] if path.exists() and Path(output).suffix.lower() in HDF5 else []), *_parts(folder)]
 
 
 def _parts(folder: Path) -> list[Path]:

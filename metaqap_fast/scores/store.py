@@ -130,7 +130,7 @@ class Store:
             for path in self._files:
                 if path != self.output and not intact(path):
                     raise OSError(f"{path.name} has been damaged or removed since it was written")
-            suffix, keep = self.output.suffix.lower(), self._kept() if prune else None
+            suffix, keep = self._claim.suffix, self._kept() if prune else None
             if prune:  # nothing else is in it any more
                 self.attributes = {**self.attributes, **self._named}
             if len(self._files) == 1 and suffix in HDF5 and keep is None and self._is_current(self._files[0]):

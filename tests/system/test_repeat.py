@@ -190,21 +190,23 @@ def test_a_second_run_is_refused_before_the_model(
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("ending", ["h5", "csv"])
 def test_an_output_that_is_a_link(cli: Cli, asked: list[bytes], tmp_path: Path, there: bool, ending: str) -> None:
-    """The link stays and what it stands for is written, with its parts beside it."""
+    """The link stays and what it stands for is written, whatever its name, with its parts beside it."""
     folder, disk = files(tmp_path / "photos", a="1"), tmp_path / "disk"
     disk.mkdir()
     if there:
-        (disk / f"real.{ending}").write_text("old")
-    (tmp_path / f"s.{ending}").symlink_to(f"disk/real.{ending}")
+        (disk / "real").write_text("old")
+    (tmp_path / f"s.{ending}").symlink_to("disk/real")
     assert cli("score", folder, "-o", f"s.{ending}", "--overwrite").exit_code == 0
-    assert (tmp_path / f"s.{ending}").is_symlink() and os.listdir(disk) == [f"real.{ending}"]
+    assert (tmp_path / f"s.{ending}").is_symlink() and os.listdir(disk) == ["real"]
     if ending == "h5":
-        assert cli("export", "s.h5", "t.csv").exit_code == 0 and len(ScoreTable.read(disk / "real.h5")) == 1
+        assert cli("score", folder, "--resume", "-o", "s.h5").exit_code == 0
+        assert cli("merge", "s.h5", "-o", "s.h5", "--overwrite").exit_code == 0 and Path("s.h5").is_symlink()
+        assert cli("export", "s.h5", "t.csv").exit_code == 0 and len(ScoreTable.read(disk / "real")) == 1
         (tmp_path / "l.csv").symlink_to("disk/t.csv")
         assert cli("export", "s.h5", "l.csv").exit_code == 0 and (tmp_path / "l.csv").is_symlink()
         assert (disk / "t.csv").read_text() == (tmp_path / "t.csv").read_text()
     else:
-        assert (disk / "real.csv").read_text().startswith("path,score")
+        assert (disk / "real").read_text().startswith("path,score")
 
 
 def test_what_an_interrupted_run_has_left(cli: Cli, asked: list[bytes], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is done with many rows: time and peak memory of merge, export, inspect, evaluate and resume.
+"""What is done with many rows: time and peak memory of every command that reads score files, and of resume.
 
     python -m metaqap_fast.bench.many_rows --rows 10000000 [--work FOLDER] [-o rows.json]
 
@@ -125,6 +125,9 @@ def many_rows(rows: int, work: Path) -> dict[str, Any]:
         "export to parquet": measured("export", whole, work / "s.parquet"),
         "export to jsonl": measured("export", whole, work / "s.jsonl"),
         "evaluate": measured("evaluate", whole, "--labels", work / "labels.csv", "--draws", 100),
+        "report without pictures": measured("report", whole, "--no-pictures"),
+        "select the worst": measured("select", whole, "--worst", "1%"),
+        "compare": measured("compare", whole, whole),
         "resume": measured(whole, code=resume),
     }
     return {

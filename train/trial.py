@@ -63,8 +63,9 @@ def trial(rungs: Sequence[Rung], scores: F64, cells: F64) -> Trial:
     for kind in LADDERS:
         ladder = table[:, kind]
         steps = np.diff(ladder, axis=1)
-        if KINDS[kind].ordered:
-            adjacent[KINDS[kind].name] = float((steps < 0)[np.abs(steps) > SAME].mean())
+        moved = np.abs(steps) > SAME
+        if KINDS[kind].ordered and moved.any():  # colour moves nothing where all photographs are black and white
+            adjacent[KINDS[kind].name] = float((steps < 0)[moved].mean())
         above[KINDS[kind].name] = float((ladder[:, 1:].max(1) > ladder[:, 0] + SLACK).mean())
     probes = {KINDS[kind].name: float((table[:, kind, 1] - table[:, kind, 0]).mean()) for kind in _probes()}
     return Trial(people(means, cells), adjacent, above, probes, means)

@@ -43,6 +43,15 @@ def test_what_is_out_of_order_is_seen() -> None:
     assert found.people == pytest.approx(1)
 
 
+def test_a_kind_that_moves_nothing_has_no_order() -> None:
+    kind = named("over-saturation")
+    still = [i for i, rung in enumerate(RUNGS) if rung.steps and rung.steps[0].kind == kind]
+    scores = PERFECT.copy()
+    scores[still] = [0.8 + 0.01 * RUNGS[i].photograph for i in still]
+    found = trial(RUNGS, scores, CELLS)
+    assert "over-saturation" not in found.adjacent and found.above["over-saturation"] == 0
+
+
 def test_agreement_with_people_can_be_of_some_kinds() -> None:
     means = trial(RUNGS, PERFECT, CELLS).cells
     assert means.shape == (len(KINDS), 6)

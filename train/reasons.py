@@ -35,6 +35,7 @@ REASONS = (
 )
 WORST = 1.3  # opinion of what is at 1
 FLAGGED = 0.01  # of good photographs
+WORST_SHARE = 0.85  # of the largest severity of a reason: what counts as its worst rungs
 
 # Of each kind of damage, the reasons for it. "~" before one: it may look like that, and teaches nothing about it.
 CAUSES: dict[str, tuple[str, ...]] = {
@@ -132,7 +133,8 @@ def fit(kernel: F32, severity: F64, rows: NDArray[np.int64], penalty: float) -> 
 def calibrated(given: F64, good: F64, severity: F64) -> tuple[F64, F64]:
     """Factor [R] and shift [R] that make given values severities.
 
-    After them a share FLAGGED of good photographs is above 0, and the mean of the worst rungs is 1.
+    After them a share FLAGGED of good photographs is above 0, and the worst rungs have in the mean the severity that
+    they should have: 1 for what people call worst. A reason that no rung has is never given.
 
     Args:
         given: [m, R] what the heads say of rungs.
@@ -140,8 +142,12 @@ def calibrated(given: F64, good: F64, severity: F64) -> tuple[F64, F64]:
         severity: [m, R] what rungs should be given.
     """
     threshold = np.quantile(good, 1 - FLAGGED, axis=0)
-    worst = np.array([given[severity[:, r] >= 0.7, r].mean() for r in range(given.shape[1])])
-    factor = 1 / np.maximum(worst - threshold, 1e-6)
+    factor = np.zeros(given.shape[1])
+    for reason, should in enumerate(severity.T):
+        if should.max() > 0:
+            worst = should >= WORST_SHARE * should.max()
+            above = given[worst, reason].mean() - threshold[reason]
+            factor[reason] = should[worst].mean() / max(float(above), 1e-6)
     return factor, -threshold * factor
 
 

@@ -154,13 +154,18 @@ def _brief(found: Trial, held: dict[str, float]) -> str:
     return f"people {found.people:.3f}, adjacent {_adjacent(found):.3f}, SROCC {held['srocc']:.4f}"
 
 
-def _table(found: Diagnosis) -> dict[str, dict[str, float]]:
+def _known(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _table(found: Diagnosis) -> dict[str, dict[str, float | None]]:
     """By reason: AUC in each band, the share of good photographs that is flagged, how often it is named first."""
     return {
         reason: {
-            **{f"AUC, {band}": float(found.auc[place, i]) for i, band in enumerate(BANDS)},
+            **{f"AUC, {band}": _known(found.auc[place, i]) for i, band in enumerate(BANDS)},
             "flagged": float(found.flagged[place]),
-            "named first where severe": float(found.named[place, place]),
+            "named first where severe": _known(found.named[place, place]),
         }
         for place, reason in enumerate(REASONS)
     }

@@ -39,7 +39,9 @@ def test_a_share_of_good_photographs_is_flagged_and_the_worst_are_at_1() -> None
     raw, good = severity * 3 + rng.normal(0, 0.1, (500, 2)) - 7, rng.normal(-7, 0.1, (1000, 2))
     factor, shift = calibrated(raw, good, severity)
     assert ((good * factor + shift) > 0).mean(0) == pytest.approx([FLAGGED] * 2, abs=0.002)
-    assert (raw * factor + shift)[severity[:, 0] > 0.7, 0].mean() == pytest.approx(1)
+    assert (raw * factor + shift)[severity[:, 0] > 0.7, 0].mean() == pytest.approx(0.9)
+    factor, shift = calibrated(raw, good, severity * [1, 0])
+    assert (factor[1], shift[1]) == (0, 0) and np.isfinite(factor).all()
 
 
 def test_heads_give_on_raw_taps_what_was_fitted() -> None:

@@ -90,7 +90,7 @@ def rgb(image: Image.Image) -> Pixels:
     """
     image.load()
     if image.mode.startswith("I"):  # 16 bits
-        gray = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+        gray = ((np.asarray(image).clip(0, 65535).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise ImageError(Status.unsupported, "samples that are fractions have no range that viewers agree on")

@@ -105,14 +105,13 @@ def _rgb(samples: NDArray[Any], image: Layout) -> Pixels:
         samples = 255 - samples
     if image.colours == CMYK:  # ink to light, without a profile
         ink, black = 255 - samples[:, :, :3].astype(np.uint16), 255 - samples[:, :, 3:].astype(np.uint16)
-        samples = ((ink * black + 127) // 255).astype(np.uint8)
+        samples = (ink * black // 255).astype(np.uint8)
     return samples if image.colours in (RGB, CMYK) else np.repeat(samples, 3, axis=2)
 
 
 def _eight_bits(samples: NDArray[Any], bits: int) -> Pixels:
-    if bits > 8:
-        return (samples >> (bits - 8)).astype(np.uint8)
-    if bits < 8:
+    """Rounded, as PNG's 16 bits are: the same picture has the same pixels in both."""
+    if bits != 8:
         most = (1 << bits) - 1
-        return ((samples * 255 + most // 2) // most).astype(np.uint8)
+        return ((samples.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8)
     return samples

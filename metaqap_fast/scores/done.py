@@ -47,12 +47,19 @@ class Done(KeySet):
 
     def __init__(self, tables: Iterable[ScoreTable] = ()) -> None:
         """Of rows whose keys are all different."""
-        digests, columns = bytearray(), [(np.empty(0, np.uint8), np.empty(0, np.float32), np.empty(0, np.uint64))]
+        digests = bytearray()
+        status, score, seen = [np.empty(0, np.uint8)], [np.empty(0, np.float32)], [np.empty(0, np.uint64)]
         for table in tables:
             digests += b"".join(map(_digest, table.keys))
-            columns.append((table.status, table.score, table.seen))
-        self._digests, order = np.unique(np.frombuffer(digests, "S16"), return_index=True)
-        self.status, self.score, self.seen = (np.concatenate(parts)[order] for parts in zip(*columns, strict=True))
+            status.append(table.status)
+            score.append(table.score)
+            seen.append(table.seen)
+        every = np.frombuffer(digests, "S16")
+        order = every.argsort()  # np.unique would hold three more copies of them
+        self._digests = every[order]
+        del every, digests
+        self.status, self.score = np.concatenate(status)[order], np.concatenate(score)[order]
+        self.seen = np.concatenate(seen)[order]
         self.named = np.zeros(len(order), np.bool_)
 
     def need(self, key: bytes, seen: int, retry_failed: bool = False) -> Need | None:

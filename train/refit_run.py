@@ -80,7 +80,14 @@ def refit(
     for each, found, held in tried:
         log.info("penalty %g, still %g: %s", each.penalty, each.still, _brief(found, held))
     log.info("as it is: %s", _brief(before, before_held))
-    good = [one for one in tried if one[2]["srocc"] >= before_held["srocc"] - MAY_LOSE] or tried
+    good = [one for one in tried if one[2]["srocc"] >= before_held["srocc"] - MAY_LOSE]
+    if not good:
+        log.warning(
+            "every setting loses more than %g of SROCC on the held-out fold: the bundle written is worse there. "
+            "Take more labelled images (--set images=N)",
+            MAY_LOSE,
+        )
+        good = tried
     chosen, after, after_held = max(good, key=lambda one: one[1].people + _adjacent(one[1]))
     unseen = fits.unseen_kinds(chosen)
     taught = [teach(seen, fits.said, member) for member in range(len(bundle.members))]
@@ -88,6 +95,7 @@ def refit(
     member = int(np.argmax([np.nanmean(one.auc) for one in diagnoses]))
     figures = {
         "settings": asdict(chosen),
+        "keeps SROCC on the held-out fold": after_held["srocc"] >= before_held["srocc"] - MAY_LOSE,
         "as it was": before.summary() | before_held,
         "refitted": after.summary() | after_held,
         "agreement with people on kinds left out": unseen,

@@ -12,7 +12,9 @@ from PIL import Image
 
 from images import blur, crop, encode, jpeg, noise
 from metaqap_fast import Scorer
-from metaqap_fast.run import Summary
+from metaqap_fast.input import open_sources
+from metaqap_fast.streams import counted
+from metaqap_fast.summary import Summary
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,6 @@ def test_readme_shows_what_the_examples_score() -> None:
     for value, name in lines:
         assert scores[name] == pytest.approx(float(value), abs=tolerance)
     assert f"{table.ok.sum()} scored, {(~table.ok).sum()} failed" in shown[1]
+    listing = open_sources([root / "examples"])
+    list(listing)
+    assert f"{counted(listing.left_out['no image extension'], 'file')} skipped: no image extension" in shown[1]

@@ -34,7 +34,7 @@ def test_every_command_is_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metaqap_fast.bench.many_rows", "--rows", "600", "--work", tmp_path]
     subprocess.run([*command, "-o", tmp_path / "rows.json"], check=True, capture_output=True, timeout=120)
     found = json.loads((tmp_path / "rows.json").read_text())
-    assert found["rows"] == 600 and found["labels"] == 600 and len(found["commands"]) == 7
+    assert found["rows"] == 600 and found["labels"] == 600 and len(found["commands"]) == 10
     for each in found["commands"].values():
         assert each["cpu_seconds"] > 0 and 30 < each["peak_mb"] < many_rows.LIMIT_MB
 

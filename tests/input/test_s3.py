@@ -26,7 +26,10 @@ BUCKET = "s3://data"
 def started() -> Iterator[Any]:
     from metaqap_fast.bench.s3_server import Server, put
 
+    import s3fs
+
     with Server() as server, pytest.MonkeyPatch.context() as patch:
+        s3fs.S3FileSystem.clear_instance_cache()  # of an earlier server's, if these tests do not run all together
         for name, value in server.environment.items():
             patch.setenv(name, value)
         put(STORED)

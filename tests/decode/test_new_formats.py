@@ -249,7 +249,7 @@ def test_a_size_that_is_not_the_decoded_one_is_found_out() -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["JPEG XL", "AVIF", "HEIC", "DNG"])
 def test_memory_and_time_are_kept_for_them_too(name: str) -> None:
-    """10 million pixels or, smooth ones, 40, with too little memory or time: `too_large`, and the neighbours are scored."""
+    """10 or 40 million pixels, with too little memory or time: `too_large`, and the neighbours are scored."""
     small = encode(Image.new("RGB", (S, S)), "PNG")
     noise = np.random.default_rng(0).integers(0, 255, (3200, 3200, 3)).astype(np.uint8)
     smooth = Image.linear_gradient("L").convert("RGB").resize((6400, 6400))  # noise takes HEIC's encoder a minute

@@ -24,9 +24,9 @@ BUCKET = "s3://data"
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Any]:
-    from metaqap_fast.bench.s3_server import Server, put
-
     import s3fs
+
+    from metaqap_fast.bench.s3_server import Server, put
 
     with Server() as server, pytest.MonkeyPatch.context() as patch:
         s3fs.S3FileSystem.clear_instance_cache()  # of an earlier server's, if these tests do not run all together

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from metaqap_fast.errors import UsageError
+from metaqap_fast.input.chosen import Part
 from metaqap_fast.input.files import File
 from metaqap_fast.input.source import Source
 from metaqap_fast.records import Entry
@@ -19,7 +20,7 @@ OTHERS_AHEAD = 100_000
 KEPT_AHEAD = 16 << 20  # bytes, see `Entry.kept`
 
 
-class Ahead:
+class Ahead(Part):
     """A source's entries in their order, listed by a thread that runs ahead. A `Source` that can be iterated once.
 
     A network mount is listed once this way, where counting it first would list it twice.
@@ -29,7 +30,7 @@ class Ahead:
     """
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        super().__init__(source)
         self._changed = threading.Condition()
         self._blocks: deque[Sequence[Entry] | bytes] = deque()
         self._waiting = 0  # entries in them
@@ -39,26 +40,6 @@ class Ahead:
         self.found = 0  # entries so far
         self.complete = False  # nothing else will be found
         threading.Thread(target=self._list, name="listing", daemon=True).start()
-
-    @property
-    def sources(self) -> Sequence[str]:
-        """See `Source.sources`."""
-        return self._source.sources
-
-    @property
-    def roots(self) -> Sequence[str]:
-        """See `Source.roots`."""
-        return self._source.roots
-
-    @property
-    def root(self) -> str:
-        """See `Source.root`."""
-        return self._source.root
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """See `Source.left_out`."""
-        return self._source.left_out
 
     @property
     def total(self) -> int | None:

@@ -21,7 +21,7 @@ from metaqap_fast.input.remote import Item
 from metaqap_fast.run import about, stamped
 from metaqap_fast.scale.pieces import PieceSource
 from metaqap_fast.scorer import Scorer
-from metaqap_fast.scores.identity import IDENTITY, IF_RECORDED
+from metaqap_fast.scores.identity import difference
 from metaqap_fast.scores.parts import Parts
 from metaqap_fast.summary import Summary
 
@@ -122,12 +122,11 @@ def _message(part: Path | None, told: Mapping[str, Any]) -> dict[str, list[Any]]
 
 def agree(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises UsageError if a worker would give other scores than the first one."""
-    for name in (*IDENTITY, *IF_RECORDED):
-        if found.get(name) != wanted.get(name):
-            raise UsageError(
-                f"it would give other scores than the first worker: {name} is {found.get(name)!r}, not "
-                f"{wanted.get(name)!r}. Name --engine and --precision, and install the same packages everywhere"
-            )
+    if name := difference(found, wanted):
+        raise UsageError(
+            f"it would give other scores than the first worker: {name} is {found.get(name)!r}, not "
+            f"{wanted.get(name)!r}. Name --engine and --precision, and install the same packages everywhere"
+        )
 
 
 def look(options: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:

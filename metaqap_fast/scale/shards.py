@@ -28,7 +28,7 @@ from metaqap_fast.options import ROWS_PER_PART, OutputMode, Shard
 from metaqap_fast.records import Entry
 from metaqap_fast.run import attributes_of, finish
 from metaqap_fast.scores.claim import Claim
-from metaqap_fast.scores.identity import IDENTITY, IF_RECORDED
+from metaqap_fast.scores.identity import difference
 from metaqap_fast.scores.store import Store
 from metaqap_fast.summary import Summary
 
@@ -149,12 +149,11 @@ class _Processes:
             found[index] = message["ready"]
         first = found[0]
         for index in range(1, len(self._all)):
-            for name in (*IDENTITY, *IF_RECORDED):
-                if first.get(name) != found[index].get(name):
-                    raise UsageError(
-                        f"{self._devices[0]} and {self._devices[index]} would give different scores: {name} "
-                        f"{first.get(name)!r} and {found[index].get(name)!r}. Name --engine and --precision"
-                    )
+            if name := difference(found[index], first):
+                raise UsageError(
+                    f"{self._devices[0]} and {self._devices[index]} would give different scores: {name} "
+                    f"{first.get(name)!r} and {found[index].get(name)!r}. Name --engine and --precision"
+                )
         return [found[index] for index in range(len(self._all))]
 
     def work(self, entries: Iterable[Entry], where: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -18,6 +18,12 @@ IF_RECORDED = ("engine_version", "decoder")
 VERSION = "program_version"
 
 
+def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first thing that decides scores in which two scorers differ, by its name; see `Scorer.describe`."""
+    names = (*IDENTITY, *IF_RECORDED)
+    return next((name for name in names if found.get(name) != wanted.get(name)), None)
+
+
 def agreed(
     output: str | os.PathLike[str],
     found: Mapping[str, Any],

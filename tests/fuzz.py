@@ -38,7 +38,8 @@ def main() -> None:
         for i, seed in enumerate(seeds()):
             Path(folder, str(i)).write_bytes(seed)
         # The limit is on one allocation: the peak of memory that libFuzzer reads is inherited from a large parent.
-        limits = ["-timeout=5", "-rss_limit_mb=0", "-malloc_limit_mb=2048", "-max_len=65536"]
+        # That on time is by the clock, and a dozen runs may share two cores.
+        limits = ["-timeout=20", "-rss_limit_mb=0", "-malloc_limit_mb=2048", "-max_len=65536"]
         # A crash of a C library, a hang or a huge allocation raises nothing: libFuzzer itself writes those down.
         kept = f"-artifact_prefix={FINDINGS}/{target}-"
         options = [f"-max_total_time={seconds}", *limits, "-verbosity=1", kept]

@@ -24,6 +24,7 @@ _PLAIN, _JPEG = 1, 7
 _PACKED = frozenset({_PLAIN, 5, 8, 32773, 32946, 34925, 50000})  # bytes: LZW, deflate, PackBits, LZMA, Zstandard
 _FAX = frozenset({2, 3, 4})
 _PAGES = 100  # that are counted
+_PADDING = 1 << 27  # bytes of tiles beyond the image's edges: a small file can ask for any number of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,9 @@ def layout(tags: Directory) -> Layout:
         counts=(),
         palette=tags.get(_PALETTE, ()) if colours == PALETTE else (),
     )
+    unpacked = image.pieces * tile[1] * image.row_bytes * image.planes
+    if unpacked > 2 * width * height * samples * -(-bits[0] // 8) + _PADDING:
+        raise ValueError(f"tiles of {tile[0]}x{tile[1]} pixels for an image of {width}x{height}")
     return replace(image, counts=_counts(image, stated, tags.nbytes))
 
 

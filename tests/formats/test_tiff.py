@@ -147,6 +147,7 @@ def test_refused(changes: Mapping[int, tuple[int, list[int]]], words: str) -> No
         *({259: (3, [packing]), 317: (3, [2])} for packing in (5, 8, 32946, 34925, 50000)),
         *({259: (3, [fax]), 258: (3, [1])} for fax in (2, 3, 4)),
         {259: (3, [7])},
+        {322: (3, [4096]), 323: (3, [4096])},
     ],
 )
 def test_not_refused(changes: Mapping[int, tuple[int, list[int]]]) -> None:
@@ -165,6 +166,9 @@ def test_not_refused(changes: Mapping[int, tuple[int, list[int]]]) -> None:
         ({266: (3, [0])}, "fill order 0"),
         ({278: (3, [0])}, "pieces of 5x0 pixels"),
         ({322: (3, [0]), 323: (3, [16])}, "pieces of 0x16 pixels"),
+        ({322: (4, [1 << 20]), 323: (3, [257])}, "tiles of 1048576x257 pixels for an image of 5x3"),
+        ({257: (4, [1000]), 322: (4, [1 << 19]), 323: (3, [16])}, "tiles of 524288x16 pixels for an image of 5x1000"),
+        ({322: (3, [16384]), 323: (3, [16400])}, "tiles of 16384x16400 pixels for an image of 5x3"),
     ],
 )
 def test_tags_that_make_no_sense(changes: Mapping[int, tuple[int, list[int]]], words: str) -> None:

@@ -26,6 +26,7 @@ from metaqap_fast.engine.protocol import Engine, T
 from metaqap_fast.engine.table import either
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.streams import counted
 
 log = logging.getLogger(__name__)
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -60,7 +61,7 @@ class OpenVINOEngine(Engine):
         self.precision = executed(compiled)
         if self.precision != wanted:
             raise MetaqapError(f"OpenVINO compiled {bundle.name} in {self.precision}, where {wanted} was asked for")
-        self.device = f"cpu: {shared_core().get_property('CPU', 'FULL_DEVICE_NAME')}, {threads} threads"
+        self.device = f"cpu: {shared_core().get_property('CPU', 'FULL_DEVICE_NAME')}, {counted(threads, 'thread')}"
         self._columns = bundle.layout.columns
         # Twice as many as run at once: while one is read and filled again, the next is there already.
         count = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))

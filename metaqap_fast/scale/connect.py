@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -42,14 +43,15 @@ def connected(address: str) -> Iterator[Any]:
     """
     for name, level in (("RAY_DATA_LOG_LEVEL", "ERROR"), ("RAY_BACKEND_LOG_LEVEL", "fatal")):
         os.environ.setdefault(name, level)  # what has to be said, we say
+    if address == "local" and "ray" not in sys.modules:  # which reads it once, as it is imported
+        for name, value in (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", secrets.token_hex(32))):
+            os.environ.setdefault(name, value)  # or Ray writes one to HOME
     ray = imported()
     with ExitStack() as stack:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
             cpus = len(os.sched_getaffinity(0))
-            for name, value in (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", secrets.token_hex(32))):
-                os.environ.setdefault(name, value)  # or Ray writes one to HOME
             settings |= {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": folder}
         else:
             _answers(address)

@@ -11,8 +11,9 @@ from metaqap_fast.input.members import Archive, Options
 from metaqap_fast.input.remote import Item
 from metaqap_fast.records import Entry
 
-FILES = 1024  # in a piece, at most
-EACH = 8  # pieces for each worker, at least, so that all end together
+FILES, FEWEST = 1024, 16  # in a piece, at most and, but for the last one, at least
+EACH = 8  # pieces of archives for each worker, at least, so that all end together
+LEFT = 4  # a piece of files is a fourth of each worker's share of what is left, and so ever smaller, for the same end
 STRIDE = 64  # members of an archive that several pieces share are dealt out so many at a time
 
 
@@ -30,9 +31,12 @@ def pieces(items: Iterable[Item], workers: int) -> list[Piece]:
     items = list(items)
     files = [item for item in items if not isinstance(item, Archive)]
     archives = [item for item in items if isinstance(item, Archive)]
-    size = min(FILES, max(16, -(-len(files) // (EACH * workers))))
     share = -(-EACH * workers // len(archives)) if 0 < len(archives) < EACH * workers else 1
-    found = [Piece(files[start : start + size]) for start in range(0, len(files), size)]
+    found, start = list[Piece](), 0
+    while start < len(files):
+        size = min(FILES, max(FEWEST, -(-(len(files) - start) // (LEFT * workers))))
+        found.append(Piece(files[start : start + size]))
+        start += size
     return found + [Piece([archive], index, share) for archive in archives for index in range(share)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import metaqap_fast
 from command import run
 from images import encode
 from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.input.folders import File
 from metaqap_fast.input.members import Options
 from metaqap_fast.scale import cluster
 from metaqap_fast.scale.pieces import Piece, PieceSource, pieces
@@ -101,6 +103,19 @@ def test_the_file_is_that_of_one_machine(
     assert "294 scored, 7 failed (6 corrupt, 1 unsupported)" in result.stderr
     assert "260 left out: member that is no image" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.h5"]
+
+
+@pytest.mark.full
+def test_a_cluster_of_this_machine_alone(collection: Path, bundle: Path, tmp_path: Path, plain: Path) -> None:
+    """By default Ray is started and ended; nothing is written to HOME, nor expected there."""
+    (home := tmp_path / "home").mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    arguments = (collection, "--model", bundle, "-o", tmp_path / "s.h5", "--precision", "fp32", "--ray")
+    result = run("score", *arguments, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert crash.datasets(tmp_path / "s.h5") == crash.datasets(plain)
+    assert not list(home.iterdir())
 
 
 @pytest.mark.full
@@ -232,7 +247,21 @@ def test_pieces_are_the_whole_source_once(collection: Path, workers: int) -> Non
     keys = [entry.key for each in found for entry in each]
     assert sorted(keys) == sorted(entry.key for entry in source) and len(set(keys)) == len(keys)
     assert sum(each.left_out.get("member that is no image", 0) for each in found) == 260
-    assert len(work) >= 8 * workers or all(len(piece.items) <= 16 for piece in work)
+    assert len(work) >= 8 * workers
+
+
+@pytest.mark.parametrize(("count", "workers", "sizes"), [(0, 2, []), (40, 2, [16, 16, 8]), (5, 9, [5])])
+def test_pieces_of_few_files(count: int, workers: int, sizes: list[int]) -> None:
+    assert [len(piece.items) for piece in pieces(files(count), workers)] == sizes
+
+
+def test_pieces_of_files_shrink_so_that_workers_end_together() -> None:
+    sizes = [len(piece.items) for piece in pieces(files(20_000), 2)]
+    assert sum(sizes) == 20_000 and sizes[0] == 1024 and sizes[-4] == 16 and sizes == sorted(sizes, reverse=True)
+
+
+def files(count: int) -> list[File]:
+    return [File(os.fsencode(f"{i}.jpg"), b"") for i in range(count)]
 
 
 def test_no_source_makes_no_work() -> None:

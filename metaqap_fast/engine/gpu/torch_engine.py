@@ -16,6 +16,7 @@ from metaqap_fast.engine.gpu.onnx_torch import module
 from metaqap_fast.errors import UsageError
 from metaqap_fast.gpu_errors import first_line, lost, out_of_memory
 from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.streams import counted
 
 log = logging.getLogger(__name__)
 BATCH = {"cuda": 64, "cpu": 4}
@@ -76,7 +77,7 @@ def create(bundle: Bundle, precision: str, gpu: Gpu | None, batch: int | None = 
         torch.backends.cudnn.benchmark = precision != "fp32"
         torch.backends.cudnn.deterministic = precision == "fp32"
         network = network.to(device)
-    name = f"cuda:{gpu.index}: {gpu.name}" if gpu else f"cpu: {torch.get_num_threads()} threads"
+    name = f"cuda:{gpu.index}: {gpu.name}" if gpu else f"cpu: {counted(torch.get_num_threads(), 'thread')}"
 
     def make(batch: int) -> TorchRunner:
         sizes = bundle.view_size, bundle.layout.columns, batch, device

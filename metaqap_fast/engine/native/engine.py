@@ -29,6 +29,7 @@ from metaqap_fast.engine.samples import generated
 from metaqap_fast.engine.table import ENGINES, either
 from metaqap_fast.errors import UsageError
 from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.streams import counted
 
 PRECISIONS = ENGINES["native"].precisions
 AHEAD = 8  # views in flight for each thread
@@ -115,7 +116,7 @@ class NativeEngine(Engine):
         self._columns = bundle.layout.columns
         count = threads or len(os.sched_getaffinity(0))
         core = shared_core()
-        self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {isa.name}, {count} threads"
+        self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {isa.name}, {counted(count, 'thread')}"
         self._ahead = AHEAD * count
         self._pool = ThreadPoolExecutor(count, "native")
         self._free: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()

@@ -13,6 +13,7 @@ import numpy as np
 
 from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import NotInstalled, Work
+from metaqap_fast.bench.native_parts import WORKS as NATIVE
 from metaqap_fast.bench.stages import WORKS as STAGES
 from metaqap_fast.bench.stages import forget
 from metaqap_fast.input.files import File
@@ -131,5 +132,6 @@ def _write(path: Path) -> None:
 
 WORKS: dict[str, Callable[[Options], Work]] = {
     **STAGES,
+    **NATIVE,
     **{work.__name__: work for work in (gemm, copy, jpeg, disk_read, disk_write)},
 }

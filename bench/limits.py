@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from metaqap_fast.bench import flops, plots
+from metaqap_fast.bench import flops, native_parts, plots
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median
 from metaqap_fast.bench.sampling import Case
 from metaqap_fast.bench.stats import ratio
@@ -38,6 +38,8 @@ def cases(
     for precision in precisions:
         here = {**every, "precision": precision}
         found.append(Case(f"gemm {precision}", "limit.gemm", here, {"ceiling": "gemm", "precision": precision}))
+        found.append(Case(f"peak {precision}", "limit.peak", here, {"ceiling": "peak", "precision": precision}))
+        found.append(Case(f"parts {precision}", "limit.times", here, {"stage": "parts", "precision": precision}))
         work = flops.count(bundle)
         for member in [None, *(each.name for each in bundle.members)]:
             if member is not None:
@@ -77,6 +79,7 @@ def sections(figures: Figures) -> list[Section]:
     series = roofline(figures)
     return [
         Section("Ceilings of this machine", ["", "measured", "unit"], ceilings),
+        native_parts.section(figures, list(dict.fromkeys(_precisions(figures)))),
         Section(
             "Stages in percent of their limit",
             ["stage", "images/s", "limit", "share of the limit"],
@@ -85,6 +88,10 @@ def sections(figures: Figures) -> list[Section]:
             [partial(plots.log_plot, "Roofline", "operations per byte", "Gop/s", series)] if series else [],
         ),
     ]
+
+
+def _precisions(figures: Figures) -> Iterator[str]:
+    return (labels["precision"] for labels in figures.labels().values() if labels.get("ceiling") == "gemm")
 
 
 def roofline(figures: Figures) -> list[plots.Series]:

@@ -17,7 +17,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import random
 import resource
 import statistics
@@ -36,7 +35,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from metaqap_fast import __version__
+from metaqap_fast.bench.environment import describe
 from metaqap_fast.bench.s3_server import ENVIRONMENT, put
 from metaqap_fast.bench.tiny import write_tiny
 from metaqap_fast.errors import Status
@@ -136,8 +135,8 @@ def processor_seconds() -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in mine))
 
 
-def compare(images: int, repeats: int, forms: Sequence[str] = ()) -> dict[str, Any]:
-    """Rates of every form (or of some), beside that of the folder in the same round."""
+def compare(images: int, repeats: int, forms: Sequence[str] = (), model: str = "") -> dict[str, Any]:
+    """Rates of every form (or of some), beside that of the folder in the same round; `model`: "" for a tiny one."""
     rates: dict[str, list[float]] = {}
     costs: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, bucket(LATENCY):
@@ -149,7 +148,7 @@ def compare(images: int, repeats: int, forms: Sequence[str] = ()) -> dict[str, A
         sources["files in a bucket"] = ["s3://data/files"]
         sources = {form: paths for form, paths in sources.items() if not forms or form in forms}
         scores: dict[str, dict[bytes, tuple[float, ...]]] = {}
-        with Scorer(write_tiny(work / "tiny"), precision="fp32") as scorer:
+        with Scorer(model or write_tiny(work / "tiny"), precision="auto" if model else "fp32") as scorer:
             for turn in range(repeats + 1):  # the first one warms up
                 for form in random.Random(turn).sample(list(sources), len(sources)):
                     out, start, spent = work / "scores.h5", time.monotonic(), processor_seconds()
@@ -168,6 +167,7 @@ def compare(images: int, repeats: int, forms: Sequence[str] = ()) -> dict[str, A
         for form, found in rates.items()
     }
     return {
+        "model": model or "a tiny one",
         "images": images,
         "bytes": sum(map(len, files.values())),
         "latency": LATENCY,
@@ -265,13 +265,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--forms", default="", help='such as "folder,tar,tar in a bucket"; folder must be one')
+    parser.add_argument("--model", default="", help="a real one, instead of one that costs next to nothing")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     forms = [form for form in options.forms.split(",") if form]
-    about = {"version": __version__, "machine": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
-    found = large(options.work) if options.large else compare(options.images, options.repeats, forms)
+    about = {name: value for name, value in describe().items() if name in ("program_version", "commit", "cpu", "cpus")}
+    found = large(options.work) if options.large else compare(options.images, options.repeats, forms, options.model)
     text = json.dumps({**about, **found}, indent=1)
     print(text)
     if options.output:

@@ -77,12 +77,12 @@ def sections(figures: Figures) -> list[Section]:
     rates, costs, bars = [], [], []
     for labels in wholes:
         name, setting = title(labels), [*(labels[key] or "auto" for key in MATTERS["whole"])]
-        parts = {stage: title({"stage": stage, **{k: labels[k] for k in MATTERS[stage]}}) for stage in STAGES[:-1]}
-        slowest = cell(slowest_stage, figures, parts)
+        stages = parts(labels)
+        slowest = cell(slowest_stage, figures, stages)
         efficiency: Any = slowest
-        if slowest in parts:
-            efficiency = over(figures.rates, name, parts[slowest])
-        stage_rates = [median(figures.rates, part) for part in parts.values()]
+        if slowest in stages:
+            efficiency = over(figures.rates, name, stages[slowest])
+        stage_rates = [median(figures.rates, part) for part in stages.values()]
         whole = median(figures.rates, name)
         rates.append([*setting, *stage_rates, whole, slowest, efficiency])
         costs.append(
@@ -115,11 +115,41 @@ def sections(figures: Figures) -> list[Section]:
 
 
 def summary(figures: Figures) -> Section:
-    """For quoting: the efficiency of each setting."""
-    full = sections(figures)[0]
-    wanted = ["size", "engine", "precision", "threads", "slowest stage", "whole over slowest stage"]
-    places = [full.columns.index(name) for name in wanted]
-    return Section(full.title, wanted, [[row[i] for i in places] for row in full.rows])
+    """For quoting: each setting's images a second, and how much of what the stages allow together the whole reaches."""
+    rows = []
+    for labels in (labels for labels in figures.labels().values() if labels["stage"] == "whole"):
+        whole, stages = title(labels), parts(labels)
+        facts, rate = figures.facts(whole), median(figures.rates, whole)
+        rows.append(
+            [
+                labels["size"],
+                facts.get("engine", ""),
+                facts.get("device", "").removeprefix("cpu: "),
+                facts.get("precision", ""),
+                median(figures.rates, stages["inference"]),
+                rate,
+                cell(lambda whole: ratio([1e6 / 3600], figures.rates(whole)), whole),
+                cell(lambda whole, stages: ratio(figures.rates(whole), [allowed(figures, stages)]), whole, stages),
+            ]
+        )
+    columns = ["size", "engine", "on", "precision", "inference, images/s", "whole, images/s", "hours for a million"]
+    return Section(
+        "Images per second of inference alone and of a whole run", [*columns, "whole over what its stages allow"], rows
+    )
+
+
+def parts(labels: Mapping[str, Any]) -> dict[str, str]:
+    """The cases of a whole's stages, by stage."""
+    return {stage: title({"stage": stage, **{key: labels[key] for key in MATTERS[stage]}}) for stage in STAGES[:-1]}
+
+
+def allowed(figures: Figures, stages: Mapping[str, str]) -> float:
+    """Images a second of stages that share the CPUs: 1 / sum of 1 / rate.
+
+    Raises:
+        NoFigure: a stage has none.
+    """
+    return 1 / sum(1 / ratio(figures.rates(case), [1.0]).value for case in stages.values())
 
 
 def meter(figures: Figures) -> str:
@@ -127,14 +157,14 @@ def meter(figures: Figures) -> str:
     return next((sample["meter"] for sample in figures.run.samples if "meter" in sample), "nothing was timed")
 
 
-def slowest_stage(figures: Figures, parts: Mapping[str, str]) -> str:
+def slowest_stage(figures: Figures, stages: Mapping[str, str]) -> str:
     """Name of the stage with the smallest median rate.
 
     Raises:
         NoFigure: a stage has no figure; the slowest might be that one.
     """
     medians = {}
-    for stage, case in parts.items():
+    for stage, case in stages.items():
         try:
             medians[stage] = ratio(figures.rates(case), [1.0]).value
         except NoFigure as reason:

@@ -15,11 +15,11 @@ from metaqap_fast.errors import UsageError
 from metaqap_fast.input.files import Listing
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.train import familiar
+from metaqap_fast.train import familiar, opinion
 from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose, teach
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Material, Refit, Settings, cache_of, see
+from metaqap_fast.train.refit import Heads, Material, Refit, Settings, cache_of, see
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.seen import Eyes, remember
@@ -44,6 +44,7 @@ def refit(
     high: float | None = None,
     bundle_name: str | None = None,
     strange: Path | None = None,
+    reasons_only: bool = False,
     changes: dict[str, Any] | None = None,
 ) -> str:
     """Fit a bundle's heads anew and write a bundle with them; returns the figures as text.
@@ -60,6 +61,7 @@ def refit(
         high: see `datasets.load`.
         bundle_name: of the new bundle.
         strange: folder of pictures that are no photographs, to measure how well they are told from them.
+        reasons_only: leave the scores as they are.
         changes: entries of `Settings`; `penalty` and `still`, if given, are not searched for.
     """
     changes = changes or {}
@@ -67,6 +69,28 @@ def refit(
     bundle = bundles.load(model)
     _, _, data = prepare(name, root, work, None, low, high)
     seen = see(bundle, data, photographs, opinions, work, settings)
+    figures, new, chosen = ({}, None, settings) if reasons_only else _heads(bundle, seen, settings, changes)
+    said = opinion.opinions(seen.cells)
+    taught = [teach(seen, said, member) for member in range(len(bundle.members))]
+    diagnoses = [diagnose(seen, said, member, of) for member, of in enumerate(taught)]
+    member = int(np.argmax([np.nanmean(one.auc) for one in diagnoses]))
+    figures |= {
+        "settings": asdict(chosen),
+        "reasons": {one.name: _table(each) for one, each in zip(bundle.members, diagnoses, strict=True)},
+        "reasons are given by": bundle.members[member].name,
+    }
+    if strange is not None:
+        figures["AUC of unfamiliar"] = _unfamiliar(bundle, seen, strange, work, settings)
+    revise(bundle, seen, new, output, bundle_name or f"{bundle.name}-heads", taught[member], member, asdict(chosen))
+    text = json.dumps(figures, indent=2)
+    (output / "heads.json").write_text(text + "\n")
+    return text
+
+
+def _heads(
+    bundle: Bundle, seen: Material, settings: Settings, changes: dict[str, Any]
+) -> tuple[dict[str, Any], Heads, Settings]:
+    """Other heads for the score: their figures, they themselves, and the settings that were chosen."""
     fits = Refit(bundle, seen)
     before, before_held = fits.judge()
     tried = [
@@ -90,27 +114,18 @@ def refit(
         good = tried
     chosen, after, after_held = max(good, key=lambda one: one[1].people + _adjacent(one[1]))
     unseen = fits.unseen_kinds(chosen)
-    taught = [teach(seen, fits.said, member) for member in range(len(bundle.members))]
-    diagnoses = [diagnose(seen, fits.said, member, of) for member, of in enumerate(taught)]
-    member = int(np.argmax([np.nanmean(one.auc) for one in diagnoses]))
-    figures = {
-        "settings": asdict(chosen),
-        "keeps SROCC on the held-out fold": after_held["srocc"] >= before_held["srocc"] - MAY_LOSE,
-        "as it was": before.summary() | before_held,
-        "refitted": after.summary() | after_held,
-        "agreement with people on kinds left out": unseen,
-        "adjacent": {"as it was": before.adjacent, "refitted": after.adjacent},
-        "above": {"as it was": before.above, "refitted": after.above},
-        "reasons": {one.name: _table(each) for one, each in zip(bundle.members, diagnoses, strict=True)},
-        "reasons are given by": bundle.members[member].name,
-    }
-    if strange is not None:
-        figures["AUC of unfamiliar"] = _unfamiliar(bundle, seen, strange, work, settings)
-    new = fits.fit(chosen)
-    revise(bundle, seen, new, output, bundle_name or f"{bundle.name}-heads", taught[member], member, asdict(chosen))
-    text = json.dumps(figures, indent=2)
-    (output / "heads.json").write_text(text + "\n")
-    return text
+    return (
+        {
+            "keeps SROCC on the held-out fold": after_held["srocc"] >= before_held["srocc"] - MAY_LOSE,
+            "as it was": before.summary() | before_held,
+            "refitted": after.summary() | after_held,
+            "agreement with people on kinds left out": unseen,
+            "adjacent": {"as it was": before.adjacent, "refitted": after.adjacent},
+            "above": {"as it was": before.above, "refitted": after.above},
+        },
+        fits.fit(chosen),
+        chosen,
+    )
 
 
 def _unfamiliar(

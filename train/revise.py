@@ -30,7 +30,7 @@ F64 = NDArray[np.float64]
 def revise(
     bundle: Bundle,
     seen: Material,
-    of: Heads,
+    of: Heads | None,
     out: Path,
     name: str,
     reasons: Reasons | None = None,
@@ -39,13 +39,13 @@ def revise(
 ) -> dict[str, Any]:
     """Write the bundle; returns its `bundle.json`.
 
-    The meta-learner is fitted anew on the held-out fold, and so is the uncertainty. A member whose weight is 0 then is
-    left in with it, so that what was measured stays what is shipped.
+    With other heads the meta-learner is fitted anew on the held-out fold, and so is the uncertainty. A member whose
+    weight is 0 then is left in with it, so that what was measured stays what is shipped.
 
     Args:
         bundle: whose networks are taken.
         seen: what they see, for the meta-learner.
-        of: heads of each member.
+        of: heads of each member; None leaves scores and uncertainties as they are, to the last bit.
         out: folder; what is in it of an older bundle is replaced.
         name: of the new bundle.
         reasons: heads of reasons; None for none.
@@ -55,9 +55,10 @@ def revise(
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     entries = [dict(entry) for entry in bundle.document["members"]]
-    for place, (one, (weights, bias)) in enumerate(zip(bundle.members, of, strict=True)):
+    for place, one in enumerate(bundle.members):
         model = onnx.load(one.file)
-        replace_head(model, weights, bias)
+        if of is not None:
+            replace_head(model, *of[place])
         entries[place].pop("outputs", None)
         if reasons is not None and place == member:
             add_outputs(model, reasons.weights, reasons.bias)
@@ -68,7 +69,7 @@ def revise(
             names.append(entries[place]["ranges"])
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in names}
-    learner, held = _learner(predictions(seen.held, of), seen.held_mos)
+    learner, held = _learner(predictions(seen.held, of), seen.held_mos) if of is not None else ({}, {})
     document = {
         **bundle.document,
         "format_version": FORMAT_VERSION,

@@ -11,6 +11,8 @@ INLINE Vector dot(Vector sum, Vector x, Vector weights) {
     return add(sum, multiply_pairs(_mm256_maddubs_epi16(x, weights), every_short(1)));
 }
 
+INLINE Vector add_pairs(Vector sum, Shorts a, Shorts b) { return add(sum, multiply_pairs(a, b)); }
+
 #include "int8_vectors.h"
 
 const Path avx2_int8 = INT8_PATH;

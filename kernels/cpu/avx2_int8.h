@@ -1,4 +1,4 @@
-// What int8_vectors.h asks for, in AVX2, but for `dot` and TARGET.
+// What int8_vectors.h asks for, in AVX2, but for `dot`, `add_pairs` and TARGET.
 #include <immintrin.h>
 
 #define INLINE TARGET static inline __attribute__((always_inline))
@@ -31,6 +31,10 @@ INLINE Shorts high_pairs(Shorts a, Shorts b) { return _mm256_unpackhi_epi16(a, b
 INLINE Vector multiply_pairs(Shorts a, Shorts b) { return _mm256_madd_epi16(a, b); }  // sums of two products
 // With saturation, in order.
 INLINE Shorts packed(Vector a, Vector b) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8); }
+// Cut to 0 .. cap, in order.
+INLINE Shorts cut(Vector a, Vector b, Shorts cap) {
+    return _mm256_min_epu16(_mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8), cap);
+}
 
 // Numbers from 0 to 255 as bytes.
 INLINE void store_shorts(uint8_t *to, Shorts x) {

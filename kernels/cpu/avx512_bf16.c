@@ -209,6 +209,22 @@ AVX512_BF16 static void project(const Network *n, const Block *b, const Memory *
     }
 }
 
+AVX512_BF16 static double peak(int64_t rounds) {
+    f32x16 sum[16];
+    __m512bh x = (__m512bh)_mm512_setzero_si512(), weights[2] = {x, x};
+    for (int t = 0; t < 16; t++) sum[t] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < rounds; i++) {
+#pragma GCC unroll 16
+        for (int t = 0; t < 16; t++) {
+            __asm__ volatile("" : "+v"(x));
+            sum[t] = _mm512_dpbf16_ps(sum[t], x, weights[t % 2]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < 16; t++) __asm__ volatile("" : : "v"(sum[t]));
+    return 16.0 * 64 * rounds;
+}
+
 const Path avx512_bf16_path = {.plane = 16, .channels = 32, .narrow_bytes = narrow_bytes, .strip_bytes = strip_bytes,
-    .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project};
+    .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project, .peak = peak};
 #endif

@@ -1,4 +1,4 @@
-// What int8_vectors.h asks for, in AVX512, but for `dot` and TARGET.
+// What int8_vectors.h asks for, in AVX512, but for `dot`, `add_pairs` and TARGET.
 #include <immintrin.h>
 #include <string.h>
 
@@ -34,6 +34,11 @@ INLINE Shorts high_pairs(Shorts a, Shorts b) { return _mm512_unpackhi_epi16(a, b
 INLINE Vector multiply_pairs(Shorts a, Shorts b) { return _mm512_madd_epi16(a, b); }  // sums of two products
 // With saturation, in order.
 INLINE Shorts packed(Vector a, Vector b) { return _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), _mm512_packs_epi32(a, b)); }
+// Cut to 0 .. cap, in order.
+INLINE Shorts cut(Vector a, Vector b, Shorts cap) {
+    Shorts both = _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), _mm512_packus_epi32(a, b));
+    return _mm512_min_epu16(both, cap);
+}
 
 // Numbers from 0 to 255 as bytes.
 INLINE void store_shorts(uint8_t *to, Shorts x) { _mm256_storeu_si256((void *)to, _mm512_cvtepi16_epi8(x)); }

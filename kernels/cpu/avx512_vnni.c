@@ -5,6 +5,7 @@
 #include "avx512_int8.h"
 
 INLINE Vector dot(Vector sum, Vector x, Vector weights) { return _mm512_dpbusd_epi32(sum, x, weights); }
+INLINE Vector add_pairs(Vector sum, Shorts a, Shorts b) { return _mm512_dpwssd_epi32(sum, a, b); }
 
 #include "int8_vectors.h"
 

@@ -5,6 +5,7 @@
 #include "avx2_int8.h"
 
 INLINE Vector dot(Vector sum, Vector x, Vector weights) { return _mm256_dpbusd_avx_epi32(sum, x, weights); }
+INLINE Vector add_pairs(Vector sum, Shorts a, Shorts b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
 
 #include "int8_vectors.h"
 

@@ -214,6 +214,8 @@ TARGET static void project(const Network *n, const Block *b, const Memory *m, in
     }
 }
 
+TARGET static double peak(int64_t rounds) { return 2.0 * LANES * products_of_registers(rounds); }
+
 #define FP32_PATH                                                                                     \
     {.plane = 16, .channels = CHANNELS, .narrow_bytes = narrow_bytes, .strip_bytes = narrow_bytes,    \
-     .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project}
+     .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project, .peak = peak}

@@ -13,25 +13,25 @@ STEM_ROWS(stem_rows, uint8_t, n->outside)
 
 // ---- statistics -----------------------------------------------------------------------------------------------------
 
-// Sums of numbers up to 2^12 and of their squares: of 128 pixels 32 bits hold them. `low`, `high`: see low_pairs.
+// Sums of numbers up to 2^12 and of their squares: of 255 pixels 32 bits hold them. [2]: see low_pairs.
 typedef struct {
     Vector sum[2], square[2];
     Shorts maximum;
+    int pixels;
 } Partial;  // of CHANNELS channels
 
 INLINE void partial_start(Partial *p) {
     for (int h = 0; h < 2; h++) p->sum[h] = p->square[h] = no_vector();
     p->maximum = no_vector();
+    p->pixels = 0;
 }
 INLINE void partial_end(Partial *p, const Stats *s, int channel) {
     uint32_t sum[LANES], square[LANES];
     int16_t maximum[CHANNELS];
     for (int h = 0; h < 2; h++) {
         store_vector(sum, p->sum[h]), store_vector(square, p->square[h]);
-        for (int e = 0; e < LANES; e++) {
-            int c = channel + e / 4 * 8 + e % 4 + 4 * h;
-            s->sum[c] += sum[e], s->square[c] += square[e];
-        }
+        for (int e = 0; e < LANES; e += 4)
+            for (int k = 0, c = channel + 2 * e + 4 * h; k < 4; k++, c++) s->sum[c] += sum[e + k], s->square[c] += square[e + k];
     }
     store_vector(maximum, p->maximum);
     for (int l = 0; l < CHANNELS; l++)
@@ -40,15 +40,21 @@ INLINE void partial_end(Partial *p, const Stats *s, int channel) {
 }
 INLINE void partial_add_pair(Partial *p, Shorts a, Shorts b) {
     Shorts low = low_pairs(a, b), high = high_pairs(a, b);
-    p->square[0] = add(p->square[0], multiply_pairs(low, low));
-    p->square[1] = add(p->square[1], multiply_pairs(high, high));
+    p->square[0] = add_pairs(p->square[0], low, low);
+    p->square[1] = add_pairs(p->square[1], high, high);
 }
 INLINE void partial_add_sum(Partial *p, Shorts sum, Shorts top) {
     p->sum[0] = add(p->sum[0], low_pairs(sum, no_vector()));
     p->sum[1] = add(p->sum[1], high_pairs(sum, no_vector()));
     p->maximum = most(p->maximum, top);
 }
-INLINE void partial_add(Partial *p, const Shorts *x) {  // eight pixels
+// Counted so far goes to the statistics before it is too much.
+INLINE void partial_room(Partial *p, int pixels, const Stats *s, int channel) {
+    if (p->pixels + pixels > 255) partial_end(p, s, channel);
+    p->pixels += pixels;
+}
+INLINE void partial_add(Partial *p, const Shorts *x, const Stats *s, int channel) {  // eight pixels
+    partial_room(p, 8, s, channel);
     Shorts sum[4], top[4];
 #pragma GCC unroll 4
     for (int t = 0; t < 4; t++) {
@@ -58,7 +64,8 @@ INLINE void partial_add(Partial *p, const Shorts *x) {  // eight pixels
     partial_add_sum(p, add_shorts(add_shorts(sum[0], sum[1]), add_shorts(sum[2], sum[3])),
                     most(most(top[0], top[1]), most(top[2], top[3])));
 }
-INLINE void partial_add_one(Partial *p, Shorts x) {
+INLINE void partial_add_one(Partial *p, Shorts x, const Stats *s, int channel) {
+    partial_room(p, 1, s, channel);
     partial_add_pair(p, x, no_vector());
     partial_add_sum(p, x, x);
 }
@@ -67,23 +74,28 @@ INLINE int16_t *shorts_row(const Ring *ring, int y, int channel) {
     return (int16_t *)ring_row(ring, y, channel / 32) + channel % 32;
 }
 // Statistics of a row of the ring.
-INLINE void count_row(const Block *b, const Ring *ring, int y, const Stats *stats, int channel) {
+INLINE void count_row(const Block *b, const Ring *ring, int y, Partial *partial, const Stats *stats, int channel) {
     const int16_t *pixels = shorts_row(ring, y, channel) + 32 * b->left;
-    Partial partial;
-    partial_start(&partial);
     int x = 0;
     for (; x + 8 <= b->width; x += 8) {
         Shorts values[8];
 #pragma GCC unroll 8
         for (int t = 0; t < 8; t++) values[t] = scaled(load_vector(pixels + 32 * (x + t)), every_short(COUNTED));
-        partial_add(&partial, values);
-        if (x % 128 == 120) partial_end(&partial, stats, channel);
+        partial_add(partial, values, stats, channel);
     }
-    for (; x < b->width; x++) partial_add_one(&partial, scaled(load_vector(pixels + 32 * x), every_short(COUNTED)));
+    for (; x < b->width; x++) {
+        Shorts value = scaled(load_vector(pixels + 32 * x), every_short(COUNTED));
+        partial_add_one(partial, value, stats, channel);
+    }
+}
+INLINE void count_rows(const Block *b, const Ring *ring, int first, int last, const Stats *stats, int channel) {
+    Partial partial;
+    partial_start(&partial);
+    for (int y = first; y < last; y++) count_row(b, ring, y, &partial, stats, channel);
     partial_end(&partial, stats, channel);
 }
 TARGET static void count(const Block *b, const Memory *m, int channel, int first, int last, const Ring *ring) {
-    for (int y = first; y < last; y++) count_row(b, ring, y, &m->wide, channel);
+    count_rows(b, ring, first, last, &m->wide, channel);
 }
 
 // ---- expansion ------------------------------------------------------------------------------------------------------
@@ -101,8 +113,7 @@ INLINE void to_ring(const Operands *o, int row, int64_t pixel, const Steps *s, c
     for (int t = 0; t < P; t++) {
         if (wide)
             for (int v = 0; v < 2; v++) sum[t][v] = shifted(sum[t][v], load_vector(wide + channel + v * LANES));
-        Shorts value = least(most(packed(sum[t][0], sum[t][1]), no_vector()), cap);
-        store_vector(to + 32 * t, times(value, factor));
+        store_vector(to + 32 * t, times(cut(sum[t][0], sum[t][1], cap), factor));
     }
 }
 
@@ -126,7 +137,7 @@ TARGET static void stem(const Network *n, const Block *b, const Memory *m, const
 #define TILE(x, P) to_ring(&o, 6, x, &n->steps, n->steps.wide_shift, c, P, to + 32 * x)
         IN_TILES(b->width, TILE)
 #undef TILE
-        count_row(b, ring, y, &m->stem, c);
+        count_rows(b, ring, y, y + 1, &m->stem, c);
     }
 }
 
@@ -176,18 +187,17 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int c
                 sum[t] = least(most(sum[t], no_vector()), cap);
                 store_shorts(to + 32 * (x + t), scaled(sum[t], scale));
             }
-            partial_add(&partial, sum);
-            if (x % 128 == 120) partial_end(&partial, &m->wide, channel);
+            partial_add(&partial, sum, &m->wide, channel);
         }
         for (; x < area.right; x++) {
             Shorts sum[1];
             convolve(rows, offset, weights, kernel, stride, x, 1, bias, sum);
             sum[0] = least(most(sum[0], no_vector()), cap);
             store_shorts(to + 32 * x, scaled(sum[0], scale));
-            partial_add_one(&partial, sum[0]);
+            partial_add_one(&partial, sum[0], &m->wide, channel);
         }
-        partial_end(&partial, &m->wide, channel);
     }
+    partial_end(&partial, &m->wide, channel);
 }
 
 TARGET static void depthwise(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
@@ -248,6 +258,8 @@ TARGET static void project(const Network *n, const Block *b, const Memory *m, in
     }
 }
 
+TARGET static double peak(int64_t rounds) { return 8.0 * LANES * products_of_registers(rounds); }
+
 #define INT8_PATH                                                                                               \
     {.plane = 32, .channels = CHANNELS, .whole = 1, .narrow_bytes = narrow_bytes, .strip_bytes = narrow_bytes,  \
-     .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project}
+     .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project, .peak = peak}

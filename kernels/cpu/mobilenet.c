@@ -113,7 +113,10 @@ static void run_block(const Network *n, const Block *b, const Path *p, const uin
 }
 
 double mobilenet_run(const Network *n, int path, const uint8_t *image, void *workspace, float *taps) {
-    const Path *p = path_of(n, path);
+    return run_along(path_of(n, path), n, image, workspace, taps, NULL);
+}
+
+double run_along(const Path *p, const Network *n, const uint8_t *image, void *workspace, float *taps, void (*done)(int)) {
     const float *first = taps;
     Memory m;
     lay_out(n, p, (uintptr_t)workspace, &m);
@@ -128,6 +131,7 @@ double mobilenet_run(const Network *n, int path, const uint8_t *image, void *wor
         void *narrow = m.narrow[0], *residual = m.residual[0];
         m.narrow[0] = m.narrow[1], m.narrow[1] = narrow;
         m.residual[0] = m.residual[1], m.residual[1] = residual;
+        if (done) done(i);
     }
     if (p->end) p->end(before);
     double prediction = n->bias, sums[8] = {0};  // several, for an addition has to wait for the one before

@@ -85,4 +85,13 @@ int64_t mobilenet_workspace(const Network *network, int set);
 // convolution and the last expansion, one after another, mean, standard deviation (of the variance plus epsilon) and
 // maximum of every channel, [3 C].
 double mobilenet_run(const Network *network, int set, const uint8_t *image, void *workspace, float *taps);
+
+// The same run by a clock: `seconds` [blocks][PARTS] of each block's parts. Reading the clock costs a few percent.
+enum { STEM, EXPAND, COUNT, DEPTHWISE, PROJECT, PARTS };
+double mobilenet_times(const Network *network, int set, const uint8_t *image, void *workspace, float *taps, double *seconds);
+
+// What a core can do at best: `rounds` times as many independent products as its registers hold, of registers alone, by the
+// instructions that the path multiplies with. The operations that were done, of which a product and its sum are two; 0 where
+// the path has no such loop.
+double mobilenet_peak(int set, int eight, int64_t rounds);
 #endif

@@ -35,4 +35,7 @@ extern const Path portable_fp32, portable_int8, avx2_fp32, avx2_int8, avx_vnni_i
 
 // The path of an instruction set for a network; NULL if there is none.
 const Path *path_of(const Network *, int set);
+
+// See mobilenet_run; `done` is called with the number of each block that has been run, unless it is NULL.
+double run_along(const Path *, const Network *, const uint8_t *image, void *workspace, float *taps, void (*done)(int block));
 #endif

@@ -70,6 +70,26 @@ INLINE void product(const Operands *o, int row, int64_t pixel, int output, int P
     }
 }
 
+// As many products as `product` has at work, `rounds` times, from registers alone; how many. To a compiler, x is another one
+// each time, and what comes of it is used.
+TARGET static int64_t products_of_registers(int64_t rounds) {
+    static const char zeros[64];
+    Vector sum[MOST_PIXELS][2], x = load_vector(zeros), weights[2] = {load_vector(zeros), load_vector(zeros)};
+    for (int t = 0; t < MOST_PIXELS; t++) sum[t][0] = sum[t][1] = load_vector(zeros);
+    __asm__ volatile("" : "+v"(weights[0]), "+v"(weights[1]));
+    for (int64_t i = 0; i < rounds; i++) {
+#pragma GCC unroll 16
+        for (int t = 0; t < MOST_PIXELS; t++) {
+            __asm__ volatile("" : "+v"(x));
+            sum[t][0] = dot(sum[t][0], x, weights[0]);
+            sum[t][1] = dot(sum[t][1], x, weights[1]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < MOST_PIXELS; t++) __asm__ volatile("" : : "v"(sum[t][0]), "v"(sum[t][1]));
+    return rounds * MOST_PIXELS * 2;
+}
+
 // `count` pixels in shares as equal as can be, of MOST_PIXELS at most: CALL(first, P), where P is a constant.
 #define IN_TILES(count, CALL)                                                                                  \
     for (int first_ = 0, left_ = ((count) + MOST_PIXELS - 1) / MOST_PIXELS; left_ > 0; left_--) {              \

@@ -126,6 +126,7 @@ def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...]
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of pictures that are no photographs: measure how well they are told from them.",
 )
+@click.option("--reasons-only", is_flag=True, help="Add or replace the reasons; scores stay as they are.")
 @click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of the settings.")
 def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Fit a model's heads anew on ladders of every kind of damage, and give it reasons."""

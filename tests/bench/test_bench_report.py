@@ -31,6 +31,17 @@ QUICK = Settings(repeats=1, seconds=0.0, patience=0.0)
 # --- figures ---
 
 
+def test_what_is_quoted_are_rates_hours_and_the_share_of_what_stages_allow(tmp_path: Path) -> None:
+    made = report.summary(read(record(tmp_path / "a", samples=stage_samples([False, False, False]))))
+    row = dict(zip(made.columns, made.rows[0], strict=True))
+    assert row["engine"] == "openvino" and row["inference, images/s"].value == pytest.approx(10)
+    assert row["whole, images/s"].value == pytest.approx(100 / 10.5)
+    assert row["hours for a million"].value == pytest.approx(10_500 / 360)
+    assert row["whole over what its stages allow"].value == pytest.approx(12.5 / 10.5)
+    busy = report.summary(read(record(tmp_path / "b", samples=stage_samples([True, True, False]))))
+    assert "busy machine (2 of 3)" in busy.rows[0]
+
+
 def test_efficiency_is_the_whole_over_its_slowest_stage(tmp_path: Path) -> None:
     run = read(record(tmp_path / "a", samples=stage_samples([False, False, False])))
     rates, costs = report.sections(run)

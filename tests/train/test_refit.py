@@ -131,6 +131,20 @@ def test_reasons_are_told_and_a_bundle_with_them_is_written(bundle: Bundle, seen
     assert given[:, list(made.layout.reasons)] == pytest.approx(reasons(pooled[1]), abs=0.05)
 
 
+def test_reasons_alone_leave_scores_as_they_are(bundle: Bundle, seen: Material, tmp_path: Path) -> None:
+    need(Isa.AVX2, "fp32")
+    revise(bundle, seen, None, tmp_path / "out", "same", teach(seen, Refit(bundle, seen).said, 1, 0.003), 1)
+    made = bundles.load(tmp_path / "out")
+    assert made.reasons == REASONS and made.meta == bundle.meta
+    columns = []
+    for one in (bundle, made):
+        engine = OpenVINOEngine(one, "fp32")
+        rows = np.concatenate([rows for _, rows in engine.predict((i, view[None]) for i, view in enumerate(VIEWS))])
+        columns.append(rows[:, list(one.layout.scores)])
+        engine.close()
+    assert np.array_equal(*columns)
+
+
 def test_what_was_seen_is_kept_piece_by_piece(bundle: Bundle, tmp_path: Path) -> None:
     need(Isa.AVX2, "fp32")
     eyes, asked = Eyes(bundle), []

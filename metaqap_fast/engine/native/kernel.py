@@ -12,7 +12,7 @@ from metaqap_fast.engine.native.isa import Isa
 from metaqap_fast.engine.native.layout import LINE, Layout
 from metaqap_fast.engine.native.layout_bf16 import Bf16Layout
 from metaqap_fast.engine.native.layout_vectors import Fp32Layout, Int8Layout
-from metaqap_fast.engine.native.library import library
+from metaqap_fast.engine.native.library import BlockC, library
 from metaqap_fast.engine.native.packing import Levels
 from metaqap_fast.engine.native.reader import Network
 
@@ -46,12 +46,16 @@ class Kernel:
         self._network = self._layout.network(network, inputs, after)
         self.workspace = int(library().mobilenet_workspace(ctypes.byref(self._network), isa))
 
-    def run(self, view: NDArray[np.uint8], workspace: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
+    def run(
+        self, view: NDArray[np.uint8], workspace: NDArray[np.uint8], seconds: NDArray[np.float64] | None = None
+    ) -> tuple[float, NDArray[np.float32]]:
         """One view's prediction, and the taps that the head reads.
 
         Args:
             view: [S, S, 3] uint8.
             workspace: `self.workspace` bytes, aligned to LINE; not shared with a call at the same time.
+            seconds: [blocks, parts] gets what each part of each block takes, see `measure`; looking at the clock
+                costs a few percent.
 
         Returns:
             The prediction; mean, deviation and maximum of every tap, [D] float32.
@@ -66,11 +70,18 @@ class Kernel:
             raise ValueError(f"a workspace has {self.workspace} bytes, aligned to {LINE}")
         view = np.ascontiguousarray(view)
         taps = np.empty(self._taps, np.float32)
+        places = (view.ctypes.data, workspace.ctypes.data, taps.ctypes.data)
         address = ctypes.byref(self._network)
-        prediction = library().mobilenet_run(
-            address, self._isa, view.ctypes.data, workspace.ctypes.data, taps.ctypes.data
-        )
+        if seconds is None:
+            prediction = library().mobilenet_run(address, self._isa, *places)
+        else:
+            prediction = library().mobilenet_times(address, self._isa, *places, seconds.ctypes.data)
         return float(prediction), taps
+
+    def blocks(self) -> list[BlockC]:
+        """Its blocks as the compiled kernel sees them."""
+        count = self._network.blocks
+        return list(ctypes.cast(self._network.block, ctypes.POINTER(BlockC * count)).contents)
 
     def columns(self, view: NDArray[np.uint8], workspace: NDArray[np.uint8]) -> list[float]:
         """One view's prediction, and the outputs beside it; arguments as of `run`."""

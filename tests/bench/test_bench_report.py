@@ -92,8 +92,8 @@ def test_a_quote_is_the_run_s(tmp_path: Path, cli: Callable[..., Any]) -> None:
     document.write_text("x\n<!-- bench: a -->\n0.99\n<!-- end -->\ny\n<!-- bench: b -->\n<!-- end -->\n")
     assert cli("bench", "quote", document, "--root", tmp_path).exit_code == 0
     text = document.read_text()
-    assert "0.952" in text and "0.99" not in text and text.startswith("x\n") and f"-->\n{NONE}<!--" in text
-    assert quoted(text, tmp_path) == text and quoted(text.replace("0.952", "0.962"), tmp_path) == text
+    assert "1.19" in text and "0.99" not in text and text.startswith("x\n") and f"-->\n{NONE}<!--" in text
+    assert quoted(text, tmp_path) == text and quoted(text.replace("1.19", "1.29"), tmp_path) == text
     shutil.rmtree(tmp_path / "a")
     record(tmp_path / "a", samples=stage_samples([True] * 3))
     with pytest.raises(MetaqapError, match="busy machine"):

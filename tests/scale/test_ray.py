@@ -5,17 +5,12 @@ from __future__ import annotations
 import io
 import os
 import socket
-import subprocess
 import sys
 import tarfile
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -30,35 +25,9 @@ from metaqap_fast.input.members import Options
 from metaqap_fast.scale import cluster
 from metaqap_fast.scale.pieces import Piece, PieceSource, pieces
 from metaqap_fast.scores.table import ScoreTable
+from ray_cluster import by_ray, killing_workers
 
 ray = pytest.importorskip("ray", reason="NOT TESTED HERE: Ray is missing")
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """Address of a cluster of two CPUs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # a token would be written to HOME
-        yield from _head()
-
-
-def _head() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ray.scripts.scripts"]
-    start = [
-        *command,
-        "start",
-        "--head",
-        "--node-ip-address=127.0.0.1",
-        f"--port={port}",
-        "--num-cpus=2",
-        "--include-dashboard=false",
-    ]
-    subprocess.run([*start, "--disable-usage-stats"], check=True, capture_output=True, timeout=120)
-    yield f"{ray.util.get_node_ip_address()}:{port}"
-    subprocess.run([*command, "stop", "--force"], check=True, capture_output=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +56,6 @@ def plain(collection: Path, bundle: Path, tmp_path_factory: pytest.TempPathFacto
     out = tmp_path_factory.mktemp("plain") / "s.h5"
     assert run("score", collection, "--model", bundle, "-o", out, "--precision", "fp32").returncode == 0
     return out
-
-
-def by_ray(head: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return run("score", *arguments, "--precision", "fp32", "--ray", head)
 
 
 @pytest.mark.full
@@ -143,25 +108,8 @@ def test_what_is_there_is_kept_and_what_changed_is_scored_again(
 def test_a_worker_that_is_killed_costs_nothing(
     head: str, collection: Path, bundle: Path, plain: Path, tmp_path: Path
 ) -> None:
-    killed: list[int] = []
-    parts, over = tmp_path / "s.h5.parts", threading.Event()
-
-    def kill() -> None:
-        """One after the first part, another later."""
-        for count in (2, 6):
-            while not over.is_set() and len(list(parts.glob("part-*.h5"))) < count:
-                time.sleep(0.02)
-            for process in psutil.process_iter(["cmdline"]):
-                if not over.is_set() and any("ray::MapWorker" in text for text in process.info["cmdline"] or ()):
-                    killed.append(process.pid)
-                    process.kill()
-                    break
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    result = by_ray(head, collection, "--model", bundle, "-o", tmp_path / "s.h5", "--rows-per-part", 10)
-    over.set()
-    thread.join()
+    with killing_workers(tmp_path / "s.h5.parts", after_parts=(2, 6)) as killed:
+        result = by_ray(head, collection, "--model", bundle, "-o", tmp_path / "s.h5", "--rows-per-part", 10)
     assert result.returncode == 0, result.stderr
     assert len(set(killed)) == 2
     assert crash.datasets(tmp_path / "s.h5") == crash.datasets(plain)

@@ -1,0 +1,62 @@
+"""A Ray cluster of this machine for the tests, and what befalls its workers."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from command import run
+
+CLUSTER = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def started(cpus: int = 2) -> Iterator[str]:
+    """The address of a cluster, which is stopped behind it."""
+    import ray
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = ["start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={cpus}"]
+    quiet = ["--include-dashboard=false", "--disable-usage-stats"]
+    subprocess.run([*CLUSTER, *start, *quiet], check=True, capture_output=True, timeout=120)
+    yield f"{ray.util.get_node_ip_address()}:{port}"
+    subprocess.run([*CLUSTER, "stop", "--force"], check=True, capture_output=True, timeout=120)
+
+
+def by_ray(head: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`score` on a cluster."""
+    return run("score", *arguments, "--precision", "fp32", "--ray", head)
+
+
+@contextmanager
+def killing_workers(parts: Path, after_parts: Sequence[int]) -> Iterator[list[int]]:
+    """Kill a worker whenever so many parts are committed; the processes that were killed."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        for count in after_parts:
+            while not over.is_set() and len(list(parts.glob("part-*.h5"))) < count:
+                time.sleep(0.02)
+            for process in psutil.process_iter(["cmdline"]):
+                if not over.is_set() and any("ray::MapWorker" in text for text in process.info["cmdline"] or ()):
+                    killed.append(process.pid)
+                    process.kill()
+                    break
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()

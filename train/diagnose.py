@@ -1,7 +1,7 @@
 """Fits the heads of reasons on what a member sees, calibrates them, and measures how well they tell.
 
-The untouched photographs are those of the labelled set with high opinions: a third of those held out calibrates, the
-rest says how many are flagged.
+The untouched photographs are those of the labelled set with high opinions. All that were held out calibrate; how many
+others are flagged is told by calibrating on each half of them and looking at the other one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from scipy.stats import rankdata
 
 from metaqap_fast.train import heads
 from metaqap_fast.train.opinion import Opinions
-from metaqap_fast.train.reasons import REASONS, Reasons, calibrated, fit, severities
+from metaqap_fast.train.reasons import FLAGGED, REASONS, Reasons, calibrated, fit, severities
 from metaqap_fast.train.reasons import heads as reason_heads
 from metaqap_fast.train.refit import Material
-from metaqap_fast.train.seen import Pooled
 
 F64 = NDArray[np.float64]
 GOOD = 0.7  # quantile of opinions from which a photograph is a good one
@@ -30,7 +29,7 @@ class Diagnosis:
 
     Attributes:
         auc: [R, 3] area under the curve of damaged photographs in each of BANDS against good ones; NaN without any.
-        flagged: [R] share of good photographs over 0.
+        flagged: [R] share of good photographs that is flagged, of those that did not calibrate.
         named: [R, R] of photographs severely damaged for one reason (row), the share that is given each as the first.
     """
 
@@ -40,7 +39,7 @@ class Diagnosis:
 
 
 def teach(seen: Material, said: Opinions, member: int, penalty: float = 0.1) -> Reasons:
-    """Heads of one member, fitted on rungs and good photographs, and calibrated on a third of the held-out ones."""
+    """Heads of one member, fitted on rungs and good photographs, and calibrated on the held-out ones."""
     labelled = seen.labelled[member][_good(seen.mos)]
     taught = seen.taught.pooled[member]
     both = np.concatenate([taught, labelled])
@@ -48,15 +47,14 @@ def teach(seen: Material, said: Opinions, member: int, penalty: float = 0.1) -> 
     by = heads.standard(labelled, taught)
     x = heads.standardised(both, by)
     made = reason_heads(x, fit(heads.gram(x), severity, np.arange(len(both)), penalty), by)
-    factor, shift = calibrated(
-        made(taught), made(_calibrating(seen, member)), np.nan_to_num(severity[: len(taught)], nan=0)
-    )
+    held = seen.held[member][_good(seen.held_mos)]
+    factor, shift = calibrated(made(taught), made(held), np.nan_to_num(severity[: len(taught)], nan=0))
     return Reasons(made.weights * factor, made.bias * factor + shift)
 
 
 def diagnose(seen: Material, said: Opinions, member: int, of: Reasons) -> Diagnosis:
-    """Measure heads on the validation photographs and on the rest of the held-out good ones."""
-    good = of(seen.held[member][_good(seen.held_mos)])[_calibration(seen) :]
+    """Measure heads on the validation photographs and on the held-out good ones."""
+    good = of(seen.held[member][_good(seen.held_mos)])
     single = np.array([len(rung.steps) == 1 for rung in seen.judged.rungs])
     severity, given = severities(seen.judged.rungs, said)[single], of(seen.judged.pooled[member][single])
     auc = np.full((len(REASONS), len(BANDS)), np.nan)
@@ -69,7 +67,9 @@ def diagnose(seen: Material, said: Opinions, member: int, of: Reasons) -> Diagno
         severe = severity[:, reason] >= BANDS["severe"][0]
         if severe.any():
             named[reason] = np.bincount(given[severe].argmax(1), minlength=len(REASONS)) / severe.sum()
-    return Diagnosis(auc, (good > 0).mean(0), named)
+    halves = good[::2], good[1::2]
+    flagged = [(one > np.quantile(other, 1 - FLAGGED, axis=0)).mean(0) for one, other in (halves, halves[::-1])]
+    return Diagnosis(auc, np.mean(flagged, axis=0), named)
 
 
 def area(positive: F64, negative: F64) -> float:
@@ -80,11 +80,3 @@ def area(positive: F64, negative: F64) -> float:
 
 def _good(mos: F64) -> NDArray[np.bool_]:
     return mos >= np.quantile(mos, GOOD)
-
-
-def _calibration(seen: Material) -> int:
-    return int(_good(seen.held_mos).sum()) // 3
-
-
-def _calibrating(seen: Material, member: int) -> Pooled:
-    return seen.held[member][_good(seen.held_mos)][: _calibration(seen)]

@@ -34,7 +34,7 @@ REASONS = (
     "oversharpened",
 )
 WORST = 1.3  # opinion of what is at 1
-FLAGGED = 0.01  # of good photographs
+FLAGGED = 0.007  # of good photographs that calibrate: 1 % is promised of others, and there are only some hundreds
 WORST_SHARE = 0.85  # of the largest severity of a reason: what counts as its worst rungs
 
 # Of each kind of damage, the reasons for it. "~" before one: it may look like that, and teaches nothing about it.

@@ -110,13 +110,14 @@ def see(
         "validation": rungs.everything(min(settings.judged, len(parts["validation"])), SEED),
     }
     folder = cache_of(bundle, work, settings)
+    caches = {"train": folder / f"train-{settings.kinds}-kinds", "validation": folder / "validation"}
     eyes = Eyes(bundle, settings.precision)
 
     def views_of(files: Sequence[Path], steps: Sequence[Rung]) -> Callable[[int, int], Any]:
         return lambda start, stop: rungs.views(files, steps[start:stop])
 
     seen = {
-        part: Seen(steps, remember(eyes, len(steps), views_of(parts[part], steps), folder / part))
+        part: Seen(steps, remember(eyes, len(steps), views_of(parts[part], steps), caches[part]))
         for part, steps in plans.items()
     }
     used = {

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -30,6 +30,26 @@ def started(cpus: int = 2) -> Iterator[str]:
     subprocess.run([*CLUSTER, *start, *quiet], check=True, capture_output=True, timeout=120)
     yield f"{ray.util.get_node_ip_address()}:{port}"
     subprocess.run([*CLUSTER, "stop", "--force"], check=True, capture_output=True, timeout=120)
+
+
+@contextmanager
+def another_node(head: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A node of one CPU more, which ends with the process."""
+    start = ["start", f"--address={head}", "--num-cpus=1", "--disable-usage-stats", "--block"]
+    node = subprocess.Popen([*CLUSTER, *start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield node
+    finally:
+        lose(node)
+
+
+def lose(node: subprocess.Popen[bytes]) -> None:
+    """As when a machine is switched off: all that the node is of ends at once."""
+    if node.poll() is None:
+        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    node.wait()
 
 
 def by_ray(head: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -95,6 +95,8 @@ def test_from_a_bundle_to_one_with_better_heads(
     assert again.exit_code == 0, again.stderr
     settings = json.loads((tmp_path / "again/heads.json").read_text())["settings"]
     assert settings["penalty"] == settings["still"] == 1
+    other = cli(*command[:-1], tmp_path / "other", "--set", "kinds=1")
+    assert isinstance(other.exception, AssertionError)  # other damage is not what was seen
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ def test_fine_tuning_learns_and_reads_no_other_row_s_mos(
         assert same == (stage < RECIPE.frozen_stages)
 
 
+@pytest.mark.nightly
 def test_ladders_teach_their_order_and_only_those_of_training_rows(
     features: Features, cache: Cache, table: tuple[Path, list[Path], np.ndarray], tmp_path: Path
 ) -> None:

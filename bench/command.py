@@ -65,7 +65,7 @@ def recording(kind: str, settings: dict[str, Any], options: dict[str, Any]) -> I
         with signals.as_exceptions():
             yield record
     except signals.INTERRUPTIONS as stop:
-        click.echo(f"interrupted: {record.path} is no finished run, its samples are not reported", err=True)
+        click.echo(f"interrupted: {record.path} is not finished: its samples are not reported", err=True)
         raise SystemExit(signals.exit_status(stop)) from None
     run = read(record.finish())
     click.echo(report.text(run, options["even_busy"]))

@@ -25,7 +25,7 @@ from metaqap_fast.bench.environment import describe
 from metaqap_fast.options import MODEL
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.train import rungs
-from metaqap_fast.train.damage import KINDS, View
+from metaqap_fast.train.damage import KINDS, Step, View
 from metaqap_fast.train.datasets import load, split
 from metaqap_fast.train.diagnose import BANDS, GOOD, area
 from metaqap_fast.train.features import middle_views
@@ -87,7 +87,7 @@ def planned(count: int) -> list[Rung]:
     """Every kind of damage that is a reason, at every level, of `count` photographs."""
     kinds = [place for place, kind in enumerate(KINDS) if any(not name.startswith("~") for name in causes(kind.name))]
     return [
-        Rung(photograph, (rungs.Step(kind, level),), SEED * 1_000_003 + photograph)
+        Rung(photograph, (Step(kind, level),), SEED * 1_000_003 + photograph)
         for photograph in range(count)
         for kind in kinds
         for level in range(len(KINDS[kind].levels))

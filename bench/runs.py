@@ -110,7 +110,7 @@ def read(path: str | os.PathLike[str]) -> Run:
         text = (path / _MARKER).read_text()
     except OSError:
         if (path / _RUN).exists():
-            raise RunError(f"{path} is an interrupted run (no {_MARKER}): its samples are not reported") from None
+            raise RunError(f"{path} is an interrupted run (without {_MARKER}): its samples are not reported") from None
         raise RunError(f"{path} is not a benchmark run") from None
     try:
         digests = dict(json.loads(text)["sha256"])

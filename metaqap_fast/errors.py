@@ -21,7 +21,7 @@ class Status(IntEnum):
 class ImageError(Exception):
     """One image failed. Becomes that image's row; never ends a run.
 
-    `out_of_memory`: for want of memory, so that the process it happened in may not be sound any more.
+    `out_of_memory`: because memory ran out, so that the process in which it happened may no longer be sound.
     """
 
     def __init__(self, status: Status, reason: str, *, out_of_memory: bool = False) -> None:

@@ -154,8 +154,9 @@ class Scorer:
         """Score folders, files, archives, tables, globs or `@list.txt`, in the order of the sorted keys.
 
         Args:
-            sources: one or several, also as one list of them.
-            image, key: columns of tables, see `open_sources`.
+            *sources: one or several, also as one list of them.
+            image: column of the images in tables; empty for the only one that holds bytes.
+            key: column of the names of images in tables; empty for the number of the row.
             progress: called after every image. The files are then listed before the first is scored, to be counted.
 
         Raises:
@@ -329,7 +330,9 @@ def score(
     progress: OnProgress | None = None,
     **options: Any,
 ) -> ScoreTable:
-    """Score images once; see `Scorer` for the options and `Scorer.score` for the rest.
+    """Score images once; to score several times, keep a `Scorer`.
+
+    Arguments are those of `Scorer.score`, and as `options` those of `Scorer`, such as `precision="fp32"`.
 
     Raises:
         UsageError: a source that does not exist, or no source.

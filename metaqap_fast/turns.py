@@ -102,9 +102,9 @@ class Turn:
         now, me = time.monotonic(), threading.current_thread()
         if self._left is not None:
             if now - self._left > PATIENCE:
-                raise UsageError("an earlier call of this Scorer still waits for its input: use another Scorer")
+                raise UsageError("an earlier call of this Scorer is still waiting for its input: use another Scorer")
         elif me is self._feeder:
-            raise UsageError("this Scorer was called by the iterable that it reads: use another Scorer there")
+            raise UsageError("this Scorer was called from the iterable that it is reading: use another Scorer there")
         elif me is self._caller:
             raise UsageError(
                 "a call of this Scorer is open in this thread: read its score_stream to the end or close() it first, "

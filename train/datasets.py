@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluation import read_labels
 from metaqap_fast.formats import EXTENSIONS
+from metaqap_fast.streams import counted
 from metaqap_fast.train.layouts import LAYOUTS, Layout
 
 NAMES = (*LAYOUTS, "csv")
@@ -163,7 +164,7 @@ def match_files(folder: Path, names: Sequence[str], unlabelled: Collection[str] 
             raise UsageError(f"the labels {owner[image]!r} and {name!r} are of one image, {image}")
         owner[image] = name
     if missing:
-        raise UsageError(f"{len(missing)} labels have no image in {folder}: {_some(missing)}")
+        raise UsageError(f"{counted(len(missing), 'label')} without an image in {folder}: {_some(missing)}")
     images = [
         parent / name
         for parent, listing in listings.items()
@@ -172,7 +173,7 @@ def match_files(folder: Path, names: Sequence[str], unlabelled: Collection[str] 
         if os.path.splitext(os.fsencode(name))[1].lower() in EXTENSIONS and name.lower() not in unlabelled
     ]
     if extra := [str(path.relative_to(folder)) for path in images if path not in owner]:
-        raise UsageError(f"{len(extra)} images in {folder} have no label: {_some(sorted(extra))}")
+        raise UsageError(f"{counted(len(extra), 'image')} without a label in {folder}: {_some(sorted(extra))}")
     return list(owner)
 
 

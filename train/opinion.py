@@ -46,7 +46,7 @@ def read_cells(path: Path) -> F64:
             if not (1 <= kind <= KADIS and 1 <= level <= LEVELS and 1 <= opinion <= 5):
                 raise UsageError(f"{path}, line {number}: ids are 1 to {KADIS}, levels and opinions 1 to 5")
             if not math.isnan(cells[kind - 1, level - 1]):
-                raise UsageError(f"{path}, line {number}: kind {kind}, level {level} stands there twice")
+                raise UsageError(f"{path}, line {number}: kind {kind}, level {level} is there twice")
             cells[kind - 1, level - 1] = opinion
     if missing := int(np.isnan(cells).sum()):
         raise UsageError(f"{path}: {missing} of {KADIS * LEVELS} cells are missing")

@@ -155,7 +155,7 @@ def pretrain(
         device: cpu or cuda.
     """
     if len(photographs) < 2:
-        raise UsageError(f"{len(photographs)} photographs to pretrain on; pristine photographs are needed")
+        raise UsageError(f"at least 2 undamaged photographs are needed to pretrain on, not {len(photographs)}")
     # A network of a fixed input size sees crops of that size, one of native views sees small crops.
     settings = replace(settings, crop=config.size) if config.size < VIEW_SIZE else settings
     images = views_of(sorted(photographs))

@@ -14,19 +14,23 @@ from metaqap_fast.options import ENGINES, PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
-_OUTPUT = click.option("-o", "--output", type=_PATH, help="Folder for the run.  [default: bench-KIND-TIME]")
-_DRAFT = click.option("--even-busy", is_flag=True, help="Show repetitions on a busy machine too; they are not results.")
+_OUTPUT = click.option("-o", "--output", type=_PATH, help="Folder to write the run to.  [default: bench-KIND-TIME]")
+_DRAFT = click.option(
+    "--even-busy", is_flag=True, help="Also show repetitions on a busy machine, which are not results."
+)
 
 
 def _sampling(command: F) -> F:
     """The options of everything that is timed."""
     one_or_more, seconds = click.IntRange(min=1), click.FloatRange(min=0)
     for option in (
-        click.option("--repeats", type=one_or_more, default=5, show_default=True, metavar="N", help="Runs of a case."),
+        click.option(
+            "--repeats", type=one_or_more, default=5, show_default=True, metavar="N", help="Repetitions of each case."
+        ),
         click.option("--seconds", type=seconds, default=1.0, show_default=True, metavar="S", help="Least time of one."),
         click.option(
             "--patience", type=seconds, default=10.0, show_default=True, metavar="S",
-            help="How long to wait for an idle machine before each.",
+            help="How long to wait for an idle machine before each repetition.",
         ),
         click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of the random order."),
         _DRAFT,
@@ -39,11 +43,22 @@ def _sampling(command: F) -> F:
 def _images(command: F) -> F:
     """Where images come from."""
     for option in (
-        click.option("--images", "count", type=click.IntRange(min=1), help="Use the first N.  [default: all]"),
+        click.option(
+            "--images",
+            "count",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Use only the first N images.  [default: all]",
+        ),
         click.option(
             "--sizes", default="512x512", show_default=True, metavar="WxH,...", help="Sizes of the generated images."
         ),
-        click.option("--synthetic", type=click.IntRange(min=1), metavar="N", help="Generate N JPEGs of each size."),
+        click.option(
+            "--synthetic",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Generate N JPEGs of each size, instead of DIR.",
+        ),
         click.argument("sources", nargs=-1, metavar="[DIR]..."),
     ):
         command = option(command)
@@ -59,10 +74,18 @@ def bench() -> None:
 @_images
 @shared.MODEL
 @shared.DEVICE
-@click.option("--engines", default="auto", show_default=True, metavar="E,...", help=f"{', '.join(ENGINES)}.")
-@click.option("--precisions", default="auto", show_default=True, metavar="P,...", help=f"{', '.join(PRECISIONS)}.")
-@click.option("--batch-sizes", default="auto", show_default=True, metavar="N,...")
-@click.option("--threads", default="auto", show_default=True, metavar="N,...", help="CPUs that a run may use.")
+@click.option(
+    "--engines", default="auto", show_default=True, metavar="E,...", help=f"Engines to compare: {', '.join(ENGINES)}."
+)
+@click.option(
+    "--precisions",
+    default="auto",
+    show_default=True,
+    metavar="P,...",
+    help=f"Precisions to compare: {', '.join(PRECISIONS)}.",
+)
+@click.option("--batch-sizes", default="auto", show_default=True, metavar="N,...", help="Batch sizes to compare.")
+@click.option("--threads", default="auto", show_default=True, metavar="N,...", help="Numbers of CPUs to compare.")
 @_sampling
 def throughput(engines: str, precisions: str, batch_sizes: str, threads: str, **options: Any) -> None:
     """Time each stage and the whole run, on the images of DIR or on generated ones."""
@@ -86,11 +109,13 @@ def throughput(engines: str, precisions: str, batch_sizes: str, threads: str, **
 @_images
 @shared.MODEL
 @shared.DEVICE
-@click.option("--engine", default="auto", show_default=True, metavar="E")
-@click.option("--precisions", default="fp32,bf16,int8", show_default=True, metavar="P,...")
+@click.option("--engine", default="auto", show_default=True, metavar="E", help="Engine to measure.")
+@click.option(
+    "--precisions", default="fp32,bf16,int8", show_default=True, metavar="P,...", help="Precisions to measure."
+)
 @_sampling
 def limit(engine: str, precisions: str, **options: Any) -> None:
-    """Measure the machine's limits and compare each stage with its own, with a roofline."""
+    """Compare each stage with the limits of the machine, measured in the same run, and draw a roofline."""
     from metaqap_fast.bench import command
     from metaqap_fast.bench.limits import cases
     from metaqap_fast.model.bundle import load
@@ -116,17 +141,24 @@ def limit(engine: str, precisions: str, **options: Any) -> None:
 @click.option(
     "--precisions", default="fp32,bf16,int8", show_default=True, metavar="P,...", help="Precisions of this package."
 )
-@click.option("--peers", "names", default="eager,compiled,onnxruntime,brisque", show_default=True, metavar="NAME,...")
+@click.option(
+    "--peers",
+    "names",
+    default="eager,compiled,onnxruntime,brisque",
+    show_default=True,
+    metavar="NAME,...",
+    help="What to compare with.",
+)
 @click.option(
     "--python",
     "pythons",
     multiple=True,
     metavar="PEER=PYTHON",
-    help="Run a peer in another environment, which has metaqap-fast too.",
+    help="Run a peer with another Python, whose environment has metaqap-fast too.",
 )
 @_sampling
 def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **options: Any) -> None:
-    """Time other ways to do the same job. What is not installed is skipped, with a message."""
+    """Time other ways to do the same job. A peer that is not installed is skipped with a message."""
     from metaqap_fast.bench import command
     from metaqap_fast.bench.peers import PEERS, cases
 
@@ -151,14 +183,14 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
     "--sets",
     "table",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Table of labelled sets with family, licence and recipe (docs/training.md); measured beside the baselines.",
+    help="Table of labelled sets with family, licence and recipe (docs/training.md), to measure beside the baselines.",
 )
 @click.option(
     "--baselines",
     default="brisque,piqe,laplacian,bytes",
     show_default=True,
     metavar="B,...",
-    help="Other measures of the images of --sets.",
+    help="Other measures to compute on the images of --sets.",
 )
 @click.option(
     "--images", "count", type=click.IntRange(min=5), metavar="N", help="Use N images of each set.  [default: all]"
@@ -167,15 +199,19 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
     "--twins/--no-twins",
     default=True,
     show_default=True,
-    help="Measure also without the images that have a twin in the training set.",
+    help="Also measure without images that have a near-duplicate in the training set.",
 )
 @click.option(
-    "--pristine", type=click.Path(exists=True, path_type=Path), help="Folder of photographs to distort and to change."
+    "--pristine",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of undamaged photographs, to be distorted and changed.",
 )
 @click.option(
     "--photos", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="How many of them to use."
 )
-@click.option("--precisions", default="fp32,bf16,fp16,int8", show_default=True, metavar="P,...")
+@click.option(
+    "--precisions", default="fp32,bf16,fp16,int8", show_default=True, metavar="P,...", help="Precisions to compare."
+)
 @shared.MODEL
 @shared.DEVICE
 @_OUTPUT
@@ -230,13 +266,13 @@ def accuracy(
 
 
 @bench.command()
-@click.option("--rows", default="1000,10000", show_default=True, metavar="N,...", help="Numbers of rows.")
+@click.option("--rows", default="1000,10000", show_default=True, metavar="N,...", help="Numbers of rows to compare.")
 @click.option(
     "--workers",
     default="1,2",
     show_default=True,
     metavar="N,...",
-    help="Numbers of processes, on the largest number of rows.",
+    help="Numbers of processes to compare, on the largest number of rows.",
 )
 @click.option(
     "--device",
@@ -244,11 +280,11 @@ def accuracy(
     default="cpu",
     show_default=True,
     metavar="cpu|cuda:N,...",
-    help="Devices for the processes, in turn.",
+    help="Devices that the processes use, in turn.",
 )
 @_sampling
 def scale(rows: str, workers: str, devices: str, **options: Any) -> None:
-    """Time a model that costs nothing, on growing numbers of rows and processes."""
+    """Time a model that costs next to nothing, on growing numbers of rows and processes."""
     import tempfile
 
     from metaqap_fast.bench import command

@@ -12,7 +12,7 @@ import click
 @click.argument("after", type=click.Path(), metavar="B.h5")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 def compare(before: str, after: str, as_json: bool) -> None:
-    """Show what changed from one score file to another: correlation, largest moves, new failures, other images."""
+    """Compare two score files: correlation, the largest changes, new failures, and images that only one of them has."""
     from metaqap_fast.review.compare import compare as read
     from metaqap_fast.review.compare import describe
     from metaqap_fast.streams import shown

@@ -16,7 +16,7 @@ import click
     "--engine",
     type=click.Choice(["tensorrt", "tensorrt_rtx", "openvino"]),
     default=None,
-    help="Library to compile with.  [default: the TensorRT that is installed]",
+    help="Library to build with.  [default: the TensorRT that is installed]",
 )
 @click.option(
     "--precision",
@@ -24,25 +24,26 @@ import click
     default="fp16",
     show_default=True,
     metavar="P[,P...]",
-    help="One or more of fp32, bf16, fp16, int8 and fp8.",
+    help="Precisions to build: one or more of fp32, bf16, fp16, int8 and fp8.",
 )
 @click.option(
     "--target",
     default="",
     metavar="SM[,SM...]",
-    help="GPU architectures such as sm89, which need not be at hand (TensorRT-RTX only).  [default: the GPU at hand]",
+    help="GPU architectures to build for, such as sm89. Only TensorRT-RTX can build for GPUs that this machine does "
+    "not have.  [default: the GPU of this machine]",
 )
 @click.option(
     "--portable",
     is_flag=True,
-    help="An engine for all GPUs from sm80 on, which the lean runtime runs where TensorRT cannot be installed.",
+    help="Build one engine for all GPUs from sm80 on. The lean runtime runs it on machines without TensorRT.",
 )
 @click.option(
     "--layout",
     type=click.Choice(["merged", "members"]),
     default="merged",
     show_default=True,
-    help="merged: one engine for all networks of the model; members: one for each.",
+    help="merged: one engine for all networks of the model; members: one engine for each network.",
 )
 @click.option(
     "--batch",
@@ -50,23 +51,23 @@ import click
     default=64,
     show_default=True,
     metavar="N",
-    help="Number of views computed at once.",
+    help="Number of views that the engine computes at once.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="auto|cuda:N", help="GPU to build for.")
 @click.option(
     "--photos",
     type=click.Path(exists=True, path_type=Path),
-    help="Photographs to measure the effect of the precision on.  [default: generated images]",
+    help="Photographs on which to measure how far the precision moves scores.  [default: generated images]",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Folder for the engines; runs use them with METAQAP_FAST_CACHE set to it.  [default: the cache]",
+    help="Folder to write the engines to. Set METAQAP_FAST_CACHE to it to use them.  [default: the cache]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the engines' metadata as JSON on standard output.")
 def compile_command(model: str, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Build the engines of MODEL before the first run, and measure how far their precision moves scores."""
+    """Build the engines of MODEL for a GPU ahead of the first run, and measure how far their precision moves scores."""
     from metaqap_fast.engine.prebuild import compile_model
 
     if output is not None:

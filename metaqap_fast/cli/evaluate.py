@@ -17,7 +17,7 @@ from metaqap_fast.cli import shared
     "--labels",
     required=True,
     type=click.Path(),
-    help="csv file with a column of image names and one of mean opinion scores.",
+    help="csv file with a column of image names and one of mean opinion scores (MOS).",
 )
 @click.option(
     "--draws",
@@ -25,7 +25,7 @@ from metaqap_fast.cli import shared
     default=1000,
     show_default=True,
     metavar="N",
-    help="Bootstrap draws for the 95 % intervals.",
+    help="Number of bootstrap draws for the 95 % intervals.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 @shared.MODEL
@@ -36,7 +36,7 @@ from metaqap_fast.cli import shared
 def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any) -> None:
     """Compare scores with people's opinions: SROCC, PLCC, KROCC and RMSE.
 
-    SCORES is a score file, or images to score first. The options from --model on are for images.
+    SCORES is a score file, or images to be scored first, to which the options from --model on apply.
     """
     from metaqap_fast.evaluation import evaluate as compare
     from metaqap_fast.evaluation import read_labels

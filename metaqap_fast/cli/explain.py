@@ -18,7 +18,7 @@ from metaqap_fast.errors import UsageError
     "map_path",
     type=click.Path(),
     metavar="MAP.png",
-    help="Draw where the image is good and bad; of several images into a folder of this name.",
+    help="Write a picture of where the image is good and where it is bad. With several images, MAP is a folder.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing maps.")
 @shared.MODEL
@@ -26,7 +26,7 @@ from metaqap_fast.errors import UsageError
 @shared.DEVICE
 @shared.PRECISION
 def explain(image: tuple[str, ...], map_path: str | None, overwrite: bool, **settings: Any) -> None:
-    """Say of each IMAGE what its score is, why, and where in it quality is lost."""
+    """Print the score of each IMAGE, the reasons if the model gives any, and where in the image quality is lost."""
     maps = _maps(image, map_path, overwrite)
     from metaqap_fast.review.explain import explain as explained
     from metaqap_fast.scorer import Scorer
@@ -60,7 +60,9 @@ def _maps(images: tuple[str, ...], map_path: str | None, overwrite: bool) -> dic
     else:
         maps = {image: Path(map_path, f"{Path(image).stem}.map.png") for image in images}
         if len(set(maps.values())) < len(maps):
-            raise UsageError(f"two images have one name, and so have their maps in {map_path}: explain them one by one")
+            raise UsageError(
+                f"two images have one name, and so would their maps in {map_path}: explain them one by one"
+            )
         Path(map_path).mkdir(parents=True, exist_ok=True)
     for path in maps.values():
         if path.exists() and not overwrite:

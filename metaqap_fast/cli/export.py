@@ -12,7 +12,9 @@ import click
 @click.argument("out", type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option(
-    "--like", metavar="SOURCE", help="OUT is a folder: write 00000.parquet there for 00000.tar in SOURCE, and so on."
+    "--like",
+    metavar="SOURCE",
+    help="Write one parquet file for each archive in SOURCE, 00000.parquet for 00000.tar, into the folder OUT.",
 )
 def export(scores: str, out: str, overwrite: bool, like: str | None) -> None:
     """Write the rows of a score file to OUT, whose name ends in .csv, .jsonl or .parquet."""

@@ -14,7 +14,7 @@ from metaqap_fast.options import OUTPUTS
 @click.argument("what", metavar="SCORES.h5|MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 def inspect(what: str, as_json: bool) -> None:
-    """Show what a score file or a model bundle holds, and how it was made; of an interrupted run, what is committed."""
+    """Show what a score file or a model bundle holds and how it was made. Works for unfinished runs too."""
     from metaqap_fast.review.describe import describe_bundle, describe_scores, read_bundle, read_scores
     from metaqap_fast.streams import shown
 

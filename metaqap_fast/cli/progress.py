@@ -113,9 +113,13 @@ class Report:
             f"[bold]{totals.scored:,} scored[/], {totals.failed:,} failed{f' ({failures})' if failures else ''}, "
             f"{summary.seconds:.1f} s, {summary.rate:.1f} images/s"
         )
-        gone = "removed: the image is gone" if summary.pruned else "kept of images that are gone (--prune removes them)"
+        gone = (
+            "removed: the image is gone"
+            if summary.pruned
+            else "kept of images that no longer exist (--prune removes them)"
+        )
         for count, text in (
-            (summary.done, "there already"),
+            (summary.done, "kept from an earlier run"),
             (summary.changed, "scored again: the file has changed"),
             (summary.retried, "scored again: it had failed"),
             (summary.gone, gone),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from metaqap_fast.input import Source
     from metaqap_fast.input.ahead import Ahead
 
-# Options that exclude each other, and those that are nothing without another.
+# Options that cannot be given together, and those that are nothing without another.
 APART = [
     ("resume", "overwrite"), ("quiet", "json"), ("strict", "max_failed"), ("prune", "limit"),
     ("o", "resume"), ("o", "overwrite"), ("o", "json"), ("o", "shard"),
@@ -38,14 +38,14 @@ TOGETHER = [
     type=click.Path(),
     default=options.OUTPUT,
     show_default=True,
-    help="What to write, by its name: a score file (.h5), or .csv, .jsonl or .parquet, which --resume cannot add to "
-    "once they are finished. - is standard output.",
+    help="File to write. Its ending says what it is: .h5 (a score file, to which later runs can add with --resume), "
+    ".csv, .jsonl or .parquet. - is standard output.",
 )
 @click.option(
     "--format",
     "form",
     type=click.Choice(["csv", "jsonl"]),
-    help="With -o -: how rows are written there.  [default: csv]",
+    help="With -o -: the format of the rows on standard output.  [default: csv]",
 )
 @shared.MODEL
 @shared.ENGINE
@@ -55,30 +55,46 @@ TOGETHER = [
 @shared.BATCH
 @shared.THREADS
 @shared.RAW
-@click.option("--exif", is_flag=True, help="Also date, camera, lens and exposure from EXIF, as columns; no places.")
+@click.option(
+    "--exif",
+    is_flag=True,
+    help="Add columns for date, camera, lens and exposure, read from EXIF. Places are never read.",
+)
 @shared.MIN_SIZE
 @shared.MAX_PIXELS
 @shared.MAX_BYTES
 @shared.MAX_SECONDS
 @shared.MAX_MEMORY
 @click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="Leave out what fits, such as '*.gif' or 'raw'; repeatable."
-)
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Score the first N images only.")
-@click.option("--sample", is_flag=True, help="With --limit: N images at random.")
-@click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed samples the same images."
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out files or folders whose name fits, such as '*.gif' or 'thumbnails'. Can be given several times.",
 )
 @click.option(
-    "--shard", type=shared.Sharing(), help="Score one of n shares, 0/n to n-1/n; `merge` makes one file of all."
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Score only the first N images, to try something out."
+)
+@click.option("--sample", is_flag=True, help="With --limit: N random images, not the first N.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="With --sample: the same seed gives the same images.",
+)
+@click.option(
+    "--shard",
+    type=shared.Sharing(),
+    help="Score one of n shares, 0/n to n-1/n, for example one on each machine. `merge` makes one file of them.",
 )
 @click.option(
     "--ray",
     is_flag=False,
     flag_value="local",
     metavar="[ADDRESS]",
-    help="Score with Ray: on the cluster whose head node is at ADDRESS (host:port, or auto on one of its nodes); "
-    "without one on this machine alone.",
+    help="Score on a Ray cluster. ADDRESS is host:port of its head node, or auto on one of its nodes; without ADDRESS "
+    "Ray runs on this machine alone.",
 )
 @click.option(
     "--rows-per-part",
@@ -86,23 +102,37 @@ TOGETHER = [
     default=options.ROWS_PER_PART,
     show_default=True,
     metavar="N",
-    help="Rows are committed to disk after this many, and at least every 10 seconds.",
+    help="Write rows to disk after every N, and at least every 10 seconds. A crash costs what is not on disk yet.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Keep the rows of an existing output or of an interrupted run, and score what is new or has changed.",
+    help="Keep the rows of an existing output or an interrupted run, and score only what is new or has changed.",
 )
-@click.option("--retry-failed", is_flag=True, help="With --resume: score those images again that failed.")
-@click.option("--prune", is_flag=True, help="With --resume: remove the rows of images that are gone.")
-@click.option("--moved", is_flag=True, help="With --resume: SOURCE is the same folder in another place.")
+@click.option(
+    "--retry-failed", is_flag=True, help="With --resume: score the failed images again, for example with higher limits."
+)
+@click.option("--prune", is_flag=True, help="With --resume: remove the rows of images that no longer exist.")
+@click.option(
+    "--moved", is_flag=True, help="With --resume: SOURCE is the folder that was scored, now in another place."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--profile", type=click.Path(), help="Write a trace of the stages to this .json, for ui.perfetto.dev.")
-@click.option("--image", default="", metavar="COLUMN", help="Column of the images in tables, if several hold bytes.")
-@click.option("--key", default="", metavar="COLUMN", help="Column of the keys in tables; otherwise the row's number.")
-@click.option("--strict", is_flag=True, help="Exit status 3 if any image failed: --max-failed 0.")
-@click.option("--max-failed", type=shared.SomeImages(), help="Exit status 3 if more images failed, such as 20 or 0.5%.")
-@click.option("--dry-run", is_flag=True, help="Say what would be scored; no model is loaded and nothing written.")
+@click.option(
+    "--profile", type=click.Path(), help="Write to this .json file when each stage worked; open it at ui.perfetto.dev."
+)
+@click.option("--image", default="", metavar="COLUMN", help="In tables: the column of images, if several hold bytes.")
+@click.option(
+    "--key", default="", metavar="COLUMN", help="In tables: the column of names.  [default: the row's number]"
+)
+@click.option("--strict", is_flag=True, help="Exit with status 3 if any image failed; the same as --max-failed 0.")
+@click.option(
+    "--max-failed",
+    type=shared.SomeImages(),
+    help="Exit with status 3 if more images failed: a number, or a percentage.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what would be scored. No model is loaded, and nothing is written."
+)
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on standard output, and no progress.")
 def score(
@@ -130,12 +160,12 @@ def score(
 ) -> None:
     """Score the images of each SOURCE into one file.
 
-    A SOURCE is a folder (with its subfolders), an image, a tar or zip archive, a parquet or arrow table, a glob pattern
-    (braces such as {000..099} too), or @list.txt, a file with one path per line (@- is standard input); or a URL of one
-    of these, such as s3://bucket/shards.
+    A SOURCE is a folder (with its subfolders), an image, a tar or zip archive, or a parquet or arrow table. It can also
+    be a glob pattern, in which braces such as {000..099} work too; @list.txt, a file with one path on each line (@- is
+    standard input); or a URL of any of these, such as s3://bucket/shards.
 
-    Exit status: 0 done; 3 more images failed than --strict or --max-failed allows; 5 none could be scored; 1 the run
-    could not be completed; 2 it was asked for wrongly; 128 and more interrupted.
+    Exit status: 0 done; 1 the run could not be completed; 2 wrong usage; 3 more images failed than --strict or
+    --max-failed allows; 5 no image could be scored; 129, 130 or 143 interrupted.
     """
     _check(click.get_current_context().params)
     if threads:
@@ -232,7 +262,7 @@ def _check(given: Mapping[str, Any]) -> None:
 
     for one, other in APART:
         if given[one] and given[other]:
-            raise click.UsageError(f"{name(one)} and {name(other)} exclude each other")
+            raise click.UsageError(f"{name(one)} and {name(other)} cannot be given together")
     for one, other in TOGETHER:
         if given[one] and not given[other]:
             raise click.UsageError(f"{name(one)} goes with {name(other)}")

@@ -25,42 +25,50 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
 @click.option("--below", type=float, metavar="X", help="Images with a score under X.")
 @click.option("--above", type=float, metavar="X", help="Images with a score over X.")
 @click.option(
-    "--status", default="", metavar="S", help="Images with this status, such as corrupt; failed: all without a score."
+    "--status", default="", metavar="S", help="Images with this status, such as corrupt. failed: all without a score."
 )
-@click.option("--reason", default="", metavar="R", help="Images with this reason.")
-@click.option("--duplicates", is_flag=True, help="Images that look like another one with a higher score.")
+@click.option(
+    "--reason", default="", metavar="R", help="Images whose worst fault is R, such as noise, if the model told reasons."
+)
+@click.option(
+    "--duplicates", is_flag=True, help="Images that look like another one with a higher score: copies and bursts."
+)
 @click.option(
     "--distance",
     type=click.IntRange(0, 11),
     metavar="BITS",
-    help="With --duplicates: how far apart perceptual hashes of images that look alike may be.  "
+    help="With --duplicates: in how many bits the hashes of two images may differ. 0: nearly identical images.  "
     f"[default: {DISTANCE}, or {BURST_DISTANCE} with --within]",
 )
 @click.option(
     "--within",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="With --duplicates: only among images of which each was taken so soon after another; needs score --exif.",
+    help="With --duplicates: only images taken at most this long after another, as in bursts. Needs `score --exif`.",
 )
 @click.option(
     "--sure",
     type=click.FloatRange(0, 1),
     default=0,
     metavar="P",
-    help="With --duplicates: only those for which the other is better with this probability, such as 0.9.",
+    help="With --duplicates: only images of which the other is better with at least this probability, such as 0.9.",
 )
-@click.option("--by", type=click.Choice(["folder"]), help="folder: worst or best of each folder.")
+@click.option("--by", type=click.Choice(["folder"]), help="folder: apply --worst or --best to each folder.")
 @click.option("-0", "--print0", is_flag=True, help="End each path with a zero byte, for xargs -0.")
-@click.option("--csv", is_flag=True, help="Print all columns.")
-@click.option("--copy", metavar="DIR", help="Copy them to DIR; folders below the scored one are kept.")
-@click.option("--link", metavar="DIR", help="Make symbolic links in DIR.")
-@click.option("--move", metavar="DIR", help="Move them to DIR; a script there moves them back.")
-@click.option("--xmp", is_flag=True, help="Write --rating and --label into XMP sidecars; what they hold else is kept.")
+@click.option("--csv", is_flag=True, help="Print all columns as csv, not only paths.")
+@click.option("--copy", metavar="DIR", help="Copy them to DIR, into the same subfolders.")
+@click.option("--link", metavar="DIR", help="Make symbolic links to them in DIR.")
+@click.option("--move", metavar="DIR", help="Move them to DIR. A script written there moves them back.")
+@click.option(
+    "--xmp",
+    is_flag=True,
+    help="Write --rating and --label into XMP sidecar files, for photo programs. Other entries are kept.",
+)
 @click.option("--rating", type=click.IntRange(-1, 5), metavar="N", help="With --xmp: -1 (rejected) to 5.")
 @click.option(
-    "--label", help="With --xmp: a label.  [default: Red with --worst or --below, Green with --best or --above]"
+    "--label", help="With --xmp: a colour label.  [default: Red with --worst or --below, Green with --best or --above]"
 )
-@click.option("--replace", is_flag=True, help="With --xmp: also where an image has a rating or label of its own.")
+@click.option("--replace", is_flag=True, help="With --xmp: replace ratings and labels that are there already.")
 @click.option(
     "--sidecars",
     type=click.Choice(["full", "stem"]),
@@ -68,8 +76,8 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
     show_default=True,
     help="With --xmp: names of new sidecars. full: a.jpg.xmp (digiKam, darktable); stem: a.xmp (Lightroom).",
 )
-@click.option("--images", metavar="ROOT", help="The folder that was scored, if it is in another place now.")
-@click.option("--plan", is_flag=True, help="Show what would be done; nothing is changed.")
+@click.option("--images", metavar="ROOT", help="Where the scored folder is now, if it was moved.")
+@click.option("--plan", is_flag=True, help="Only show what would be done.")
 @click.option("--yes", is_flag=True, help="Do it without asking.")
 def select(scores: str, by: str | None, **given: Any) -> None:
     """Choose images of a score file: print their paths, or copy, link, move or label them.
@@ -82,7 +90,7 @@ def select(scores: str, by: str | None, **given: Any) -> None:
     metaqap-fast select scores.h5 --worst 1% --move rejects
     metaqap-fast select scores.h5 --status failed --csv > failed.csv
 
-    Exit status: 0 done; 1 some images could not be used, such as those that are gone; a line says which.
+    Exit status: 0 done; 1 some images could not be used, for example because they no longer exist; a line says which.
     """
     from metaqap_fast.review.chosen import Chosen
     from metaqap_fast.review.groups import Alike
@@ -111,7 +119,7 @@ def select(scores: str, by: str | None, **given: Any) -> None:
 def _check(given: dict[str, Any]) -> None:
     doing = [name for name in DOING if given[name]]
     if len(doing) > 1:
-        raise click.UsageError(f"--{doing[0]} and --{doing[1]} exclude each other")
+        raise click.UsageError(f"--{doing[0]} and --{doing[1]} cannot be given together")
     if not given["xmp"]:
         for name in ("rating", "label", "replace"):
             if given[name]:
@@ -173,7 +181,7 @@ def _agreed(lines: list[str], question: str, only_plan: bool, yes: bool) -> bool
         return True
     _say(*lines[:SHOWN], *([f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []))
     if not sys.stdin.isatty():
-        raise UsageError("nothing was done: give --yes to do it without being asked, or --plan to see all of it")
+        raise UsageError("nothing was done: give --yes to do it without a question, or --plan to see all of it")
     return click.confirm(question, err=True)
 
 

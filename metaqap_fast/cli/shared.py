@@ -19,7 +19,7 @@ UNITS = {"": 1, "B": 1} | {
 
 
 def needs(extra: str) -> type[click.Group]:
-    """A group of commands that say in one line what to install where their extra is missing."""
+    """A group of commands that say in one line what to install if their extra is missing."""
 
     class Group(click.Group):
         def invoke(self, ctx: click.Context) -> Any:
@@ -35,7 +35,7 @@ def needs(extra: str) -> type[click.Group]:
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes, at least one: 4GiB, 500 MB, 4294967296. Units of 1024 have an i, those of 1000 have none."""
+    """A number of bytes, at least one: 4GiB, 500 MB, 4294967296. KiB, MiB are powers of 1024; KB, MB of 1000."""
 
     name = "size"
 
@@ -47,7 +47,8 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
             number = float(match[1]) if "." in match[1] else int(match[1])
             if (size := int(number * units[match[2].upper()])) >= 1:
                 return size
-        self.fail(f"{value!r} is no size: a number of bytes, or with a unit such as 500MB or 4GiB", param, ctx)
+        words = "is not a size: give a number of bytes, or one with a unit, such as 500MB or 4GiB"
+        self.fail(f"{value!r} {words}", param, ctx)
 
 
 class SomeImages(click.ParamType):  # type: ignore[type-arg]
@@ -77,7 +78,7 @@ class Sharing(click.ParamType):  # type: ignore[type-arg]
             return value
         match = re.fullmatch(r"(\d+)/(\d+)", value)
         if not match:
-            self.fail(f"{value!r} is no share: the first of four is 0/4, the last 3/4", param, ctx)
+            self.fail(f"{value!r} is not a share: of four, the first is 0/4 and the last 3/4", param, ctx)
         index, count = int(match[1]), int(match[2])
         if index >= count:
             self.fail(
@@ -114,31 +115,37 @@ MODEL = click.option(
     default=options.MODEL,
     show_default=True,
     metavar="NAME|DIR",
-    help="A shipped model or a bundle's folder.",
+    help="Model to score with: the name of a shipped one, or the folder of one that you trained.",
 )
 ENGINE = click.option(
     "--engine",
     type=click.Choice(options.ENGINES),
     default=options.ENGINE,
     show_default=True,
-    help="What runs the networks. auto: the fastest that this machine has.",
+    help="Library that runs the networks. auto: the fastest that works here. Name one to find out if it is at fault.",
 )
 DEVICE = click.option(
-    "--device", default=options.DEVICE, show_default=True, metavar="auto|cpu|cuda:N", help="Where the networks run."
+    "--device",
+    default=options.DEVICE,
+    show_default=True,
+    metavar="auto|cpu|cuda:N",
+    help="Where the networks run. auto: on a GPU if one can be used, otherwise on the CPU.",
 )
 DEVICES = click.option(
     "--device",
     default=options.DEVICE,
     show_default=True,
     metavar="auto|cpu|cuda:N[,cuda:M...]",
-    help="Where the networks run. With several devices, one process runs on each.",
+    help="Where the networks run. auto: on a GPU if one can be used, otherwise on the CPU. Name several GPUs, such as "
+    "cuda:0,cuda:1, to run a process on each.",
 )
 PRECISION = click.option(
     "--precision",
     type=click.Choice(options.PRECISIONS),
     default=options.PRECISION,
     show_default=True,
-    help="Arithmetic of the networks. auto: bf16 or fp16 where the device has it, otherwise fp32.",
+    help="Arithmetic of the networks. auto: bf16 or fp16 where the device has it, otherwise fp32. Give fp32 for scores "
+    "that are the same on every machine; int8 is faster and less exact.",
 )
 VIEWS = click.option(
     "--views",
@@ -146,14 +153,16 @@ VIEWS = click.option(
     default=options.VIEW,
     show_default=True,
     metavar="|".join(options.VIEWS),
-    help="What the networks see. fit: the whole image, as on a screen; unscaled: a grid of crops at full resolution.",
+    help="What the networks see of a large image. fit: all, scaled down as on a screen; unscaled: a grid of crops at "
+    "full resolution, which shows fine faults but ranks images worse.",
 )
 RAW = click.option(
     "--raw",
     type=click.Choice(options.RAWS),
     default=options.RAW,
     show_default=True,
-    help="RAW files. preview: the camera's own picture in it, unless that is a thumbnail; develop: the sensor's data.",
+    help="What of a camera's RAW file is scored. preview: the picture that the camera made, unless it is a thumbnail; "
+    "develop: the data of the sensor, which is slower.",
 )
 MIN_SIZE = click.option(
     "--min-size",
@@ -161,7 +170,7 @@ MIN_SIZE = click.option(
     default=options.MIN_SIZE,
     show_default=True,
     metavar="N",
-    help="Images whose shorter side has fewer pixels are not scored; their status is too_small.",
+    help="Do not score images whose shorter side has fewer than N pixels (status too_small). Small copies hide faults.",
 )
 MAX_PIXELS = click.option(
     "--max-pixels",
@@ -169,14 +178,14 @@ MAX_PIXELS = click.option(
     default=options.MAX_PIXELS,
     show_default=True,
     metavar="N",
-    help="Images with more pixels are not decoded; their status is too_large.",
+    help="Do not decode images with more than N pixels (status too_large).",
 )
 MAX_BYTES = click.option(
     "--max-bytes",
     type=Bytes(),
     default=written(options.MAX_BYTES),
     show_default=True,
-    help="Larger files are not read; their status is too_large.",
+    help="Do not read larger files (status too_large).",
 )
 MAX_SECONDS = click.option(
     "--max-seconds",
@@ -184,27 +193,28 @@ MAX_SECONDS = click.option(
     default=options.MAX_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="Decoding an image is given up after this time; its status is too_large.",
+    help="Give up decoding an image after this time (status too_large). Raise it for huge images.",
 )
 MAX_MEMORY = click.option(
     "--max-memory",
     type=Bytes(),
     default=written(options.MAX_MEMORY),
     show_default=True,
-    help="Decoding an image is given up when it takes more memory; its status is too_large.",
+    help="Give up decoding an image that takes more memory (status too_large). Raise it for huge images.",
 )
 BATCH = click.option(
     "--batch-size",
     type=BatchSize(),
     default="auto",
     show_default=True,
-    help="Number of images decoded together; changes no score.",
+    help="Number of images decoded together; it changes no score. Lower it if memory is short.",
 )
 THREADS = click.option(
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
-    help="CPU threads for networks and decoding each; changes no score.  [default: one for each CPU that may be used]",
+    help="Number of CPUs to use; it changes no score. Lower it to leave some for other programs.  "
+    "[default: all that the process may use]",
 )
 
 

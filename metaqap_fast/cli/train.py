@@ -14,7 +14,10 @@ from metaqap_fast.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
 _DATA = click.option(
-    "--data", required=True, metavar="NAME", help="biq2021, koniq10k, live_challenge, tid2013, kadid10k or csv."
+    "--data",
+    required=True,
+    metavar="NAME",
+    help="Kind of data set: biq2021, koniq10k, live_challenge, tid2013, kadid10k or csv.",
 )
 _ROOT = click.argument("root", type=click.Path(exists=True, path_type=Path))
 _WORK = click.option(
@@ -22,21 +25,22 @@ _WORK = click.option(
     default="work",
     show_default=True,
     type=_PATH,
-    help="Folder for caches and unfinished runs, which are continued.",
+    help="Folder for caches and unfinished runs. The same command with the same folder continues.",
 )
 _NETWORKS = click.option(
     "--networks",
     metavar="A,B,...",
-    help="Shipped configurations or .toml files; NAME@RUN starts from a pretraining run, NAME@FILE.onnx from a member.",
+    help="Networks to train: shipped configurations or .toml files. NAME@RUN starts from a pretraining run, "
+    "NAME@FILE.onnx from a member of a bundle.",
 )
 _SEED = click.option("--seed", type=int, help="Seed of the random split, for data sets without an official one.")
-_LOW = click.option("--low", type=float, help="Lowest MOS on the scale of a csv (--data csv).")
-_HIGH = click.option("--high", type=float, help="Highest MOS on the scale of a csv.")
+_LOW = click.option("--low", type=float, help="With --data csv: the MOS of the worst image that the scale allows.")
+_HIGH = click.option("--high", type=float, help="With --data csv: the MOS of the best image that the scale allows.")
 
 
 @click.group(cls=shared.needs("train"))
 def train() -> None:
-    """Turn labelled images into model bundles (needs the train extra)."""
+    """Train models on labelled images (extra: train)."""
 
 
 def _log() -> None:
@@ -45,14 +49,19 @@ def _log() -> None:
 
 @train.command()
 @click.argument("photographs", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=_PATH, help="Folder of the runs, one for each network.")
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder to write the runs to, one for each network.")
 @_NETWORKS
 @shared.DEVICE
 @click.option(
-    "--steps", type=click.IntRange(min=1), metavar="N", help="Number of steps, each on 16 crops.  [default: 3000]"
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of training steps, each on 16 crops.  [default: 3000]",
 )
 @click.option(
-    "--all-metrics", is_flag=True, help="Make the labels from all ten metrics, not only from the five fast ones."
+    "--all-metrics",
+    is_flag=True,
+    help="Make the labels from all ten metrics, not only the four fast ones; six times as slow.",
 )
 def pretrain(
     photographs: Path, output: Path, networks: str | None, device: str, steps: int | None, all_metrics: bool
@@ -85,15 +94,21 @@ def pretrain(
     type=click.Choice(["auto", "frozen", "cpu", "gpu"]),
     default="auto",
     show_default=True,
-    help="frozen: train heads on frozen networks; cpu: train later stages too; gpu: train everything, on all folds.",
+    help="How much to train. frozen: only heads, on frozen networks; cpu: later stages too; gpu: all, on all folds.",
 )
 @_SEED
 @_LOW
 @_HIGH
-@click.option("--name", "bundle_name", metavar="NAME", help="Name of the bundle.")
-@click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of every recipe.")
+@click.option("--name", "bundle_name", metavar="NAME", help="Name of the bundle, which score files record.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="ENTRY=VALUE",
+    help="Change an entry of every recipe, such as epochs=2. Can be given several times.",
+)
 def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...], data: str, **options: Any) -> None:
-    """Fine-tune networks on the labelled images in ROOT, combine them, write a bundle."""
+    """Fine-tune networks on the labelled images in ROOT, combine them, and write a bundle."""
     _log()
     from metaqap_fast.train.run import run as train_all
 
@@ -110,26 +125,34 @@ def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...]
     "--photographs",
     required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of undamaged photographs, which are damaged in every way.",
+    help="Folder of undamaged photographs, to be damaged in every way.",
 )
 @click.option(
     "--opinions",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Table of KADID-10k's mean opinions: id, level, mean_opinion.",
+    help="csv table of mean opinions of KADID-10k, with the columns id, level and mean_opinion.",
 )
 @_LOW
 @_HIGH
-@click.option("--name", "bundle_name", metavar="NAME", help="Name of the bundle.  [default: the model's, and -heads]")
+@click.option(
+    "--name", "bundle_name", metavar="NAME", help="Name of the bundle.  [default: the name of the model, with -heads]"
+)
 @click.option(
     "--strange",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of pictures that are no photographs: measure how well they are told from them.",
+    help="Folder of pictures that are not photographs. Measures how well they are told from photographs.",
 )
 @click.option("--reasons-only", is_flag=True, help="Add or replace the reasons; scores stay as they are.")
-@click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of the settings.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="ENTRY=VALUE",
+    help="Change an entry of the settings. Can be given several times.",
+)
 def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
-    """Fit a model's heads anew on ladders of every kind of damage, and give it reasons."""
+    """Refit the heads of a model on photographs damaged in every way, and teach it to give reasons."""
     _log()
     from metaqap_fast.train.refit_run import refit
 
@@ -139,7 +162,7 @@ def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
 @train.command()
 @_ROOT
 @_DATA
-@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the table, as .md and .json.")
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder to write the table to, as .md and .json.")
 @_WORK
 @click.option(
     "--network",
@@ -154,8 +177,14 @@ def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
 @_SEED
 @_LOW
 @_HIGH
-@click.option("--test", is_flag=True, help="Score the test split too, once, at the very end.")
-@click.option("--set", "changes", multiple=True, metavar="ENTRY=VALUE", help="Change an entry of every recipe.")
+@click.option("--test", is_flag=True, help="Also score the test split, once, at the end.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="ENTRY=VALUE",
+    help="Change an entry of every recipe, such as epochs=2. Can be given several times.",
+)
 def ablation(root: Path, networks: str | None, changes: tuple[str, ...], **options: Any) -> None:
     """Measure what pretraining, the loss and the meta-learner contribute."""
     _log()

@@ -93,7 +93,7 @@ def rgb(image: Image.Image) -> Pixels:
         gray = ((np.asarray(image).clip(0, 65535).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode == "F":
-        raise ImageError(Status.unsupported, "samples that are fractions have no range that viewers agree on")
+        raise ImageError(Status.unsupported, "samples are floating-point numbers, whose range is not defined")
     straight: dict[str, Any] = {"RGBa": "RGBA", "La": "LA"}  # colours that were multiplied by their alpha
     if image.mode in straight:
         image = image.convert(straight[image.mode])

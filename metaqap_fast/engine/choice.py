@@ -79,7 +79,7 @@ def _automatic(
     first, *_ = candidates = automatic("cuda")
     there = tuple(name for name in candidates if installed(name))
     if first in there:
-        return Choice(there, gpu, f"{gpu.name} and {first} are there")
+        return Choice(there, gpu, f"{gpu.name} and {first} are available")
     if there:
         return Choice(there, gpu, f"{first} is not installed", f"the {first} engine is faster: {ENGINES[first].hint}")
     missing = ENGINES[candidates[-1]].hint

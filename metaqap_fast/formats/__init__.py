@@ -63,7 +63,7 @@ def read_header(data: bytes | memoryview) -> Header:
     try:
         header = found.parse(view)
     except (struct.error, LookupError, ValueError) as error:
-        words = str(error) if type(error) is ValueError else "it ends or points outside of the file"
+        words = str(error) if type(error) is ValueError else "it refers to data beyond the end of the file"
         raise ImageError(Status.corrupt, f"{found.name}: damaged or truncated header ({words})") from None
     if header.width < 1 or header.height < 1:
         raise ImageError(Status.corrupt, f"{found.name}: header claims {header.width}x{header.height} pixels")

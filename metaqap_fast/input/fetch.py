@@ -69,7 +69,8 @@ def file_system(url: str) -> tuple[Any, str]:
             files.retries = 1
         return files, str(path)
     except ImportError as error:
-        raise MetaqapError(f"to read {name_of(url)}, pip install 'metaqap-fast[remote]' ({error})") from None
+        needed = "pip install 'metaqap-fast[remote]'"
+        raise MetaqapError(f"{name_of(url)} needs more packages: {needed} ({error})") from None
     except ValueError as error:
         raise UsageError(f"cannot read {name_of(url)}: {line(error)}") from None
 

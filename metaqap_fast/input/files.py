@@ -91,7 +91,7 @@ class Listing:
         path = os.fsencode(name)
         if os.path.lexists(name):
             if extension(path) in TEXTS and Path(name).is_file():
-                raise UsageError(f"{name} is no image; if it is a list of images, write @{name}")
+                raise UsageError(f"{name} is not an image; if it is a list of images, write @{name}")
             return [path]
         if not glob.has_magic(name):
             raise UsageError(f"no such file or folder: {name}")

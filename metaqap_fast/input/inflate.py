@@ -108,7 +108,7 @@ class _Pass:
                 self._held -= len(self._blocks[0])
                 self.start += len(self._blocks.popleft())
             if self.start + self._held > self._most:
-                raise Damaged(f"it grows more than {RATIO} times when it is decompressed: not read any further")
+                raise Damaged(f"decompressed, it grows to more than {RATIO} times its size: the rest is not read")
         at = self.start
         for block in self._blocks:
             if offset < at + len(block):

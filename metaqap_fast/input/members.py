@@ -76,7 +76,7 @@ class Names:
             self.leave(why)
             return None
         if extension(last) not in EXTENSIONS and not is_image(start()):
-            self.leave("member that is no image")
+            self.leave("member that is not an image")
             return None
         return self.key(name)
 

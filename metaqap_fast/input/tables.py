@@ -250,7 +250,8 @@ def _library(name: str) -> Any:
         importlib.import_module("pyarrow.compute")
         return importlib.import_module(name)
     except ImportError:
-        raise MetaqapError("to read parquet and arrow files, pip install 'metaqap-fast[parquet]'") from None
+        needed = "pip install 'metaqap-fast[parquet]'"
+        raise MetaqapError(f"parquet and arrow files need another package: {needed}") from None
 
 
 KINDS = (Kind("parquet", (b".parquet", b".pq"), parquet), Kind("arrow", (b".arrow",), arrow_file))

@@ -57,7 +57,7 @@ def members(data: Data, names: Names, options: Options) -> Iterator[Entry]:
             if kind in b"0\0" + b"7" and not name.endswith(b"/"):
                 key = names.take(name, lambda start=found[BLOCK:][:size]: start)  # type: ignore[misc]
                 if key is not None and "GNU.sparse.major" in told:
-                    yield Broken(key, "a sparse member of a tar is not read")
+                    yield Broken(key, "a sparse tar member, which is not supported")
                 elif key is not None:
                     yield Member(key, data, start, size)
             elif kind in _LINKS:

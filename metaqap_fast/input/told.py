@@ -34,7 +34,9 @@ def told(entry: Entry) -> list[Any]:
     if isinstance(entry, ZipMember) and isinstance(entry.data, LocalData):
         e = entry
         return ["zip", key, *_local(entry.data), e.offset, e.before, e.packed, e.size, e.crc, e.method, e.encrypted]
-    raise UsageError(f"{key} lies in what one process has to read in order: start a run with --shard for each device")
+    raise UsageError(
+        f"{key} is in a source that one process has to read in order: start a run with --shard on each device"
+    )
 
 
 def heard(values: list[Any]) -> Entry:

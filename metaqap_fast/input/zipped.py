@@ -72,7 +72,7 @@ class ZipMember:
         packed = self.packed if most > self.size else min(self.packed, 2 * most + SLACK)
         found = self.data.read(self.offset, self.before + packed)
         if len(found) < _LOCAL.size or found[:4] != b"PK\3\4":
-            raise ImageError(Status.unreadable, "the archive's directory points to where no member is")
+            raise ImageError(Status.unreadable, "the archive's directory points to a place without a member")
         *_, name, extra = _LOCAL.unpack_from(found)
         begin = _LOCAL.size + name + extra
         if begin > self.before:
@@ -89,7 +89,7 @@ class ZipMember:
                 return bz2.BZ2Decompressor().decompress(raw, most)
         except (zlib.error, OSError) as error:
             raise ImageError(Status.unreadable, f"it cannot be decompressed: {error}") from None
-        raise ImageError(Status.unreadable, f"compressed by method {self.method} of zip, which is not read")
+        raise ImageError(Status.unreadable, f"compressed by zip method {self.method}, which is not supported")
 
 
 def members(data: Data, names: Names, options: Options) -> Iterator[Entry]:
@@ -98,7 +98,7 @@ def members(data: Data, names: Names, options: Options) -> Iterator[Entry]:
         end = _end(read, data.size or 0)
         if end is None:
             yield from _without_directory(read, data, names)
-            raise Damaged("cut short, or no zip archive: it has no directory at its end")
+            raise Damaged("cut short, or not a zip archive: there is no directory at its end")
         at, stop, moved, count = end
         buffer, found = b"", 0
         while found < count:
@@ -123,7 +123,7 @@ def members(data: Data, names: Names, options: Options) -> Iterator[Entry]:
                 if (key := names.take(name, partial(_start, rest))) is not None:
                     yield ZipMember(key, *rest)
     if found < count:
-        raise Damaged(f"its directory names {count} members, and ends after {found}")
+        raise Damaged(f"its directory has {found} of {count} members")
 
 
 def _start(rest: tuple[Data, int, int, int, int, int, int, bool]) -> bytes:

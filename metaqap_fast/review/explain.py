@@ -30,16 +30,15 @@ OVERLAY = 0.5  # how much of the colours lies over the picture
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is to be said of one image.
+    """Where in one image quality is lost, and its score.
 
     Attributes:
         row: its result, as `Scorer.score` gives it.
-        picture: [H, W, 3] uint8, the image as it was looked at: upright, its shorter side at most LINES pixels.
-        quality: [R, C] float32, the score of each cell: the mean over the views that it lies in, each of which is
-            scored like an image of its own. 0 worst to 1 best; views of other images are no measure, so compare cells
-            with cells.
-        reasons: [R, C, K] float32, likewise the severity of each reason that the bundle knows, K of them, maybe none.
-        names: of the K reasons.
+        picture: [H, W, 3] uint8, the image as it was examined: upright, its shorter side at most 1,024 pixels.
+        quality: [R, C] float32, the score of each cell, 0 worst to 1 best: the mean over the views that contain it,
+            each scored like a whole image. Compare cells with each other, not with scores of whole images.
+        reasons: [R, C, K] float32, in the same way the severity of each of the K reasons, if the bundle gives any.
+        names: the names of the K reasons.
         cell: side of a cell in pixels of `picture`; the last row and column reach to its edges.
     """
 

@@ -76,7 +76,7 @@ class Images:
         if key.startswith(b"/") or is_url(key):
             path = key
         elif self.root is None or b".." in key.split(b"/"):
-            return Place(key, "its name is no path in the folder of the images")
+            return Place(key, "its name is not a path in the folder of the images")
         else:
             path = self.root + b"/" + key
         if is_url(path):

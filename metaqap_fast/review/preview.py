@@ -56,9 +56,9 @@ def describe_preview(found: Mapping[str, Any]) -> Iterator[str]:
     reasons = f" ({', '.join(why)})" if why else ""
     yield f"{found['to_score']:,} would be scored{reasons}"
     if found["done"]:
-        yield f"{counted(found['done'], 'row')} there already"
+        yield f"{counted(found['done'], 'row')} kept from an earlier run"
     if found["gone"]:
-        yield f"{counted(found['gone'], 'row')} of images that are gone"
+        yield f"{counted(found['gone'], 'row')} of images that no longer exist"
     for key in found["first"]:
         yield f"  {key}"
     if found["to_score"] > len(found["first"]):

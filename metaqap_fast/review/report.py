@@ -143,7 +143,7 @@ def _sheets(survey: Survey) -> list[tuple[str, str, NDArray[np.int64]]]:
         ("Best", "The highest scores.", best),
         (
             "Borderline",
-            f"About the score that {CUT} % are under ({cut:.3f}): where a cut of the worst {CUT} % falls.",
+            f"Near {cut:.3f}, under which {CUT} % of the scores are: where a cut of the worst {CUT} % would fall.",
             about[np.argsort(survey.score[about], kind="stable")],
         ),
         ("Most uncertain", "The largest uncertainties: look at these before you believe their scores.", unsure),

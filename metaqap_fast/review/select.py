@@ -60,7 +60,7 @@ class Choice:
             UsageError: it cannot; the message says why.
         """
         if self.worst and self.best:
-            raise UsageError("--worst and --best exclude each other")
+            raise UsageError("--worst and --best cannot be given together")
         if self.by_folder and not self.some:
             raise UsageError("--by folder goes with --worst or --best")
         if self.duplicates and self.some:

@@ -126,7 +126,7 @@ def _merged(path: bytes, plan: Sidecars) -> tuple[bytes | None, bool]:
             if not os.stat(path).st_mode & 0o222 or not os.access(path, os.W_OK):
                 raise MetaqapError(f"{name} is read-only")
             if os.stat(path).st_size > LIMIT:
-                raise MetaqapError(f"{name} is no XMP sidecar: it has more than {LIMIT} bytes")
+                raise MetaqapError(f"{name} is not an XMP sidecar: it has more than {LIMIT} bytes")
             document = Path(name).read_bytes()
         elif not os.access(os.path.dirname(path) or b".", os.W_OK):
             raise MetaqapError(f"{os.path.dirname(name)} cannot be written")
@@ -155,14 +155,14 @@ def with_properties(
     try:
         root: Any = etree.fromstring(document, parser)
     except etree.XMLSyntaxError as error:
-        raise MetaqapError(f"{name} is no XML: {error.msg}") from None
+        raise MetaqapError(f"{name} is not XML: {error.msg}") from None
     if root.getroottree().docinfo.doctype:
-        raise MetaqapError(f"{name} is no XMP: it has a document type")
+        raise MetaqapError(f"{name} is not XMP: it has a document type")
     descriptions = root.findall(f".//{{{RDF}}}RDF/{{{RDF}}}Description")
     if root.tag == f"{{{RDF}}}RDF":
         descriptions = root.findall(f"{{{RDF}}}Description")
     if not descriptions:
-        raise MetaqapError(f"{name} is no XMP: it has no rdf:Description")
+        raise MetaqapError(f"{name} is not XMP: it has no rdf:Description")
     changed = kept = False
     for what, value in properties:
         tag = f"{{{XMP}}}{what}"

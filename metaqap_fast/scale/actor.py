@@ -124,7 +124,7 @@ def agree(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises UsageError if a worker would give other scores than the first one."""
     if name := difference(found, wanted):
         raise UsageError(
-            f"it would give other scores than the first worker: {name} is {found.get(name)!r}, not "
+            f"it would not give the scores of the first worker: {name} is {found.get(name)!r}, not "
             f"{wanted.get(name)!r}. Name --engine and --precision, and install the same packages everywhere"
         )
 

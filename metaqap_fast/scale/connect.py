@@ -61,7 +61,7 @@ def connected(address: str) -> Iterator[Any]:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             why = first_line(error)
             if any(type(each).__name__ == "AuthenticationError" for each in causes(error)):
-                why = "it wants a token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it"
+                why = "it requires a token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it"
             raise MetaqapError(f"cannot use the Ray cluster {address}: {why}") from None
         stack.callback(ray.shutdown)
         ray.data.DataContext.get_current().enable_progress_bars = False
@@ -88,7 +88,7 @@ def _answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
         raise UsageError(
-            f"{address!r} is no address of a Ray cluster: give host:port of its head node, or auto on one of its nodes"
+            f"{address!r} is not the address of a Ray cluster: give host:port of its head node, or auto on a node"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER).close()

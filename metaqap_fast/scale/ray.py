@@ -51,8 +51,9 @@ def score(
         keep_image: keep the column of images, which is dropped otherwise.
         concurrency: workers, or the least and the most of them. None: one on each GPU of the cluster as it is now, or
             on each of its CPUs if it has no GPU.
-        num_cpus, num_gpus: of each worker. None: one GPU where there are any, otherwise one CPU.
-        scorer_options: of `Scorer`.
+        num_cpus: CPUs for each worker. None: one, if there is no GPU.
+        num_gpus: GPUs for each worker. None: one, if there are any.
+        **scorer_options: those of `Scorer`.
 
     Returns:
         the dataset's own columns, and those of a score file's export to parquet but for the path: `score`,

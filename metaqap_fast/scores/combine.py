@@ -18,6 +18,7 @@ from metaqap_fast.scores.identity import agreed
 from metaqap_fast.scores.merge import merged
 from metaqap_fast.scores.probe import try_out
 from metaqap_fast.scores.totals import Totals
+from metaqap_fast.streams import counted
 
 
 def combine(
@@ -62,7 +63,7 @@ def _files(path: str | os.PathLike[str]) -> Iterator[Path]:
         output = path.with_name(path.name.removesuffix(".parts"))
         found = [part for part in committed(output) if part.parent == parts_of(output)]
         if not found or not path.name.endswith(".parts"):
-            raise UsageError(f"{path} is a folder without committed parts of a run")
+            raise UsageError(f"{path} is a folder without rows of a run")
         yield from found
     else:
         check_finished(path)
@@ -79,12 +80,11 @@ def _together(files: Sequence[Path], attributes: Sequence[Mapping[str, Any]], in
     shards = [str(about["shard"]) for about in attributes if "shard" in about]
     counts = {shard.partition("/")[2] for shard in shards}
     if len(counts) > 1:
-        raise UsageError(f"the files hold shares of {' and of '.join(sorted(counts))}: score again with one number")
+        raise UsageError(f"the files are shares of {' and of '.join(sorted(counts))}: they belong to different runs")
     missing = sorted({f"{i}/{n}" for n in map(int, counts) for i in range(n)} - set(shards), key=_index)
     if missing and not incomplete:
-        raise UsageError(
-            f"{len(missing)} shares of the source are missing, the first is {missing[0]}; --incomplete merges the rest"
-        )
+        what = f"{counted(len(missing), 'share')} missing, the first is {missing[0]}"
+        raise UsageError(f"the source is not complete: {what}; give --incomplete to merge the rest")
     first, *rest = ({k: v for k, v in about.items() if k != "shard"} for about in attributes)
     found = dict(first)
     for path, about in zip(files[1:], rest, strict=True):

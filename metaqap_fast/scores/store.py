@@ -224,4 +224,4 @@ def _read_json(path: Path) -> dict[str, Any]:
             return found
     except ValueError:
         pass
-    raise MetaqapError(f"{path} is damaged, so it cannot be told how the rows beside it were made; give --overwrite")
+    raise MetaqapError(f"{path} is damaged: the program cannot tell how the rows beside it were made; give --overwrite")

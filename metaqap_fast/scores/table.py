@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from metaqap_fast.errors import Status, UsageError
 from metaqap_fast.records import Row
 from metaqap_fast.scores.schema import COLUMNS, Values, of_rows, select
+from metaqap_fast.streams import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,7 @@ class ScoreTable:
 
     def __repr__(self) -> str:
         model = f", model {self.attributes['bundle']}" if "bundle" in self.attributes else ""
-        return f"<ScoreTable: {len(self)} rows, {int(self.ok.sum())} scored{model}>"
+        return f"<ScoreTable: {counted(len(self), 'row')}, {int(self.ok.sum()):,} scored{model}>"
 
     @property
     def keys(self) -> list[bytes]:

@@ -189,10 +189,10 @@ def test_the_summary(stderr: io.StringIO, clock: list[float]) -> None:
     Report(lambda: None, summary).finished(0)
     lines = [
         "5 scored, 4 failed (4 corrupt), 9.0 s, 1.0 images/s",
-        "1 row there already",
+        "1 row kept from an earlier run",
         "1,200 rows scored again: the file has changed",
         "2 rows scored again: it had failed",
-        "3 rows kept of images that are gone (--prune removes them)",
+        "3 rows kept of images that no longer exist (--prune removes them)",
         "1,234 files skipped: no image extension",
         "1 left out: @eaDir",
         "corrupt  5.png: ",

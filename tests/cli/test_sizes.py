@@ -24,7 +24,7 @@ def test_sizes(text: Any, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "4G", "GiB", "4GiBs", "1e9", "0.2B", "4,5GB", "nan", "٤GiB"])
 def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no size: a number of bytes, or with a unit such as"):
+    with pytest.raises(click.BadParameter, match="is not a size: give a number of bytes, or one with a unit"):
         Bytes().convert(text, None, None)
 
 

@@ -268,9 +268,9 @@ def other_taps(folder: Path, tiny: Path) -> Bundle:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (a_relu, "member1: 0 operations Maximum where one is expected"),
-        (a_small_view, "mean: 0 operations Transpose where one is expected"),
-        (other_taps, "means: a head on 4 pooled values of 4 activations"),
+        (a_relu, "it does not support member1 (expected one Maximum, found 0)"),
+        (a_small_view, "it does not support mean (expected one Transpose, found 0)"),
+        (other_taps, "it does not support means (a head on 4 pooled values of 4 activations)"),
     ],
 )
 def test_a_model_that_the_kernel_does_not_run(make: Any, reason: str, tmp_path: Path, bundle: Path) -> None:

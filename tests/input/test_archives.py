@@ -35,7 +35,7 @@ def test_which_members_are_rows(name: str, tmp_path: Path) -> None:
     assert set(rows(path)) == {"1.jpg", "2", "3.img", "4.bin", "6.PNG", "y/9.jpg"}
     source = open_sources([path])
     list(source)
-    assert source.left_out == {"member that is no image": 6, "._ file": 1, "__MACOSX": 1, ".git": 1}
+    assert source.left_out == {"member that is not an image": 6, "._ file": 1, "__MACOSX": 1, ".git": 1}
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
@@ -149,7 +149,7 @@ def test_a_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(inflate, "MOST", 8 << 20)
     bomb = gzip.compress(as_tar({"1.jpg": JPEG, "2.jpg": bytes(16 << 20), "3.jpg": JPEG}))
     found = rows(written(tmp_path / "a.tar.gz", bomb), max_bytes=1 << 20)
-    assert found.pop("") == "tar.gz: it grows more than 200 times when it is decompressed: not read any further"
+    assert found.pop("") == "tar.gz: decompressed, it grows to more than 200 times its size: the rest is not read"
     assert found == {"1.jpg": JPEG, "2.jpg": "16777216 bytes, over the limit of 1048576"}
 
 
@@ -174,8 +174,8 @@ CRC, PACKED, SIZE = 12, 16, 20
         (PACKED, 10, "instead of the 4000 bytes"),
         (PACKED, 0x7FFFFFFF, "over the limit"),
         (CRC, 1, "its checksum is not the one in the archive"),
-        (38, 70, "where no member is"),  # its offset
-        (38, 70_000, "where no member is"),
+        (38, 70, "a place without a member"),  # its offset
+        (38, 70_000, "a place without a member"),
     ],
 )
 def test_a_zip_that_lies(field: int, value: int, why: str, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_zip_that_lies(field: int, value: int, why: str, tmp_path: Path) -> No
 
 def test_encrypted_and_unknown_methods(tmp_path: Path) -> None:
     content = bytearray(as_zip({"1.jpg": JPEG}))
-    for flags, method, why in ((1, 0, "encrypted"), (0, 9, "method 9 of zip")):
+    for flags, method, why in ((1, 0, "encrypted"), (0, 9, "zip method 9")):
         struct.pack_into("<2H", content, content.index(b"PK\1\2") + 8, flags, method)
         assert why in str(rows(written(tmp_path / "a.zip", bytes(content)))["1.jpg"])
 

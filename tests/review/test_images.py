@@ -34,7 +34,7 @@ def test_places(photos: Path) -> None:
         b"b": "not a file",
         b"c.jpg": "not there any more",
         b"shard.tar/2.jpg": "inside an archive",
-        b"../x": "its name is no path in the folder of the images",
+        b"../x": "its name is not a path in the folder of the images",
         b"s3://b/x": "not on this machine",
     }
     assert images.place(b"b/1.jpg", entry.stamp().code).why == ""

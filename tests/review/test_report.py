@@ -65,7 +65,7 @@ def test_an_existing_page_stays(scores: Path) -> None:
 @pytest.mark.full
 def test_images_that_are_gone_are_said_to_be(scores: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(scores)])  # what stands there are texts
-    assert "thumbnails missing: the page says why" in result.output
+    assert "thumbnails missing; the page says why" in result.output
     assert "cannot be decoded now" in scores.with_suffix(".html").read_text()
 
 

@@ -53,7 +53,7 @@ def test_choices(choice: Choice, expected: list[str]) -> None:
     ("choice", "says"),
     [
         (Choice(), "say what to select"),
-        (Choice(worst=Some(1), best=Some(1)), "exclude each other"),
+        (Choice(worst=Some(1), best=Some(1)), "cannot be given together"),
         (Choice(status="bad"), "no status 'bad': one of ok, unreadable"),
         (Choice(status="corrupt", below=0.5), "have no score"),
         (Choice(below=0.5, by_folder=True), "goes with --worst"),

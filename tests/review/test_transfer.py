@@ -100,7 +100,7 @@ def test_what_cannot_be_moved_is_left_out_and_named(scored: Scored, tmp_path: Pa
     assert result.exit_code == 1
     assert "1 image left out: not there any more (a/x.jpg)" in result.output
     assert "1 image left out: inside an archive (shard.tar/m.jpg)" in result.output
-    assert "1 image left out: its name is no path in the folder of the images (../evil.jpg)" in result.output
+    assert "1 image left out: its name is not a path in the folder of the images (../evil.jpg)" in result.output
     assert files(tmp_path / "rejects") == BAD[1:]
 
 

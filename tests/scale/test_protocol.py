@@ -200,7 +200,7 @@ def test_entries_that_are_no_files_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
     with processes(monkeypatch, TALKS + ENDS) as each:
         each.start(lambda _: None)
-        with pytest.raises(UsageError, match=r"a\.tar/b\.jpg lies in what one process has to read in order"):
+        with pytest.raises(UsageError, match=r"a\.tar/b\.jpg is in a source that one process has to read in order"):
             list(each.work([Member()], {}))  # type: ignore[list-item]
 
 

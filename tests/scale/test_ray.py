@@ -66,7 +66,7 @@ def test_the_file_is_that_of_one_machine(
     assert result.returncode == 0, result.stderr
     assert crash.datasets(tmp_path / "s.h5") == crash.datasets(plain)
     assert "294 scored, 7 failed (6 corrupt, 1 unsupported)" in result.stderr
-    assert "260 left out: member that is no image" in result.stderr
+    assert "260 left out: member that is not an image" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.h5"]
 
 
@@ -98,7 +98,10 @@ def test_what_is_there_is_kept_and_what_changed_is_scored_again(
     (folder / "0.png").unlink()
     result = by_ray(head, *arguments, "--resume", "--prune")
     assert result.returncode == 0, result.stderr
-    assert "6 rows there already" in result.stderr and "1 row scored again: the file has changed" in result.stderr
+    assert (
+        "6 rows kept from an earlier run" in result.stderr
+        and "1 row scored again: the file has changed" in result.stderr
+    )
     assert "1 row removed: the image is gone" in result.stderr
     assert run("score", folder, "--model", bundle, "-o", tmp_path / "w.h5", "--precision", "fp32").returncode == 0
     assert crash.datasets(tmp_path / "s.h5") == crash.datasets(tmp_path / "w.h5")
@@ -174,8 +177,8 @@ def test_no_cluster_is_one_line(collection: Path, bundle: Path, tmp_path: Path, 
         silent = f"127.0.0.1:{closed.getsockname()[1]}"
     for address, words in (
         (silent, "no Ray cluster answers at"),
-        ("ray://127.0.0.1:10001", "is no address of a Ray cluster"),
-        ("somewhere", "is no address of a Ray cluster"),
+        ("ray://127.0.0.1:10001", "is not the address of a Ray cluster"),
+        ("somewhere", "is not the address of a Ray cluster"),
     ):
         result = cli("score", collection, "-o", tmp_path / "s.h5", "--ray", address)
         assert result.exit_code and words in result.stderr and result.stderr.count("\n") == 1
@@ -183,7 +186,7 @@ def test_no_cluster_is_one_line(collection: Path, bundle: Path, tmp_path: Path, 
     result = cli("score", collection, "-o", tmp_path / "s.h5", "--ray")
     assert result.exit_code == 1 and "pip install 'metaqap-fast[ray]'" in result.stderr
     result = cli("score", collection, "--ray", "auto", "--limit", "3")
-    assert result.exit_code == 2 and "--ray and --limit exclude each other" in result.stderr
+    assert result.exit_code == 2 and "--ray and --limit cannot be given together" in result.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -194,7 +197,7 @@ def test_pieces_are_the_whole_source_once(collection: Path, workers: int) -> Non
     found = [PieceSource(piece, source.options) for piece in work]
     keys = [entry.key for each in found for entry in each]
     assert sorted(keys) == sorted(entry.key for entry in source) and len(set(keys)) == len(keys)
-    assert sum(each.left_out.get("member that is no image", 0) for each in found) == 260
+    assert sum(each.left_out.get("member that is not an image", 0) for each in found) == 260
     assert len(work) >= 8 * workers
 
 

@@ -108,7 +108,7 @@ def test_a_missing_share_is_named(cli: Cli, tmp_path: Path) -> None:
     parts = [save(tmp_path / f"{i}.h5", f"{i}", shard=f"{i}/12") for i in range(12) if i not in (2, 10)]
     out = tmp_path / "s.h5"
     result = cli("merge", *parts, "-o", out)
-    assert result.exit_code == 2 and "2 shares of the source are missing, the first is 2/12" in result.stderr
+    assert result.exit_code == 2 and "2 shares missing, the first is 2/12" in result.stderr
     assert not out.exists() and not list(tmp_path.glob("*.parts"))
     assert cli("merge", *parts, "-o", out, "--incomplete").exit_code == 0 and len(ScoreTable.read(out)) == 10
     assert "shard" not in ScoreTable.read(out).attributes
@@ -155,7 +155,7 @@ def test_of_equal_keys_the_last_file_counts(cli: Cli, tmp_path: Path) -> None:
     [
         (["no.h5", "-o", "s.h5"], "no such file: no.h5"), (["a.h5", "-o", "a.h5"], "a.h5 exists"),
         (["a.h5", "-o", "s.txt"], "must end in .h5"), (["a.h5", "-o", "no/s.h5"], "folder does not exist"),
-        (["folder", "-o", "s.h5"], "folder is a folder without committed parts"),
+        (["folder", "-o", "s.h5"], "folder is a folder without rows of a run"),
         (["text.h5", "-o", "s.h5"], "text.h5 is not a readable"),
     ],
 )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 MISSING = "" if CHROMIUM and DRIVER else "no browser here: install chromium and chromium-driver"
+RULES = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # nothing but this machine can be reached
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
@@ -22,7 +23,7 @@ def browser(width: int = 1200, height: int = 900) -> Iterator[Any]:
 
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--window-size={width},{height}", "--host-resolver-rules=MAP * ~NOTFOUND"):
+    for flag in (*FLAGS, f"--window-size={width},{height}", f"--host-resolver-rules={RULES}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))

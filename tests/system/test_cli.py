@@ -104,7 +104,7 @@ def test_strict(cli: Cli, bundle: Path, folder: Path, tmp_path: Path) -> None:
         (["score", "{folder}", "--engine", "native", "--device", "cuda:0"], 2, "cuda:0"),
         (["score", "{folder}", "--engine", "native"], 1, "the native engine does not run: "),
         (["score", "{folder}", "--batch-size", "0"], 2, "positive number"),
-        (["score", "{folder}", "--resume", "--overwrite"], 2, "exclude"),
+        (["score", "{folder}", "--resume", "--overwrite"], 2, "cannot be given together"),
         (["score", "{folder}", "-o", "{tmp}/no/s.h5"], 2, "does not exist"),
         (["score", "{folder}", "-o", "{tmp}"], 2, "is a folder"),
         (["score", "{folder}", "-o", "{folder}/0.png"], 2, "exists"),

@@ -57,7 +57,7 @@ ORDER = """
     engine.native.layout_bf16
     engine.native.layout_vectors
     engine.native.kernel
-    engine.native.correction
+    engine.native.correction engine.native.measure
     engine.native.engine
     engine.native
     engine

@@ -64,12 +64,12 @@ def test_how_many_may_fail(cli: Cli, asked: list[bytes], photos: Path, arguments
     [
         (["--max-failed", "x"], "neither a number of images nor a percentage"), (["--max-failed", "101%"], "neither"),
         (["--max-failed", "-1"], "neither"), (["--shard", "4/4"], "counted from 0, the last of 4 is 3/4"),
-        (["--shard", "1"], "the first of four is 0/4"), (["--shard", "0/0"], "counted from 0"),
-        (["--strict", "--max-failed", "1"], "--strict and --max-failed exclude each other"),
+        (["--shard", "1"], "of four, the first is 0/4"), (["--shard", "0/0"], "counted from 0"),
+        (["--strict", "--max-failed", "1"], "--strict and --max-failed cannot be given together"),
         (["--prune"], "--prune goes with --resume"), (["--moved"], "--moved goes with --resume"),
         (["--sample"], "--sample goes with --limit"), (["--limit", "0"], "--limit"), (["--threads", "0"], "--threads"),
-        (["--resume", "--prune", "--limit", "3"], "--prune and --limit exclude"),
-        (["--format", "csv"], "--format goes with -o -"), (["-o", "-", "--json"], "-o - and --json exclude"),
+        (["--resume", "--prune", "--limit", "3"], "--prune and --limit cannot"),
+        (["--format", "csv"], "--format goes with -o -"), (["-o", "-", "--json"], "-o - and --json cannot"),
         (["-o", "-", "--resume"], "-o - and --resume"), (["-o", "-", "--shard", "0/2"], "-o - and --shard"),
         (["-o", "-", "--device", "cpu,cpu"], "-o - is for one device"), (["-o", "s.txt"], "cannot write s.txt: the"),
         (["-o", "scores"], "must end in .h5, .hdf5, .csv, .jsonl, .parquet"), (["-o", "s.h5.gz"], "must end in"),
@@ -163,7 +163,7 @@ def test_dry_run(cli: Cli, asked: list[bytes], photos: Path, monkeypatch: pytest
     text = cli("score", photos, "--dry-run", "--resume", "--retry-failed").stdout
     assert "20 images found: 19 jpg, 1 png\n" in text and "  1 left out: @eaDir\n" in text
     assert "17 would be scored (1 changed since, 1 failed before)\n" in text and "  raw/bad.jpg\n" in text
-    assert "3 rows there already\n1 row of images that are gone\n" in text
+    assert "3 rows kept from an earlier run\n1 row of images that no longer exist\n" in text
     refused = cli("score", photos, "--dry-run")
     assert refused.exit_code == 2 and "exists" in refused.stderr  # as the run itself would be
     assert "20 would be scored" in refused.stdout

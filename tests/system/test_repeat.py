@@ -87,8 +87,8 @@ def test_counts_and_extremes_are_of_the_whole_file(cli: Cli, asked: list[bytes],
     assert [image["score"] for image in found["best"]] == ordered[::-1][:5]
     assert found["first_failures"] == [{"path": "bad.jpg", "status": "corrupt", "error": "bad bytes"}]
     text = cli("score", folder, "--resume").stderr
-    assert "13 scored, 1 failed (1 corrupt)" in text and "14 rows there already" in text and "-1" not in text
-    assert "1 row kept of images that are gone (--prune removes them)" in text
+    assert "13 scored, 1 failed (1 corrupt)" in text and "14 rows kept from an earlier run" in text and "-1" not in text
+    assert "1 row kept of images that no longer exist (--prune removes them)" in text
 
 
 def test_what_failed_is_tried_again_when_it_is_another_file(cli: Cli, asked: list[bytes], tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_live_challenge_whose_table_lacks_the_seven_rows(tmp_path: Path) -> None
     cells[:, 0] = [f"{i}.{'bmp' if i % 2 else 'JPG'}" for i in range(20)]
     savemat(folder / "AllImages_release.mat", {"AllImages_release": cells})
     savemat(folder / "AllMOS_release.mat", {"AllMOS_release": np.linspace(0, 90, 20)[None]})
-    with pytest.raises(UsageError, match=r"7 images .* have no label: '0.JPG'"):
+    with pytest.raises(UsageError, match=r"7 images without a label in .*: '0.JPG'"):
         load("live_challenge", tmp_path)
 
 
@@ -263,8 +263,8 @@ def test_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("a.jpg,1\nb.jpg,2\nc.jpg,3\n", "1 labels have no image in .*'c.jpg'"),
-        ("a.jpg,1\n", "1 images in .* have no label: 'b.jpg'"),
+        ("a.jpg,1\nb.jpg,2\nc.jpg,3\n", "1 label without an image in .*'c.jpg'"),
+        ("a.jpg,1\n", "1 image without a label in .*: 'b.jpg'"),
         ("a.jpg,1\nb.jpg,5.01\n", r"MOS of 'b.jpg' is 5.01, outside 1\.\.5"),
         ("a.jpg,0.99\nb.jpg,5\n", r"MOS of 'a.jpg' is 0.99, outside 1\.\.5"),
         ("a.jpg,1\nb.jpg,2\na.jpg,1\n", "line 4: 'a.jpg' has two labels"),
@@ -287,11 +287,11 @@ def test_an_image_that_is_gone_or_too_many(tmp_path: Path, name: str) -> None:
     data = load(name, MAKERS[name](tmp_path))
     extra = data.files[0].with_name("zz.jpg")
     extra.touch()
-    with pytest.raises(UsageError, match=r"1 images .*'zz.jpg'"):
+    with pytest.raises(UsageError, match=r"1 image without a label in .*'zz.jpg'"):
         load(name, tmp_path)
     extra.unlink()
     data.files[1].unlink()
-    with pytest.raises(UsageError, match="1 labels have no image"):
+    with pytest.raises(UsageError, match="1 label without an image"):
         load(name, tmp_path)
 
 
@@ -304,5 +304,5 @@ def test_nothing_where_a_set_should_be(tmp_path: Path, name: str) -> None:
 def test_names_that_differ_in_case_only(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "A.jpg")
     assert [path.name for path in match_files(tmp_path, ["A.jpg", "a.jpg"])] == ["A.jpg", "a.jpg"]
-    with pytest.raises(UsageError, match=r"no image .*'a.JPG'"):  # which of the two?
+    with pytest.raises(UsageError, match=r"1 label without an image in .*'a.JPG'"):  # which of the two?
         match_files(tmp_path, ["a.JPG"])

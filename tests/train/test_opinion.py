@@ -32,7 +32,7 @@ def test_cells_are_read(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda lines: lines[1:], "1 of 125 cells are missing"),
-        (lambda lines: [*lines, lines[3]], "line 127: kind 1, level 4 stands there twice"),
+        (lambda lines: [*lines, lines[3]], "line 127: kind 1, level 4 is there twice"),
         (lambda lines: ["1,x,1,5.5", *lines[1:]], "line 2: ids are 1 to 25, levels and opinions 1 to 5"),
         (lambda lines: ["26,x,1,4", *lines[1:]], "line 2: ids are"),
         (lambda lines: ["1,x,1,good", *lines[1:]], "line 2: needs id, level and mean_opinion"),

@@ -91,7 +91,7 @@ def load(key: Key) -> tuple[bytes, dict[str, Any]] | None:
         document = json.loads(cache.read(folder / "engine.json"))
         plan = cache.read(folder / "engine.plan")
     except (OSError, ValueError) as error:
-        log.warning("the engine for %s cannot be used: %s. Building it again", name, error)
+        log.warning("the engine for %s cannot be used (%s). Building it again", name, error)
         return None
     if not isinstance(document, dict) or document.get("key") != key.as_dict():
         log.warning("the engine for %s in %s was made for something else. Building it again", name, folder)

@@ -51,7 +51,7 @@ def kernels(bundle: Bundle, isa: Isa, precision: str) -> list[Kernel]:
         try:
             network = read(model)
         except Unsuited as reason:
-            raise Unsuited(f"{member.name}: {reason}") from None
+            raise Unsuited(f"it does not support {member.name} ({reason})") from None
         if precision == "int8" and not member.ranges:
             raise UsageError(f"the model {bundle.name} has no int8 ranges: use --precision bf16 or fp32")
         found.append((network, largest(model, member.ranges) if precision == "int8" else []))
@@ -66,7 +66,7 @@ def kernels(bundle: Bundle, isa: Isa, precision: str) -> list[Kernel]:
         try:
             kernels.append(Kernel(network, isa, ranges))
         except Unsuited as reason:
-            raise Unsuited(f"{member.name}: {reason}") from None
+            raise Unsuited(f"it does not support {member.name} ({reason})") from None
     return kernels
 
 

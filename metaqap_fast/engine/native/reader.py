@@ -76,7 +76,7 @@ def read(model: Any) -> Network:
     value, mean = _with_constant(value, "Subtract")
     value, scale = _with_constant(value, "Multiply")
     if mean.size != 3 or scale.size != 3:
-        raise Unsuited("a normalisation that is not one of three colours")
+        raise Unsuited("a normalisation that is not by colour channel")
     taps = []
     stem, value = _convolution(value, "Convolution", clipped=True)
     taps.append(value)
@@ -120,7 +120,7 @@ def _consumers(value: Any, kind: str) -> list[Any]:
 
 def _one(found: list[_N], what: str) -> _N:
     if len(found) != 1:
-        raise Unsuited(f"{len(found)} operations {what} where one is expected")
+        raise Unsuited(f"expected one {what}, found {len(found)}")
     return found[0]
 
 
@@ -135,7 +135,7 @@ def _with_constant(value: Any, kind: str) -> tuple[Any, Floats]:
     """The result of an operation with a constant on either side (on the right, where the side matters)."""
     entry = _one(_consumers(value, kind), kind)
     if kind == "Subtract" and entry.get_index() != 0:
-        raise Unsuited("a difference from a constant, the wrong way round")
+        raise Unsuited("a constant minus a value, not a value minus a constant")
     return entry.get_node().output(0), _constant(entry.get_node().input_value(1 - entry.get_index()))
 
 
@@ -162,12 +162,12 @@ def _convolution(value: Any, kind: str, clipped: bool) -> tuple[Convolution, Any
         raise Unsuited("a padding that is not 'same'")
     out, bias = _with_constant(node.output(0), "Add")
     if bias.size != weights.shape[0]:
-        raise Unsuited("a bias that is not one for each channel")
+        raise Unsuited("a bias without a value for each channel")
     if clipped:
         out, low = _with_constant(out, "Maximum")
         out, high = _with_constant(out, "Minimum")
         if (low.ravel().tolist(), high.ravel().tolist()) != ([0.0], [6.0]):
-            raise Unsuited("another activation than ReLU6")
+            raise Unsuited("an activation other than ReLU6")
     return Convolution(weights, bias.ravel(), stride, (pads[0], pads[1]), (height, width)), out
 
 
@@ -186,7 +186,7 @@ def _head(model: Any, taps: list[Any]) -> tuple[float, Floats, float, Floats, Fl
     heads = [_linear(source) for source in sources]
     features = list(_flat(heads[0][0]))
     if any(head[0] != heads[0][0] for head in heads):
-        raise Unsuited("outputs on other pooled values than the prediction")
+        raise Unsuited("outputs that do not read the pooled values of the prediction")
     if len(features) != 3 * len(taps):
         raise Unsuited(f"a head on {len(features)} pooled values of {len(taps)} activations")
     epsilons = set()
@@ -231,7 +231,7 @@ def _flat(value: Any) -> Iterator[Any]:
 def _pooled(value: Any, kind: str, source: Any) -> None:
     node = value.get_node()
     if node.get_type_name() != kind or node.input_value(0) != source:
-        raise Unsuited(f"a head on something else than the {kind} of an activation")
+        raise Unsuited(f"a head on something other than the {kind} of an activation")
     if sorted(_constant(node.input_value(1)).ravel().tolist()) != [2, 3]:
         raise Unsuited("a pooling that is not over space")
 
@@ -240,7 +240,7 @@ def _deviation(value: Any, source: Any) -> float:
     """Epsilon of sqrt(mean((x - mean(x))^2) + epsilon)."""
     node = value.get_node()
     if node.get_type_name() != "Sqrt":
-        raise Unsuited("a head on something else than a standard deviation")
+        raise Unsuited("a head on something other than a standard deviation")
     node = node.input_value(0).get_node()
     sides = [node.input_value(i) for i in range(node.get_input_size())]
     if node.get_type_name() != "Add" or len(sides) != 2:
@@ -252,7 +252,7 @@ def _deviation(value: Any, source: Any) -> float:
     _pooled(variance, "ReduceMean", square)
     node = square.get_node()
     if node.get_type_name() != "Multiply" or node.input_value(0) != node.input_value(1):
-        raise Unsuited("a variance that is no mean square")
+        raise Unsuited("a variance that is not a mean square")
     node = node.input_value(0).get_node()
     if node.get_type_name() != "Subtract" or node.input_value(0) != source:
         raise Unsuited("a variance of something else")

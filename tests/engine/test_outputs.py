@@ -109,7 +109,7 @@ def test_outputs_of_other_values_are_refused(bundles: tuple[Bundle, Bundle, NDAr
     (product,) = [node for node in model.get_ordered_ops() if "beside.product" in node.get_friendly_name()]
     doubled = library().opset13.add(product.input_value(0), product.input_value(0))
     product.input(0).replace_source_output(doubled.output(0))
-    with pytest.raises(Unsuited, match="other pooled values than the prediction"):
+    with pytest.raises(Unsuited, match="do not read the pooled values of the prediction"):
         read(model)
 
 

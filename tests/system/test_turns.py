@@ -161,7 +161,7 @@ def test_an_input_that_uses_its_own_scorer_is_an_error(scorer: Scorer) -> None:
         scorer.score_bytes([file(2)])
         yield file(3)
 
-    with pytest.raises(UsageError, match="called by the iterable that it reads"):
+    with pytest.raises(UsageError, match="called from the iterable that it is reading"):
         scorer.score_bytes(images())
     assert scorer.score_bytes([file(4)]).ok.all()
 
@@ -238,7 +238,7 @@ def test_a_call_that_is_interrupted_while_its_input_blocks(scorer: Scorer, monke
     start = time.monotonic()
     rows.close()
     assert time.monotonic() - start < 5
-    with pytest.raises(UsageError, match="an earlier call of this Scorer still waits for its input"):
+    with pytest.raises(UsageError, match="an earlier call of this Scorer is still waiting for its input"):
         scorer.score_arrays([flat(50)])
     waited = in_thread(lambda: scorer.score_arrays([flat(50)]).members[0, 0])
     monkeypatch.setattr(turns, "PATIENCE", 60.0)

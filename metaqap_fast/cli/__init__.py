@@ -36,6 +36,10 @@ from metaqap_fast.gpu_errors import GpuLost
 class _Group(click.Group):
     """Ends in an exit status, and what goes wrong is one line."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are used."""
+        return list(self.commands)
+
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run the command line and exit."""
         streams.guard()

@@ -65,7 +65,7 @@ def _images(command: F) -> F:
     return command
 
 
-@click.group(cls=shared.needs("bench"))
+@click.group(cls=shared.needs("bench"), short_help="Measure speed and quality (extra: bench).")
 def bench() -> None:
     """Measure speed, its limits, and quality (rules: docs/benchmarks.md)."""
 

@@ -7,7 +7,7 @@ import json
 import click
 
 
-@click.command()
+@click.command(short_help="Show what changed between two score files.")
 @click.argument("before", type=click.Path(), metavar="A.h5")
 @click.argument("after", type=click.Path(), metavar="B.h5")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 
-@click.command("compile")
+@click.command("compile", short_help="Build engines for a GPU ahead of the first run.")
 @click.argument("model", default="default")
 @click.option(
     "--engine",

@@ -11,7 +11,7 @@ import click
 from metaqap_fast.cli import shared
 
 
-@click.command()
+@click.command(short_help="Compare scores with people's opinions.")
 @click.argument("scores")
 @click.option(
     "--labels",

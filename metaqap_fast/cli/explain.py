@@ -11,7 +11,7 @@ from metaqap_fast.cli import shared
 from metaqap_fast.errors import UsageError
 
 
-@click.command()
+@click.command(short_help="Show where in an image quality is lost.")
 @click.argument("image", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--map",

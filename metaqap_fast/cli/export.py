@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Write scores as csv, jsonl or parquet.")
 @click.argument("scores", type=click.Path(), metavar="SCORES.h5")
 @click.argument("out", type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")

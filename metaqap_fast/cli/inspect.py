@@ -10,7 +10,7 @@ import click
 from metaqap_fast.options import OUTPUTS
 
 
-@click.command()
+@click.command(short_help="Show what a score file or a model holds.")
 @click.argument("what", metavar="SCORES.h5|MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 def inspect(what: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import json
 import click
 
 
-@click.command()
+@click.command(short_help="Make one score file of several.")
 @click.argument("parts", nargs=-1, required=True, type=click.Path(), metavar="PART.h5...")
 @click.option(
     "-o",

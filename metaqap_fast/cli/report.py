@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command()
+@click.command(short_help="Make a page with pictures of a score file.")
 @click.argument("scores", type=click.Path(), metavar="SCORES.h5")
 @click.option(
     "-o", "--output", type=click.Path(), metavar="PAGE.html", help="The page to write.  [default: SCORES.html]"

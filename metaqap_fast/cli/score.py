@@ -30,7 +30,7 @@ TOGETHER = [
 ]  # fmt: skip
 
 
-@click.command()
+@click.command(short_help="Score images into one file.")
 @click.argument("source", nargs=-1, required=True)
 @click.option(
     "-o",

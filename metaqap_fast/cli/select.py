@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
 
 
-@click.command()
+@click.command(short_help="Choose images: list, copy, move or label them.")
 @click.argument("scores", type=click.Path(), metavar="SCORES.h5")
 @click.option(
     "--worst", type=shared.SomeImages(), help="The N worst images, or the worst P % of all that have a score."
@@ -28,7 +28,10 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
     "--status", default="", metavar="S", help="Images with this status, such as corrupt. failed: all without a score."
 )
 @click.option(
-    "--reason", default="", metavar="R", help="Images whose worst fault is R, such as noise, if the model told reasons."
+    "--reason",
+    default="",
+    metavar="R",
+    help="Images whose worst fault is R, such as noise, if the model gives reasons.",
 )
 @click.option(
     "--duplicates", is_flag=True, help="Images that look like another one with a higher score: copies and bursts."

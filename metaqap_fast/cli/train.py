@@ -38,7 +38,7 @@ _LOW = click.option("--low", type=float, help="With --data csv: the MOS of the w
 _HIGH = click.option("--high", type=float, help="With --data csv: the MOS of the best image that the scale allows.")
 
 
-@click.group(cls=shared.needs("train"))
+@click.group(cls=shared.needs("train"), short_help="Train models on rated images (extra: train).")
 def train() -> None:
     """Train models on labelled images (extra: train)."""
 

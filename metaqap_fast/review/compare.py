@@ -166,7 +166,7 @@ def describe(found: Comparison) -> Iterator[str]:
     """The same in lines."""
     yield f"{counted(found.both, 'image')} in both, {found.gone:,} only in the first, {found.new:,} only in the second"
     for name, (before, after) in found.differing.items():
-        yield f"  {name}: {before} -> {after}"
+        yield f"  {name}: {before or 'none'} -> {after or 'none'}"
     if not found.both and (found.gone or found.new):
         yield "  no image has the same path in both: were they scored from different folders?"
     about = found.statistics()
@@ -175,8 +175,8 @@ def describe(found: Comparison) -> Iterator[str]:
         srocc, plcc = ("undefined" if about[n] is None else f"{about[n]:.4f}" for n in ("srocc", "plcc"))
         yield f"SROCC {srocc}, PLCC {plcc} over {counted(count, 'image')} with a score in both"
         yield (
-            f"  apart: median {about['median_apart']:.4f}, 99 % {about['p99_apart']:.4f}, "
-            f"most {about['most_apart']:.4f}; mean {about['mean_difference']:+.4f}"
+            f"  difference: median {about['median_apart']:.4f}, 99 % {about['p99_apart']:.4f}, "
+            f"largest {about['most_apart']:.4f}; mean {about['mean_difference']:+.4f}"
         )
         yield f"  {about['equal']:,} equal, {found.beyond:,} apart by more than their uncertainty"
     for _, path, before, after in sorted(found.moves, reverse=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import metaqap_fast
 from documents import ROOT, anchors, blocks, command_lines, documents, hooks, inline, named, prose
 from metaqap_fast.cli import main
 from metaqap_fast.errors import Status
+from metaqap_fast.input.kinds import KINDS
 from metaqap_fast.scores.schema import COLUMNS
+from metaqap_fast.summary import Summary
 
 DOCUMENTS = documents()
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=named)
@@ -217,3 +220,22 @@ def test_messages_of_the_troubleshooting_page_are_the_program_s() -> None:
         for piece in re.split(r"…", message):
             piece = piece.strip(" :()'")
             assert not piece or any(piece in source for source in sources), f"{message}: {piece!r} is no message"
+
+
+def test_the_summary_s_fields_are_those_of_the_program() -> None:
+    """docs/jobs.md; what a run adds to them is in cli/progress.py."""
+    told = first_cells((ROOT / "docs" / "jobs.md").read_text(), "| field | meaning |")
+    assert set(told) == {*Summary().as_dict(), "exit_status", "interrupted", "error"}
+
+
+def test_kinds_of_archives_and_tables_are_those_of_the_program() -> None:
+    told = " ".join(inline(ROOT / "docs" / "sources.md"))
+    for kind in KINDS:
+        for extension in kind.extensions:
+            assert extension.decode().lstrip(".") in told, extension
+
+
+def test_extras_are_those_of_the_package() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    told = first_cells((ROOT / "docs" / "quickstart.md").read_text(), "| extra | for |")
+    assert {name.strip("`") for name in told} == set(extras) - {"bridges", "dev", "docs"}  # for working on it

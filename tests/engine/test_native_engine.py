@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -232,7 +231,7 @@ def test_an_installation_without_the_kernel(small: Bundle, tmp_path: Path, monke
     monkeypatch.setattr(kernel, "__file__", str(tmp_path / "library.py"))
     kernel.library.cache_clear()
     refused(small, "the package was installed without a C compiler", "int8")
-    path = tmp_path / f"_mobilenet{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    path = tmp_path / "_mobilenet.so"
     path.write_bytes(b"not a library")
     refused(small, f"{path.name} cannot be loaded: {path}: file too short", "int8")
 

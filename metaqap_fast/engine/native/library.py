@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +76,8 @@ def library() -> Any:
     Raises:
         Unsuited: it was not compiled when the package was installed, or cannot be loaded.
     """
-    folder = Path(__file__).parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = folder / f"_mobilenet{suffix}"
-        if path.exists():
-            break
-    else:
+    path = Path(__file__).with_name("_mobilenet.so")
+    if not path.exists():
         raise Unsuited("the package was installed without a C compiler")
     try:
         found = ctypes.CDLL(str(path))

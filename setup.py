@@ -1,0 +1,41 @@
+"""What pyproject.toml cannot say of a build: the kernel is a plain shared library, so one wheel is for every Python."""
+
+from __future__ import annotations
+
+import os
+from glob import glob
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+# A path that the C compiler does not know is left out (kernels/cpu/paths.h); without a C compiler, the kernel.
+KERNEL = Extension(
+    "metaqap_fast.engine.native._mobilenet",
+    sources=sorted(glob("kernels/cpu/*.c")),
+    depends=sorted(glob("kernels/cpu/*.h")),
+    # Without what debuggers read: it would take as long to compile again, and eight of nine megabytes.
+    extra_compile_args=["-O3", "-g0", "-fno-math-errno", "-ffp-contract=off"],
+    extra_link_args=["-s"],
+    libraries=["m"],
+    optional=True,
+)
+
+
+class SharedLibrary(build_ext):
+    """Names the kernel without a Python's version: it is loaded with ctypes and holds nothing of Python's."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Where it stands below the folder of packages."""
+        return os.path.join(*fullname.split(".")) + ".so"
+
+
+class PlatformWheel(bdist_wheel):
+    """Tagged py3-none-PLATFORM."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Python, ABI, platform."""
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(ext_modules=[KERNEL], cmdclass={"build_ext": SharedLibrary, "bdist_wheel": PlatformWheel})

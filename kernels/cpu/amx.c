@@ -13,9 +13,7 @@ static int depth(int eight, int channels) {
     if (channels <= 16) return 16;
     return !eight || channels <= 32 ? 32 : 64;
 }
-static int64_t narrow_bytes(const Network *n, int channels) {
-    return (2 - n->eight) * up(channels, depth(n->eight, channels));
-}
+static int64_t narrow_bytes(const Network *n, int channels) { return (2 - n->eight) * up(channels, depth(n->eight, channels)); }
 
 // Tiles of 16 rows of 64 bytes; and floats too small for full precision are 0, which costs nothing. What was set before.
 FP16 static unsigned begin_tiles(void) {
@@ -39,8 +37,8 @@ FP16 static void end_tiles(unsigned before) {
 // ---- the parts of a block -------------------------------------------------------------------------------------------
 
 // Statistics of rows of the ring.
-FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int first, int last, const Steps *s,
-                            const Stats *stats, int channel) {
+FP16_INLINE void count_rows(const Ring *ring, const Block *b, int left, int first, int last, const Steps *s, const Stats *stats,
+                            int channel) {
     f16x32 origin = _mm512_setzero_ph(), step = _mm512_loadu_ph(s->step + channel);
     Partial32 partial;
     partial32_start(&partial);
@@ -83,7 +81,11 @@ FP16 static void expand(const Network *n, const Block *b, const Memory *m, int c
         return;
     }
     Products p = {operands(&b->expand, n->eight, m->narrow[0], (int64_t)b->height * b->width, d),
-                  area.first * b->width + area.left, (area.last - area.first) * run, b->wide, run, b->width - run};
+                  area.first * b->width + area.left,
+                  (area.last - area.first) * run,
+                  b->wide,
+                  run,
+                  b->width - run};
     memset((char *)m->narrow[0] + p.o.steps * p.o.plane, 0, 64);  // read with the last pixels, times 0: let it be a number
     if (channel == 0) begin(&p, n->eight ? EIGHT : BF16);
     if (n->eight) expand_as(EIGHT, b, &p, channel, area, ring);
@@ -149,8 +151,8 @@ FP16_INLINE __m512i whole_output(const char *sums, int t, int j, const Affine *f
 // Sums of 16 pixels by 32 outputs (16 where `two` is 0) -> numbers from 0 to 255, 64 values at once. Packing takes four of
 // each of what it packs by turns. What that does to outputs, the order of the weights makes up for; to pixels, `sorted`.
 FP16_INLINE void sums_to_bytes(const char *sums, int two, const Affine *f, int add, f32x16 times, int keep, Outputs o) {
-    const __m512i sorted = two ? _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0)
-                               : _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    const __m512i sorted =
+        two ? _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0) : _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
     for (int t = 0; t < 16; t += 4 - 2 * two) {
         __m512i x[4];
         for (int i = 0; i < 4; i++) x[i] = whole_output(sums, t + (two ? i / 2 : i), two && i % 2, f, add, times, keep, o);
@@ -231,7 +233,16 @@ FP16 static void project(const Network *n, const Block *b, const Memory *m, int 
 
 static int64_t strip_bytes(const Network *n, int channels) { return (2 - n->eight) * up(channels, 64); }
 
-const Path amx_path = {.plane = 32, .channels = 32, .narrow_bytes = narrow_bytes, .strip_bytes = strip_bytes,
-    .rows_together = rows_together, .begin = begin_tiles, .end = end_tiles,
-    .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project};
+const Path amx_path = {.plane = 32,
+                       .channels = 32,
+                       .narrow_bytes = narrow_bytes,
+                       .strip_bytes = strip_bytes,
+                       .rows_together = rows_together,
+                       .begin = begin_tiles,
+                       .end = end_tiles,
+                       .stem = stem,
+                       .expand = expand,
+                       .count = count,
+                       .depthwise = depthwise,
+                       .project = project};
 #endif

@@ -92,8 +92,7 @@ INLINE void product_to_ring(const Operands *o, const Product *p, int pixel, int 
     else product(o, pixel, n, 0, sum);
     for (int j = 0; j <= two; j++)
         for (int t = 0; t < 8; t++)
-            _mm512_store_ps(to + j * next + 16 * t,
-                            relu6(_mm512_add_ps(sum[j][t], _mm512_loadu_ps(p->bias + 16 * (n + j)))));
+            _mm512_store_ps(to + j * next + 16 * t, relu6(_mm512_add_ps(sum[j][t], _mm512_loadu_ps(p->bias + 16 * (n + j)))));
 }
 
 AVX512_BF16 static void expand(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
@@ -103,8 +102,7 @@ AVX512_BF16 static void expand(const Network *n, const Block *b, const Memory *m
     for (int y = area.first; y < area.last; y++) {
         float *row = (float *)ring_row(ring, y, k) + b->left * 16;
         for (int x = area.left; x < area.right; x += 8)
-            product_to_ring(&o, &b->expand, y * b->width + x, k, channel + 16 < b->wide, row + 16 * x,
-                            (int64_t)ring->width * 16);
+            product_to_ring(&o, &b->expand, y * b->width + x, k, channel + 16 < b->wide, row + 16 * x, (int64_t)ring->width * 16);
     }
 }
 
@@ -159,8 +157,7 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int c
                     for (int j = 0; j < kernel; j++) {
                         f32x16 w = _mm512_loadu_ps(weights + 16 * (i * kernel + j));
                         const float *from = (const float *)rows[i] + 16 * (x * stride + j);
-                        for (int t = 0; t < 8; t++)
-                            sum[t] = _mm512_fmadd_ps(_mm512_load_ps(from + 16 * stride * t), w, sum[t]);
+                        for (int t = 0; t < 8; t++) sum[t] = _mm512_fmadd_ps(_mm512_load_ps(from + 16 * stride * t), w, sum[t]);
                     }
                 for (int t = 0; t < 8; t++) {
                     sum[t] = relu6(sum[t]);
@@ -225,6 +222,14 @@ AVX512_BF16 static double peak(int64_t rounds) {
     return 16.0 * 64 * rounds;
 }
 
-const Path avx512_bf16_path = {.plane = 16, .channels = 32, .narrow_bytes = narrow_bytes, .strip_bytes = strip_bytes,
-    .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project, .peak = peak};
+const Path avx512_bf16_path = {.plane = 16,
+                               .channels = 32,
+                               .narrow_bytes = narrow_bytes,
+                               .strip_bytes = strip_bytes,
+                               .stem = stem,
+                               .expand = expand,
+                               .count = count,
+                               .depthwise = depthwise,
+                               .project = project,
+                               .peak = peak};
 #endif

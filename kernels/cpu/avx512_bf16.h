@@ -11,9 +11,7 @@
 
 typedef __m512 f32x16;
 
-INLINE f32x16 from_bf16(__m256i bits) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
+INLINE f32x16 from_bf16(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
 
 void stem_patches(const Network *, const uint8_t *image, int y, const Memory *);  // stem_bf16.c
 #endif

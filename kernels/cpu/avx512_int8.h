@@ -33,7 +33,9 @@ INLINE Shorts low_pairs(Shorts a, Shorts b) { return _mm512_unpacklo_epi16(a, b)
 INLINE Shorts high_pairs(Shorts a, Shorts b) { return _mm512_unpackhi_epi16(a, b); }
 INLINE Vector multiply_pairs(Shorts a, Shorts b) { return _mm512_madd_epi16(a, b); }  // sums of two products
 // With saturation, in order.
-INLINE Shorts packed(Vector a, Vector b) { return _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), _mm512_packs_epi32(a, b)); }
+INLINE Shorts packed(Vector a, Vector b) {
+    return _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), _mm512_packs_epi32(a, b));
+}
 // Cut to 0 .. cap, in order.
 INLINE Shorts cut(Vector a, Vector b, Shorts cap) {
     Shorts both = _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), _mm512_packus_epi32(a, b));

@@ -59,8 +59,7 @@ FP16_INLINE void strip_pixels(const Channels *c, int kernel, int stride, int mod
             __m512i bits;
             if (mode == AS_BF16) bits = to_bf16(_mm512_add_ph(d[t], c->origin));
             else bits = (__m512i)_mm512_fmadd_ph(d[t], c->scale, c->offset);
-            if (mode == SECOND)
-                bits = _mm512_mask_shuffle_epi8(_mm512_load_si512(at), 0xAAAAAAAAAAAAAAAA, bits, upwards);
+            if (mode == SECOND) bits = _mm512_mask_shuffle_epi8(_mm512_load_si512(at), 0xAAAAAAAAAAAAAAAA, bits, upwards);
             _mm512_store_si512(at, bits);
         }
         if (x + e == 0) *inside = d[INSIDE];
@@ -86,8 +85,13 @@ FP16_INLINE void strip(const Block *b, int kernel, int stride, int mode, const M
         convolve(rows, weights, kernel, stride, INSIDE, 1, bias, &inside);
         origin = settled(mode, clamp(inside, _mm512_setzero_ph(), cap), scale, inverse);
     }
-    Channels c = {weights, _mm512_sub_ph(bias, origin), _mm512_sub_ph(_mm512_setzero_ph(), origin), _mm512_sub_ph(cap, origin),
-                  scale, _mm512_fmadd_ph(origin, scale, half_of(ONES)), origin};
+    Channels c = {weights,
+                  _mm512_sub_ph(bias, origin),
+                  _mm512_sub_ph(_mm512_setzero_ph(), origin),
+                  _mm512_sub_ph(cap, origin),
+                  scale,
+                  _mm512_fmadd_ph(origin, scale, half_of(ONES)),
+                  origin};
     Partial32 partial;
     partial32_start(&partial);
     for (int y = area.first; y < area.last; y++) {

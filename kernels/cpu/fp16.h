@@ -59,7 +59,8 @@ typedef struct {
 
 FP16_INLINE Whole whole(const Steps *s, int output) {
     return (Whole){{_mm512_loadu_si512(s->bias + output), _mm512_loadu_si512(s->bias + output + 16)},
-                   _mm512_loadu_si512(s->shift + output), _mm512_loadu_si512(s->cap + output)};
+                   _mm512_loadu_si512(s->shift + output),
+                   _mm512_loadu_si512(s->cap + output)};
 }
 // 32 outputs of a pixel; `a`, `b`: sums with their bias.
 FP16_INLINE __m512i whole_value(__m512i a, __m512i b, const Whole *w) {

@@ -180,8 +180,8 @@ TARGET static void depthwise(const Network *n, const Block *b, const Memory *m, 
 // ---- projection -----------------------------------------------------------------------------------------------------
 
 // P pixels by V vectors of outputs, from the strip to the block's output, to which its input is added if it is not NULL.
-INLINE void to_narrow(const Operands *o, const Product *p, int pixel, int output, int P, int V, int64_t plane,
-                      const float *added, float *to) {
+INLINE void to_narrow(const Operands *o, const Product *p, int pixel, int output, int P, int V, int64_t plane, const float *added,
+                      float *to) {
     Vector sum[MOST_PIXELS][2];
 #pragma GCC unroll 16
     for (int t = 0; t < P; t++)
@@ -216,6 +216,14 @@ TARGET static void project(const Network *n, const Block *b, const Memory *m, in
 
 TARGET static double peak(int64_t rounds) { return 2.0 * LANES * products_of_registers(rounds); }
 
-#define FP32_PATH                                                                                     \
-    {.plane = 16, .channels = CHANNELS, .narrow_bytes = narrow_bytes, .strip_bytes = narrow_bytes,    \
-     .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project, .peak = peak}
+#define FP32_PATH                  \
+    {.plane = 16,                  \
+     .channels = CHANNELS,         \
+     .narrow_bytes = narrow_bytes, \
+     .strip_bytes = narrow_bytes,  \
+     .stem = stem,                 \
+     .expand = expand,             \
+     .count = count,               \
+     .depthwise = depthwise,       \
+     .project = project,           \
+     .peak = peak}

@@ -260,6 +260,15 @@ TARGET static void project(const Network *n, const Block *b, const Memory *m, in
 
 TARGET static double peak(int64_t rounds) { return 8.0 * LANES * products_of_registers(rounds); }
 
-#define INT8_PATH                                                                                               \
-    {.plane = 32, .channels = CHANNELS, .whole = 1, .narrow_bytes = narrow_bytes, .strip_bytes = narrow_bytes,  \
-     .stem = stem, .expand = expand, .count = count, .depthwise = depthwise, .project = project, .peak = peak}
+#define INT8_PATH                  \
+    {.plane = 32,                  \
+     .channels = CHANNELS,         \
+     .whole = 1,                   \
+     .narrow_bytes = narrow_bytes, \
+     .strip_bytes = narrow_bytes,  \
+     .stem = stem,                 \
+     .expand = expand,             \
+     .count = count,               \
+     .depthwise = depthwise,       \
+     .project = project,           \
+     .peak = peak}

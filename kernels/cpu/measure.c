@@ -21,9 +21,9 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-#define TIMED(part, call)                       \
-    double start = now();                       \
-    watch.path->call;                           \
+#define TIMED(part, call) \
+    double start = now(); \
+    watch.path->call;     \
     watch.seconds[part] += now() - start;
 
 static void stem(const Network *n, const Block *b, const Memory *m, const uint8_t *image, int y, const Ring *r) {

@@ -126,7 +126,8 @@ double run_along(const Path *p, const Network *n, const uint8_t *image, void *wo
         const Block *b = n->block + i;
         stats_start(&m.wide, b->wide);
         run_block(n, b, p, image, &m, i + 1 < n->blocks && n->block[i + 1].residual);
-        if (i == 0) taps = stats_end(&m.stem, p->whole ? n->steps.times : NULL, b->wide, (double)b->height * b->width, n->epsilon, taps);
+        if (i == 0)
+            taps = stats_end(&m.stem, p->whole ? n->steps.times : NULL, b->wide, (double)b->height * b->width, n->epsilon, taps);
         taps = stats_end(&m.wide, p->whole ? b->steps.times : NULL, b->wide, (double)out_pixels(b), n->epsilon, taps);
         void *narrow = m.narrow[0], *residual = m.residual[0];
         m.narrow[0] = m.narrow[1], m.narrow[1] = narrow;

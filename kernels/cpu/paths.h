@@ -30,8 +30,8 @@
 #endif
 #endif
 
-extern const Path portable_fp32, portable_int8, avx2_fp32, avx2_int8, avx_vnni_int8, avx512_fp32, avx512_int8,
-    avx512_vnni_int8, avx512_bf16_path, amx_path;
+extern const Path portable_fp32, portable_int8, avx2_fp32, avx2_int8, avx_vnni_int8, avx512_fp32, avx512_int8, avx512_vnni_int8,
+    avx512_bf16_path, amx_path;
 
 // The path of an instruction set for a network; NULL if there is none.
 const Path *path_of(const Network *, int set);

@@ -4,7 +4,6 @@
 // One pixel by 16 outputs at a time, so that the inner loops are ones that compilers vectorise.
 #include "int8.h"
 
-
 static float relu6(float x) { return x < 0 ? 0 : x > CAP ? CAP : x; }
 
 static void add_value(const Stats *s, int channel, float x) {
@@ -98,9 +97,15 @@ static void project_floats(const Network *n, const Block *b, const Memory *m, in
     }
 }
 
-const Path portable_fp32 = {.plane = 16, .channels = 16, .narrow_bytes = float_bytes, .strip_bytes = float_bytes,
-    .stem = stem_in_floats, .expand = expand_floats, .count = count_floats, .depthwise = depthwise_floats,
-    .project = project_floats};
+const Path portable_fp32 = {.plane = 16,
+                            .channels = 16,
+                            .narrow_bytes = float_bytes,
+                            .strip_bytes = float_bytes,
+                            .stem = stem_in_floats,
+                            .expand = expand_floats,
+                            .count = count_floats,
+                            .depthwise = depthwise_floats,
+                            .project = project_floats};
 
 // ---- int8, see int8.h for the arithmetic ------------------------------------------------------------------------------
 
@@ -143,7 +148,8 @@ static void expand_whole(const Network *n, const Block *b, const Memory *m, int 
     Operands o = operands(&b->expand, m->narrow[0], (int64_t)b->height * b->width, 1);
     for (int y = area.first; y < area.last; y++)
         for (int x = area.left; x < area.right; x++)
-            whole_to_ring(&o, (int64_t)y * b->width + x, &b->steps, NULL, channel, whole_row(ring, y, channel) + 32 * (b->left + x));
+            whole_to_ring(&o, (int64_t)y * b->width + x, &b->steps, NULL, channel,
+                          whole_row(ring, y, channel) + 32 * (b->left + x));
 }
 
 static void count_whole_row(const Block *b, const Ring *ring, int y, const Stats *stats, int channel) {
@@ -168,7 +174,8 @@ static void stem_whole(const Network *n, const Block *b, const Memory *m, const 
 static void depthwise_whole(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
     (void)n;
     int width = out_side(b, b->width), pixels = (area.last - area.first) * width, kernel = b->kernel;
-    const int16_t *weights = (const int16_t *)b->depthwise + (int64_t)(channel / 32) * (kernel * kernel + OWN) * 32 + channel % 32;
+    const int16_t *weights =
+        (const int16_t *)b->depthwise + (int64_t)(channel / 32) * (kernel * kernel + OWN) * 32 + channel % 32;
     const int16_t *own = weights + 32 * kernel * kernel;
     for (int y = area.first; y < area.last; y++) {
         const void *rows[MAX_KERNEL];
@@ -212,5 +219,13 @@ static void project_whole(const Network *n, const Block *b, const Memory *m, int
     }
 }
 
-const Path portable_int8 = {.plane = 32, .channels = 16, .whole = 1, .narrow_bytes = byte_bytes, .strip_bytes = byte_bytes,
-    .stem = stem_whole, .expand = expand_whole, .count = count_whole, .depthwise = depthwise_whole, .project = project_whole};
+const Path portable_int8 = {.plane = 32,
+                            .channels = 16,
+                            .whole = 1,
+                            .narrow_bytes = byte_bytes,
+                            .strip_bytes = byte_bytes,
+                            .stem = stem_whole,
+                            .expand = expand_whole,
+                            .count = count_whole,
+                            .depthwise = depthwise_whole,
+                            .project = project_whole};

@@ -31,18 +31,18 @@ static inline Operands stem_operands(const Network *n, const void *rows, int siz
     return (Operands){rows, n->stem.weights, (int64_t)line_size(n) * size, 3 * quads * 64, 6 * size, 3, quads, quads};
 }
 // Those of row y of its outputs, with what is around the image.
-#define STEM_ROWS(name, type, outside)                                                    \
-    static void name(const Network *n, const uint8_t *image, int y, type *to) {           \
-        int line = line_size(n), values = 3 * n->size;                                    \
-        for (int i = 0; i < 3; i++, to += line) {                                         \
-            int row = 2 * y - n->top + i, inside = row >= 0 && row < n->size;             \
-            const uint8_t *from = image + (int64_t)row * values * inside;                 \
-            int first = inside ? 3 * n->left : line;                                      \
-            for (int k = 0; k < first; k++) to[k] = (type)outside[k % 3];                 \
-            if (!inside) continue;                                                        \
-            for (int k = 0; k < values; k++) to[first + k] = from[k];                     \
-            for (int k = first + values; k < line; k++) to[k] = (type)outside[k % 3];     \
-        }                                                                                 \
+#define STEM_ROWS(name, type, outside)                                                \
+    static void name(const Network *n, const uint8_t *image, int y, type *to) {       \
+        int line = line_size(n), values = 3 * n->size;                                \
+        for (int i = 0; i < 3; i++, to += line) {                                     \
+            int row = 2 * y - n->top + i, inside = row >= 0 && row < n->size;         \
+            const uint8_t *from = image + (int64_t)row * values * inside;             \
+            int first = inside ? 3 * n->left : line;                                  \
+            for (int k = 0; k < first; k++) to[k] = (type)outside[k % 3];             \
+            if (!inside) continue;                                                    \
+            for (int k = 0; k < values; k++) to[first + k] = from[k];                 \
+            for (int k = first + values; k < line; k++) to[k] = (type)outside[k % 3]; \
+        }                                                                             \
     }
 
 #ifdef LANES
@@ -91,19 +91,20 @@ TARGET static int64_t products_of_registers(int64_t rounds) {
 }
 
 // `count` pixels in shares as equal as can be, of MOST_PIXELS at most: CALL(first, P), where P is a constant.
-#define IN_TILES(count, CALL)                                                                                  \
-    for (int first_ = 0, left_ = ((count) + MOST_PIXELS - 1) / MOST_PIXELS; left_ > 0; left_--) {              \
-        int share_ = ((count) - first_ + left_ - 1) / left_;                                                   \
-        switch (share_) { EVERY_SHARE(CALL, first_) default: break; }                                          \
-        first_ += share_;                                                                                      \
+#define IN_TILES(count, CALL)                                                                     \
+    for (int first_ = 0, left_ = ((count) + MOST_PIXELS - 1) / MOST_PIXELS; left_ > 0; left_--) { \
+        int share_ = ((count) - first_ + left_ - 1) / left_;                                      \
+        switch (share_) { EVERY_SHARE(CALL, first_) default : break; }                            \
+        first_ += share_;                                                                         \
     }
-#define SHARE_(CALL, first, P) case P: CALL(first, P); break;
-#define TO_5(CALL, first)                                                                                      \
-    SHARE_(CALL, first, 1) SHARE_(CALL, first, 2) SHARE_(CALL, first, 3) SHARE_(CALL, first, 4)                \
-    SHARE_(CALL, first, 5)
+#define SHARE_(CALL, first, P) \
+    case P: CALL(first, P); break;
+#define TO_5(CALL, first) \
+    SHARE_(CALL, first, 1) SHARE_(CALL, first, 2) SHARE_(CALL, first, 3) SHARE_(CALL, first, 4) SHARE_(CALL, first, 5)
 #define TO_6(CALL, first) TO_5(CALL, first) SHARE_(CALL, first, 6)
-#define TO_12(CALL, first)                                                                                     \
-    TO_6(CALL, first) SHARE_(CALL, first, 7) SHARE_(CALL, first, 8) SHARE_(CALL, first, 9)                     \
-    SHARE_(CALL, first, 10) SHARE_(CALL, first, 11) SHARE_(CALL, first, 12)
+#define TO_12(CALL, first) \
+    TO_6(CALL, first)      \
+    SHARE_(CALL, first, 7) \
+    SHARE_(CALL, first, 8) SHARE_(CALL, first, 9) SHARE_(CALL, first, 10) SHARE_(CALL, first, 11) SHARE_(CALL, first, 12)
 #endif
 #endif

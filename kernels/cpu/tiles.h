@@ -21,10 +21,10 @@ static Operands operands(const Product *p, int eight, const void *a, int64_t pix
     return (Operands){a, pixels * row, p->weights, up(p->inputs, d) / d, row};
 }
 
-#define MULTIPLY(sum, pixels, weights)                                \
-    do {                                                              \
-        if (kind == BF16) _tile_dpbf16ps(sum, pixels, weights);       \
-        else _tile_dpbusd(sum, pixels, weights);                      \
+#define MULTIPLY(sum, pixels, weights)                          \
+    do {                                                        \
+        if (kind == BF16) _tile_dpbf16ps(sum, pixels, weights); \
+        else _tile_dpbusd(sum, pixels, weights);                \
     } while (0)
 
 // Pixels from `pixel` on, 32 or 16 of them, by outputs of block `n` of 16 and the next, into tiles 0 to 3, each of which is

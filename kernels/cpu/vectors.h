@@ -22,9 +22,7 @@ static int rows_together(const Network *n, const Block *b) {
 #define AT_ONCE 8  // pixels: with two accumulators each, enough to hide a product's latency
 
 // Whole numbers from 0 to 65535 as fp16, times 2^-13: the exponent less 13, and 0 is 0.
-FP16_INLINE __m512i scaled(__m512i x) {
-    return _mm512_subs_epu16((__m512i)_mm512_cvtepu16_ph(x), _mm512_set1_epi16(13 << 10));
-}
+FP16_INLINE __m512i scaled(__m512i x) { return _mm512_subs_epu16((__m512i)_mm512_cvtepu16_ph(x), _mm512_set1_epi16(13 << 10)); }
 
 // 32 outputs of `pixels` pixels, a multiple of AT_ONCE, to the ring. Of each of `count` rows a pixel has 4 `quads` inputs from 0
 // to 255, the next one is `step` bytes further on. `weights`: as for tiles, which hold four inputs of 16 outputs a row.
@@ -93,7 +91,8 @@ FP16_INLINE void widen_lines(const Network *n, const Memory *m, int y, int outpu
     for (int i = 0; i < 3; i++) rows[i] = line(n, m, 2 * y - n->top + i);
     const Steps *s = &n->steps;
     Whole w = {{_mm512_loadu_si512(s->bias + output), _mm512_loadu_si512(s->bias + output + 16)},
-               _mm512_setzero_si512(), _mm512_loadu_si512(s->cap + output)};
+               _mm512_setzero_si512(),
+               _mm512_loadu_si512(s->cap + output)};
     const char *weights = (const char *)n->stem.weights + output * 64;
     widen(rows, 3, 3, 6, weights, &w, s->wide_shift + output, to, pixels);
 }

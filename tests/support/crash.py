@@ -1,6 +1,6 @@
 """Runs that are killed at any moment, in numbers: a forked child scores with made-up rows, its parent kills it.
 
-    python tests/crash.py FOLDER KILLS SEED [MUTATION [FORM]]
+    python tests/support/crash.py FOLDER KILLS SEED [MUTATION [FORM]]
 
 FORM is what the images are in: folder, tar, tar.gz or parquet; members are read, not only listed. It
 prints one JSON object. Everything but decoding and inference is the program's own: listing, run, store, merge.

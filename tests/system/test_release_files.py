@@ -121,19 +121,27 @@ def test_the_same_pythons_everywhere() -> None:
     assert image is not None and image[1] in versions
 
 
-@pytest.mark.parametrize("path", [path for path in FORMS if path.stem != "config"], ids=lambda path: path.stem)
-def test_a_form_can_be_filled_in(path: Path) -> None:
-    form = yaml.safe_load(path.read_text())
-    assert form["name"] and form["description"]
-    asked = [each for each in form["body"] if each["type"] != "markdown"]
-    names = [each["id"] for each in asked]
-    assert len(set(names)) == len(names) and all(re.fullmatch(r"[\w-]+", name) for name in names)
-    assert all(each["attributes"]["label"] for each in asked)
-    assert {each["type"] for each in form["body"]} <= {"markdown", "textarea", "input", "dropdown", "checkboxes"}
-    assert any(each.get("validations", {}).get("required") for each in asked)
-    for each in asked:
-        options = each["attributes"].get("options")
-        assert bool(options) == (each["type"] in ("dropdown", "checkboxes"))
+SCHEMAS = {
+    "github-workflows": WORKFLOWS,
+    "github-issue-forms": [path for path in FORMS if path.stem != "config"],
+    "github-issue-config": [path for path in FORMS if path.stem == "config"],
+    "citation-file-format": [ROOT / "CITATION.cff"],
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_files_are_what_those_who_read_them_expect(kind: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{kind}", *SCHEMAS[kind]]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert SCHEMAS[kind] and run.returncode == 0, run.stdout
+
+
+def test_a_form_asks_for_something() -> None:
+    for path in SCHEMAS["github-issue-forms"]:
+        asked = [each for each in yaml.safe_load(path.read_text())["body"] if each["type"] != "markdown"]
+        assert any(each.get("validations", {}).get("required") for each in asked)
+        assert len({each["id"] for each in asked}) == len(asked)
 
 
 def test_statuses_in_the_form_exist() -> None:

@@ -1,7 +1,8 @@
 """Fits the heads of reasons on what a member sees, calibrates them, and measures how well they tell.
 
-The untouched photographs are those of the labelled set with high opinions. All that were held out calibrate; how many
-others are flagged is told by calibrating on each half of them and looking at the other one.
+The untouched photographs are those of the labelled set with high opinions. Half of those that are not held out teach,
+the other half and those that are held out calibrate; how many others are flagged is told by calibrating on each half of
+the held-out ones and looking at the other one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from scipy.stats import rankdata
 
 from metaqap_fast.train import heads
 from metaqap_fast.train.opinion import Opinions
-from metaqap_fast.train.reasons import FLAGGED, REASONS, Reasons, calibrated, fit, severities
+from metaqap_fast.train.reasons import REASONS, Reasons, calibrated, fit, limit, severities
 from metaqap_fast.train.reasons import heads as reason_heads
 from metaqap_fast.train.refit import Material
 
@@ -39,16 +40,16 @@ class Diagnosis:
 
 
 def teach(seen: Material, said: Opinions, member: int, penalty: float = 0.1) -> Reasons:
-    """Heads of one member, fitted on rungs and good photographs, and calibrated on the held-out ones."""
-    labelled = seen.labelled[member][_good(seen.mos)]
+    """Heads of one member, fitted on rungs and good photographs, and calibrated on others."""
+    labelled, others = (seen.labelled[member][_good(seen.mos)][start::2] for start in (0, 1))
     taught = seen.taught.pooled[member]
     both = np.concatenate([taught, labelled])
     severity = np.concatenate([severities(seen.taught.rungs, said), np.zeros((len(labelled), len(REASONS)))])
     by = heads.standard(labelled, taught)
     x = heads.standardised(both, by)
     made = reason_heads(x, fit(heads.gram(x), severity, np.arange(len(both)), penalty), by)
-    held = seen.held[member][_good(seen.held_mos)]
-    factor, shift = calibrated(made(taught), made(held), np.nan_to_num(severity[: len(taught)], nan=0))
+    others = np.concatenate([others, seen.held[member][_good(seen.held_mos)]])
+    factor, shift = calibrated(made(taught), made(others), np.nan_to_num(severity[: len(taught)], nan=0))
     return Reasons(made.weights * factor, made.bias * factor + shift)
 
 
@@ -68,7 +69,7 @@ def diagnose(seen: Material, said: Opinions, member: int, of: Reasons) -> Diagno
         if severe.any():
             named[reason] = np.bincount(given[severe].argmax(1), minlength=len(REASONS)) / severe.sum()
     halves = good[::2], good[1::2]
-    flagged = [(one > np.quantile(other, 1 - FLAGGED, axis=0)).mean(0) for one, other in (halves, halves[::-1])]
+    flagged = [(one > limit(other)).mean(0) for one, other in (halves, halves[::-1])]
     return Diagnosis(auc, np.mean(flagged, axis=0), named)
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.stats import beta
 
 from metaqap_fast.train.damage import BEST, KINDS
 from metaqap_fast.train.heads import F32, Standard
@@ -34,7 +36,8 @@ REASONS = (
     "oversharpened",
 )
 WORST = 1.3  # opinion of what is at 1
-FLAGGED = 0.007  # of good photographs that calibrate: 1 % is promised of others, and there are only some hundreds
+FLAGGED = 0.01  # of good photographs, at most
+SURE = 0.95  # how sure that is
 WORST_SHARE = 0.85  # of the largest severity of a reason: what counts as its worst rungs
 
 # Of each kind of damage, the reasons for it. "~" before one: it may look like that, and teaches nothing about it.
@@ -126,22 +129,23 @@ def fit(kernel: F32, severity: F64, rows: NDArray[np.int64], penalty: float) -> 
         chosen = rows[asked]
         system = kernel[np.ix_(chosen, chosen)].astype(np.float64) + 1.0
         system[np.diag_indices_from(system)] += penalty
-        coefficients[chosen, reason] = np.linalg.solve(system, severity[asked, reason])
+        factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+        coefficients[chosen, reason] = cho_solve(factor, severity[asked, reason])
     return coefficients
 
 
 def calibrated(given: F64, good: F64, severity: F64) -> tuple[F64, F64]:
     """Factor [R] and shift [R] that make given values severities.
 
-    After them a share FLAGGED of good photographs is above 0, and the worst rungs have in the mean the severity that
-    they should have: 1 for what people call worst. A reason that no rung has is never given.
+    After them no more than FLAGGED of good photographs are above 0, see `limit`, and the worst rungs have in the mean
+    the severity that they should have: 1 for what people call worst. A reason that no rung has is never given.
 
     Args:
         given: [m, R] what the heads say of rungs.
         good: [k, R] what they say of good photographs.
         severity: [m, R] what rungs should be given.
     """
-    threshold = np.quantile(good, 1 - FLAGGED, axis=0)
+    threshold = limit(good)
     factor = np.zeros(given.shape[1])
     for reason, should in enumerate(severity.T):
         if should.max() > 0:
@@ -149,6 +153,19 @@ def calibrated(given: F64, good: F64, severity: F64) -> tuple[F64, F64]:
             above = given[worst, reason].mean() - threshold[reason]
             factor[reason] = should[worst].mean() / max(float(above), 1e-6)
     return factor, -threshold * factor
+
+
+def limit(good: F64) -> F64:
+    """Of values [k, R] of good photographs: what others exceed in no more than FLAGGED of all cases, as sure as SURE.
+
+    If j of k are above it, the share that will be is distributed as beta(j + 1, k - j); j is the largest of which the
+    upper bound is FLAGGED at most, or 0. [R].
+    """
+    count = len(good)
+    bounds = beta.ppf(SURE, np.arange(1, count + 1), np.arange(count, 0, -1))
+    above = max(int((bounds <= FLAGGED).sum()) - 1, 0)
+    highest: F64 = np.sort(good, axis=0)[count - 1 - above]
+    return highest
 
 
 def heads(x: F32, coefficients: F64, by: Standard) -> Reasons:

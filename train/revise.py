@@ -69,7 +69,9 @@ def revise(
             names.append(entries[place]["ranges"])
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in names}
-    learner, held = _learner(predictions(seen.held, of), seen.held_mos) if of is not None else ({}, {})
+    learner, held = dict[str, Any](), dict[str, Any]()
+    if of is not None:
+        learner, held["held_out"] = _learner(predictions(seen.held, of), seen.held_mos)
     document = {
         **bundle.document,
         "format_version": FORMAT_VERSION,
@@ -78,7 +80,7 @@ def revise(
         "meta_learner": {**bundle.document["meta_learner"], **learner},  # what is of no head stays
         "training": {
             **bundle.document.get("training", {}),
-            "heads": {"of": bundle.name, "program_version": __version__, "held_out": held, **(training or {})},
+            "heads": {"of": bundle.name, "program_version": __version__, **held, **(training or {})},
         },
         "files": files,
     }

@@ -177,7 +177,10 @@ def graph(path: Path, size: int = VIEW_SIZE) -> Any:
 
 def head(model: Any) -> Any:
     """The product of the head's weights."""
-    inputs = model.get_results()[0].input_value(0).get_node().input_values()
+    last = model.get_results()[0].input_value(0).get_node()
+    if last.get_type_name() == "Concat":  # reasons stand beside the prediction
+        last = last.input_value(0).get_node()
+    inputs = last.input_values()
     (product,) = [value.get_node() for value in inputs if value.get_node().get_type_name() == "MatMul"]
     return product
 

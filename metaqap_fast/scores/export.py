@@ -1,8 +1,8 @@
 """Scores for other programs: csv, jsonl and parquet files, in bounded memory; pyarrow tables and pandas data frames.
 
 They all have the same columns: those of schema.py under their names in files, and for a column of several numbers one
-column each (`member_NAME`), at the end. Where an image failed its numbers are null. Keys and texts that are not UTF-8
-are escaped as \\xNN.
+column each (`member_NAME`, `reason_NAME`, with _ for spaces), at the end. Where an image failed its numbers are null.
+Keys and texts that are not UTF-8 are escaped as \\xNN.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def exported(table: ScoreTable) -> Iterator[tuple[str, Column, Values]]:
             one = column.name.removesuffix("s")
             values: Any = table.columns[column.field]
             for i, label in enumerate(column.labels(table.attributes)):
-                yield f"{one}_{label}", column, _known(table, values[:, i])
+                yield f"{one}_{label}".replace(" ", "_"), column, _known(table, values[:, i])
 
 
 def to_arrow(table: ScoreTable) -> pa.Table:

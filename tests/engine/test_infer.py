@@ -11,6 +11,7 @@ import torch
 
 from metaqap_fast.engine.protocol import Batch, Engine
 from metaqap_fast.infer import scored, view_means
+from metaqap_fast.model.bundle import Layout
 from metaqap_fast.model.meta import MetaLearner, combine
 
 META = MetaLearner((0.5, 0.25, 0.2), 0.1, ((0.0, 0.01), (1.0, 0.04)), 2.0)
@@ -49,6 +50,19 @@ def test_each_image_gets_the_mean_of_its_own_views(size: int, tensors: bool) -> 
         assert result.members == pytest.approx(rows.mean(0), abs=1e-6)
         assert (result.score, result.uncertainty) == pytest.approx((score[0], uncertainty[0]), abs=1e-6)
         assert isinstance(result.score, float) and isinstance(result.uncertainty, float)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_reasons_stand_beside_predictions_and_are_cut_to_0_and_1(tensors: bool) -> None:
+    layout = Layout((0, 2, 4), (3, 1, 5))
+    given = [RNG.random((count, 6), np.float32) for count in COUNTS]
+    given[0][:, [1, 3, 5]] = [-0.5, 1.5, 0.25]
+    results = dict(scored(Given(2, tensors), zip("abcd", given, strict=True), META, layout))
+    assert results["a"].reasons.tolist() == [1.0, 0.0, 0.25] and np.isnan(results["c"].reasons).all()
+    for tag in "abd":
+        rows = given["abcd".index(tag)]
+        assert results[tag].members == pytest.approx(rows.mean(0)[[0, 2, 4]], abs=1e-6)
+        assert results[tag].score == pytest.approx(combine(rows.mean(0)[None, [0, 2, 4]], META)[0][0], abs=1e-6)
 
 
 def test_an_array_engine_gives_the_same_bits_in_any_batch() -> None:

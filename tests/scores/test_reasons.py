@@ -15,7 +15,10 @@ from PIL import Image
 
 from bundles import VIEW, write_bundle
 from metaqap_fast import Scorer, ScoreTable
+from metaqap_fast.errors import Status
 from metaqap_fast.model import bundle as bundles
+from metaqap_fast.records import Row
+from metaqap_fast.scores.export import records
 
 NAMES = ["underexposed", "overexposed"]
 
@@ -84,3 +87,12 @@ def test_a_bundle_without_reasons_writes_no_columns(images: Path, tmp_path: Path
     assert "reason" not in (tmp_path / "scores.csv").read_text().splitlines()[0]
     back = ScoreTable.read(tmp_path / "scores.h5")
     assert back.reason == [""] * 5 and back.reasons.shape == (5, 0)
+
+
+def test_names_of_columns_have_no_spaces() -> None:
+    row = Row(
+        b"a.png", 0.5, 0.1, np.zeros(1, np.float32), Status.ok, "", 8, 8, 99, reasons=np.array([0.25], np.float32)
+    )
+    table = ScoreTable.from_rows([row], {"members": ["a b"], "reasons": ["colour cast"]})
+    (found,) = records(table)
+    assert found["reason_colour_cast"] == 0.25 and found["member_a_b"] == 0

@@ -79,7 +79,6 @@ def sections(figures: Figures) -> list[Section]:
     series = roofline(figures)
     return [
         Section("Ceilings of this machine", ["", "measured", "unit"], ceilings),
-        native_parts.section(figures, list(dict.fromkeys(_precisions(figures)))),
         Section(
             "Stages in percent of their limit",
             ["stage", "images/s", "limit", "share of the limit"],
@@ -87,6 +86,7 @@ def sections(figures: Figures) -> list[Section]:
             "Operations are those of convolutions and matrix products. Reading counts each byte read and written.",
             [partial(plots.log_plot, "Roofline", "operations per byte", "Gop/s", series)] if series else [],
         ),
+        native_parts.section(figures, list(dict.fromkeys(_precisions(figures)))),
     ]
 
 

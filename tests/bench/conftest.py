@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from metaqap_fast.bench import idle, sampling
-from metaqap_fast.bench.job import prepare, timed
+from metaqap_fast.bench.job import NotInstalled, prepare, timed
 
 
 @pytest.fixture
@@ -18,7 +18,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def once(case: sampling.Case, settings: sampling.Settings) -> dict[str, Any]:
-        work = prepare(case.work, case.options)
+        try:
+            work = prepare(case.work, case.options)
+        except NotInstalled as reason:
+            return {"skipped": str(reason)}
         try:
             return timed(work, settings.seconds, settings.patience)
         finally:

@@ -227,7 +227,10 @@ def test_limit_end_to_end(bundle: Path, tmp_path: Path, cli: Callable[..., Any])
     out = tmp_path / "run"
     result = cli("bench", "limit", "--synthetic", 2, "--sizes", "64x64", "--model", bundle, "-o", out, *how)
     assert result.exit_code == 0, result.stderr
-    assert "Stages in percent of their limit" in result.stdout and not report.Figures(read(out)).failures()
+    assert "Stages in percent of their limit" in result.stdout
+    missing = report.Figures(read(out)).failures()  # another kind of network; and a CPU without AVX2 has no peak
+    assert any("the native engine does not run this model" in line for line in missing)
+    assert all("parts fp32" in line or "peak fp32" in line for line in missing)
 
 
 def test_without_a_ceiling_there_is_no_roofline(tmp_path: Path) -> None:

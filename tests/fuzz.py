@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of everything that parses what others wrote.
 
-    python tests/fuzz.py header|pixels|heif|jxl|gif|raw|profile|bundle|table SECONDS
+    python tests/fuzz.py header|pixels|heif|jxl|gif|raw|profile|bundle|table SECONDS [INPUTS]
 
-A finding is written to tests/findings/TARGET-HASH and ends the run; `test_fuzz.py` replays them for ever.
+With a number of inputs they are the same ones each time, as far as the program is the same. A finding is written to tests/findings/TARGET-HASH and ends the run; `test_fuzz.py` replays them for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FINDINGS = Path(__file__).parent / "findings"
 
 
 def main() -> None:
-    target, seconds = sys.argv[1], int(sys.argv[2])
+    target, seconds, inputs = sys.argv[1], int(sys.argv[2]), [int(number) for number in sys.argv[3:]]
     check, seeds = TARGETS[target]
 
     def one(data: bytes) -> None:
@@ -43,6 +43,7 @@ def main() -> None:
         # A crash of a C library, a hang or a huge allocation raises nothing: libFuzzer itself writes those down.
         kept = f"-artifact_prefix={FINDINGS}/{target}-"
         options = [f"-max_total_time={seconds}", *limits, "-verbosity=1", kept]
+        options += [option for number in inputs for option in (f"-runs={number}", "-seed=1")]
         atheris.Setup([sys.argv[0], *options, "-print_final_stats=1", folder], one)
         atheris.Fuzz()
 

@@ -2,7 +2,9 @@
 
     python tests/fuzz.py header|pixels|heif|jxl|gif|raw|profile|bundle|table SECONDS [INPUTS]
 
-With a number of inputs they are the same ones each time, as far as the program is the same. A finding is written to tests/findings/TARGET-HASH and ends the run; `test_fuzz.py` replays them for ever.
+With a number of inputs they are the same ones each time, as far as the program is the same.
+
+A finding is written to tests/findings/TARGET-HASH and ends the run; `test_fuzz.py` replays them for ever.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from metaqap_fast.bench.environment import describe
+from metaqap_fast.bench.environment import brief
 from metaqap_fast.bench.tiny import write_tiny
 
 TARS, DIFFERENT = 100, 5
@@ -55,20 +55,20 @@ def shards(folder: Path, rows: int) -> Path:
 
 
 @contextmanager
-def cluster() -> Iterator[str]:
-    """The address of a cluster of this machine's CPUs."""
+def cluster(*options: str) -> Iterator[str]:
+    """The address of a cluster of this machine alone, started with these options of `ray start`; it is stopped then."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    start = ["start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"]
-    subprocess.run([*RAY, *start, "--disable-usage-stats"], check=True, capture_output=True)
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # a token would be written to HOME
+    start = ["start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false", *options]
+    subprocess.run([*RAY, *start, "--disable-usage-stats"], check=True, capture_output=True, timeout=120)
     import ray
 
     try:
         yield f"{ray.util.get_node_ip_address()}:{port}"
     finally:
-        subprocess.run([*RAY, "stop", "--force"], check=True, capture_output=True)
+        subprocess.run([*RAY, "stop", "--force"], check=True, capture_output=True, timeout=120)
 
 
 def measured(source: Path, model: Path, out: Path, address: str) -> dict[str, Any]:
@@ -108,8 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, cluster() as address:
         work = Path(name)
         found = measured(shards(work, options.rows), write_tiny(work / "tiny"), work / "scores.h5", address)
-    about = {key: value for key, value in describe().items() if key in ("program_version", "commit", "cpu", "cpus")}
-    text = json.dumps({**about, **found}, indent=1)
+    text = json.dumps({**brief(), **found}, indent=1)
     print(text)
     if options.output:
         options.output.write_text(text + "\n")

@@ -40,6 +40,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def brief() -> dict[str, Any]:
+    """Of `describe`, what names the program and the machine in a line or two."""
+    return {name: value for name, value in describe().items() if name in ("program_version", "commit", "cpu", "cpus")}
+
+
 def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
     """Versions of those that are installed."""
     found = {}

@@ -27,7 +27,7 @@ from metaqap_fast.scorer import Scorer
 from metaqap_fast.train import rungs
 from metaqap_fast.train.damage import KINDS, Step, View
 from metaqap_fast.train.datasets import load, split
-from metaqap_fast.train.diagnose import BANDS, GOOD, area
+from metaqap_fast.train.diagnose import BANDS, GOOD, area, banded
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.opinion import opinions, read_cells
 from metaqap_fast.train.reasons import CAUSES, REASONS, severities
@@ -172,12 +172,6 @@ def beside(
                 row[band] = area(values[rows], untouched_others[name])
                 row[f"{band}, ours"] = area(damaged[rows, place], untouched[:, place])
     return found
-
-
-def banded(severity: F64) -> dict[str, NDArray[np.bool_]]:
-    """Which of severities [n] are in each of BANDS; those without any are left out."""
-    rows = {band: (severity >= low) & (severity < high) for band, (low, high) in BANDS.items()}
-    return {band: chosen for band, chosen in rows.items() if chosen.any()}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from metaqap_fast.bench.environment import describe
+from metaqap_fast.bench.environment import brief
 from metaqap_fast.bench.s3_server import ENVIRONMENT, put
 from metaqap_fast.bench.tiny import write_tiny
 from metaqap_fast.errors import Status
@@ -271,9 +271,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     forms = [form for form in options.forms.split(",") if form]
-    about = {name: value for name, value in describe().items() if name in ("program_version", "commit", "cpu", "cpus")}
     found = large(options.work) if options.large else compare(options.images, options.repeats, forms, options.model)
-    text = json.dumps({**about, **found}, indent=1)
+    text = json.dumps({**brief(), **found}, indent=1)
     print(text)
     if options.output:
         options.output.write_text(text + "\n")

@@ -61,16 +61,20 @@ def diagnose(seen: Material, said: Opinions, member: int, of: Reasons) -> Diagno
     auc = np.full((len(REASONS), len(BANDS)), np.nan)
     named = np.full((len(REASONS), len(REASONS)), np.nan)
     for reason in range(len(REASONS)):
-        for band, (low, high) in enumerate(BANDS.values()):
-            rows = (severity[:, reason] >= low) & (severity[:, reason] < high)
-            if rows.any():
-                auc[reason, band] = area(given[rows, reason], good[:, reason])
+        for band, rows in banded(severity[:, reason]).items():
+            auc[reason, list(BANDS).index(band)] = area(given[rows, reason], good[:, reason])
         severe = severity[:, reason] >= BANDS["severe"][0]
         if severe.any():
             named[reason] = np.bincount(given[severe].argmax(1), minlength=len(REASONS)) / severe.sum()
     halves = good[::2], good[1::2]
     flagged = [(one > limit(other)).mean(0) for one, other in (halves, halves[::-1])]
     return Diagnosis(auc, np.mean(flagged, axis=0), named)
+
+
+def banded(severity: F64) -> dict[str, NDArray[np.bool_]]:
+    """Which of severities [n] are in each of BANDS; those without any are left out."""
+    rows = {band: (severity >= low) & (severity < high) for band, (low, high) in BANDS.items()}
+    return {band: chosen for band, chosen in rows.items() if chosen.any()}
 
 
 def area(positive: F64, negative: F64) -> float:

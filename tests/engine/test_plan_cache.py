@@ -14,12 +14,8 @@ from typing import Any
 import pytest
 
 import fake_tensorrt
-from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.gpu import plan_cache as cache
-from metaqap_fast.engine.gpu.tensorrt_build import Library
 
-LIBRARY = Library(fake_tensorrt, "tensorrt")
-GPU = Gpu(0, "NVIDIA Test 9000", 89, 1 << 30)
 KEY = cache.Key("m", "merged", "fp16", "0" * 64, "tensorrt 11.4.0", "GPU sm89", 8, (("level", "None"),))
 
 

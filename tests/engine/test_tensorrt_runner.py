@@ -30,7 +30,6 @@ from metaqap_fast.model.bundle import Bundle
 
 LIBRARY = Library(fake_tensorrt, "tensorrt")
 GPU = Gpu(0, "NVIDIA Test 9000", 89, 1 << 30)
-KEY = cache.Key("m", "merged", "fp16", "0" * 64, "tensorrt 11.4.0", "GPU sm89", 8, (("level", "None"),))
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,29 +12,14 @@ from pathlib import Path
 import psutil
 
 from command import run
-
-CLUSTER = [sys.executable, "-m", "ray.scripts.scripts"]
-
-
-def started(cpus: int = 2) -> Iterator[str]:
-    """The address of a cluster, which is stopped behind it."""
-    import ray
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = ["start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={cpus}"]
-    quiet = ["--include-dashboard=false", "--disable-usage-stats"]
-    subprocess.run([*CLUSTER, *start, *quiet], check=True, capture_output=True, timeout=120)
-    yield f"{ray.util.get_node_ip_address()}:{port}"
-    subprocess.run([*CLUSTER, "stop", "--force"], check=True, capture_output=True, timeout=120)
+from metaqap_fast.bench.cluster_rows import RAY
 
 
 @contextmanager
 def another_node(head: str) -> Iterator[subprocess.Popen[bytes]]:
     """A node of one CPU more, which ends with the process."""
     start = ["start", f"--address={head}", "--num-cpus=1", "--disable-usage-stats", "--block"]
-    node = subprocess.Popen([*CLUSTER, *start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    node = subprocess.Popen([*RAY, *start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield node
     finally:

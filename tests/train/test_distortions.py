@@ -12,6 +12,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
+from distorting import SEED, apply
 from metaqap_fast.train.distortions import DISTORTIONS, distort, stretch
 from metaqap_fast.train.distortions.base import generator, to_uint8
 from metaqap_fast.train.distortions.compression import jpeg2000_bytes
@@ -24,21 +25,7 @@ from metaqap_fast.train.distortions.spaces import rgb_to_lab, rgb_to_ycbcr
 from metaqap_fast.train.distortions.spatial import displaced
 from metaqap_fast.train.distortions.tone import spline_curve
 
-SEED = 5
 IDENTITIES = {(1, 1), (3, 1), (8, 1), (18, 3)}
-
-
-@pytest.fixture(scope="module")
-def crop(photo) -> torch.Tensor:
-    """[1, 3, 160, 176] in 0..1, both reached, an odd shape on purpose."""
-    pixels = np.array(photo.crop((150, 40, 326, 200)))
-    return stretch(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
-
-
-def apply(kind: int, level: int, x: torch.Tensor, seed: int = SEED) -> torch.Tensor:
-    """The function itself, before the second stretch."""
-    entry = DISTORTIONS[kind - 1]
-    return entry.function(x, entry.levels[level - 1], [generator(seed + i, kind) for i in range(len(x))])
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -201,12 +201,14 @@ def output_of(command: list[str]) -> str | None:
 class Utilisation:
     """Samples nvidia-smi while a block runs."""
 
-    def __init__(self, gpu: int | None) -> None:
+    def __init__(self, gpu: cuda.Gpu | None) -> None:
         self._gpu, self._samples, self._stop = gpu, list[float](), threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def _sample(self) -> None:
-        query = ["nvidia-smi", f"--id={self._gpu}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        assert self._gpu is not None
+        # By its UUID: nvidia-smi counts all GPUs, CUDA those of CUDA_VISIBLE_DEVICES. Of a MIG slice it says nothing.
+        query = ["nvidia-smi", f"--id={self._gpu.uuid}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         while not self._stop.wait(0.5):
             if (text := output_of(query)) and text.isdigit():
                 self._samples.append(float(text))

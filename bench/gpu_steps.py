@@ -182,7 +182,7 @@ def speed(settings: Settings, engine: str, precision: str) -> dict[str, Any]:
     scorer = Scorer(settings.model, engine="openvino", precision="fp32", batch_size=settings.batch)
     scorer.engine.close()
     scorer.engine, scorer.decoder = made, decoder_for(settings, on_gpu=settings.gpu is not None)
-    with Utilisation(settings.gpu) as utilisation:
+    with Utilisation(settings.device) as utilisation:
         out["whole"] = whole_rate(settings, scorer, min(out["decode"], out["engine merged"]))
     out["gpu_utilisation_percent"] = utilisation.mean()
     slowest = min(out["decode"], out["engine merged"], out["combine"])

@@ -200,9 +200,10 @@ def _entries(options: Options) -> list[File]:
 
 
 def _decoder(bundle: Bundle, options: Options) -> Decoder:
-    gpu = engines.gpu_for(options["engine"], options["device"])
+    gpu = engines.choose(options["engine"], options["device"]).gpu
     batch = options.get("batch_size") or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
-    return create_decoder(DecodeOptions(bundle.view_size, batch_size=batch), gpu=gpu, limits=Limits())
+    index = None if gpu is None else gpu.index
+    return create_decoder(DecodeOptions(bundle.view_size, batch_size=batch), gpu=index, limits=Limits())
 
 
 def _views(bundle: Bundle, options: Options) -> list[Any]:

@@ -6,11 +6,15 @@ Decided by type where the library has one (torch); the others have only words.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from metaqap_fast.errors import MetaqapError
 
+PATIENCE = 60.0  # seconds that a batch may take; a GPU needs a hundredth of one
+TICK = 0.002  # between two looks at an event
 _CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 _FULL = (
     "outofmemory", "out of memory", "out_of_memory", "mem_alloc_failed", "cudaerrormemoryallocation", "bad_alloc",
@@ -54,6 +58,29 @@ def gpu_lost(device: str, error: BaseException) -> GpuLost:
     """What to tell a user, in one line."""
     return GpuLost(
         f"{device} stopped working: {first_line(error)}. Rows committed so far are safe; go on with --resume"
+    )
+
+
+def wait(event: Any, device: str, seconds: float = PATIENCE) -> None:
+    """For a CUDA event, but not for ever: a GPU that has fallen off its bus may not even say so.
+
+    Looks are counted, not seconds of a clock: while this process is stopped, no GPU is late.
+
+    Raises:
+        GpuLost: it has not come.
+    """
+    for _ in range(round(seconds / TICK)):
+        if event.query():
+            return
+        time.sleep(TICK)
+    raise silent(device, seconds)
+
+
+def silent(device: str, seconds: float, what: str = "") -> GpuLost:
+    """What to tell where nothing comes from a device any more."""
+    return GpuLost(
+        f"{device} has not answered for {seconds:.0f} seconds{what}. Rows committed so far are safe; go on with "
+        "--resume, and if it happens again, score with --device cpu into another file"
     )
 
 

@@ -122,13 +122,14 @@ class Scorer:
         self.bundle = bundles.load(model)
         self.views: Views = views
         self.max_bytes = max_bytes
-        gpu = engines.gpu_for(engine, device)
+        choice = engines.choose(engine, device)  # once, for decoder and engine
+        gpu = choice.gpu.index if choice.gpu else None
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
         options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels, min_size, raw, exif)
         limits = Limits(max_seconds, max_memory) if isolate else None
         self.decoder = decode.create(options, gpu=gpu, limits=limits)  # starts while the engine compiles
         try:
-            self.engine = engines.create(self.bundle, engine, device, precision)
+            self.engine = engines.create(self.bundle, engine, device, precision, choice)
         except BaseException:
             self.decoder.close()
             raise

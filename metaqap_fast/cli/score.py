@@ -174,7 +174,7 @@ def score(
     from metaqap_fast.input import open_sources
     from metaqap_fast.input.ahead import Ahead
     from metaqap_fast.run import about, run, run_to
-    from metaqap_fast.scale.shards import run_shards
+    from metaqap_fast.scale.shards import run_shards, with_processes
     from metaqap_fast.scorer import Scorer
     from metaqap_fast.scores.claim import Claim
     from metaqap_fast.scores.committed import root_of
@@ -225,9 +225,9 @@ def score(
                     ray, found, choose, claim, mode, {**settings, "device": devices[0]}, report.progress,
                     report.started, **saving, summary=summary,
                 )  # fmt: skip
-            elif claim and len(devices) > 1:
+            elif claim and not profile and (apart := with_processes(devices, settings["engine"])):
                 run_shards(
-                    devices, listing, claim, mode, settings, report.progress, report.started, **saving, summary=summary
+                    apart, listing, claim, mode, settings, report.progress, report.started, **saving, summary=summary
                 )
             else:
                 with signals.at_once(stopped):

@@ -82,17 +82,19 @@ def create(options: DecodeOptions, *, gpu: int | None = None, limits: Limits | N
         options: see `DecodeOptions`.
         gpu: CUDA device to decode on; views are then torch tensors on it. None: the CPU.
         limits: decode in a supervised process that keeps them, and whose crashes cost one image each. None: in this
-            process. On a GPU nothing is isolated, and limits are not kept.
+            process. On a GPU nothing is isolated: an image that takes more than `max_seconds` ends the run.
     """
     # Imported when picked: the supervised process loads this module too, and must not load its supervisor.
     if gpu is not None:
         from metaqap_fast.decode.device import DeviceDecoder
         from metaqap_fast.decode.lanes import LANES, Lanes
 
-        if limits is not None and limits != Limits():
-            log.warning("decoding on a GPU is not isolated: --max-seconds and --max-memory are not kept")
+        limits = limits or Limits()
+        if limits.max_memory != MAX_MEMORY:
+            log.warning("decoding on a GPU is not isolated: --max-memory is not kept")
         threads = max(1, len(os.sched_getaffinity(0)) // LANES)
-        return Lanes([DeviceDecoder(options, gpu, threads) for _ in range(LANES)])
+        lanes = [DeviceDecoder(options, gpu, threads) for _ in range(LANES)]
+        return Lanes(lanes, f"cuda:{gpu}", limits.max_seconds)
     if limits is not None:
         from metaqap_fast.decode.supervisor import Supervisor
 

@@ -58,7 +58,8 @@ class DeviceDecoder(LocalDecoder):
                 self._stream = torch.cuda.Stream(self._device_id)  # type: ignore[no-untyped-call]
             self._together([self._probe] * self.options.batch_size)
         except (RuntimeError, MemoryError) as error:
-            raise MetaqapError(f"the decoder on {self._device} does not start: {first_line(error)}") from None
+            less = ". Free some of its memory, or use a smaller --batch-size" if out_of_memory(error) else ""
+            raise MetaqapError(f"the decoder on {self._device} does not start: {first_line(error)}{less}") from None
 
     def close(self) -> None:
         """See `Decoder.close`."""

@@ -6,7 +6,7 @@ import logging
 from contextlib import nullcontext
 
 from metaqap_fast.engine import cpu
-from metaqap_fast.engine.choice import choose
+from metaqap_fast.engine.choice import Choice, choose
 from metaqap_fast.engine.protocol import Engine, Unsuited
 from metaqap_fast.engine.table import ENGINES, either
 from metaqap_fast.errors import MetaqapError, UsageError
@@ -17,10 +17,17 @@ from metaqap_fast.options import PRECISIONS
 log = logging.getLogger(__name__)
 
 
-def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision: str = "auto") -> Engine:
+def create(
+    bundle: Bundle,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    choice: Choice | None = None,
+) -> Engine:
     """The engine for a bundle on this machine; `auto` is explained in `choice.choose`.
 
-    Its `reason` says why it was taken, and why others were not.
+    Its `reason` says why it was taken, and why others were not. `choice` is what `choose` has said before: the driver
+    may say something else when it is asked again.
 
     Raises:
         UsageError: an engine, device or precision that does not exist or cannot run here.
@@ -29,7 +36,7 @@ def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
     cpu.limit_onednn()  # torch's, too; and a METAQAP_FAST_ISA that cannot be is said at once
-    choice = choose(engine, device)
+    choice = choice or choose(engine, device)
     if choice.warning:
         log.warning(choice.warning)
     if precision == "auto" and engine == "auto" and choice.gpu is None:
@@ -59,13 +66,3 @@ def create(bundle: Bundle, engine: str = "auto", device: str = "auto", precision
         raise MetaqapError(f"{precision} was asked for, but the {made.name} engine runs {made.precision} here")
     made.reason = "; ".join([*said, made.reason] if made.reason else said)
     return made
-
-
-def gpu_for(engine: str, device: str) -> int | None:
-    """The number of the GPU that `create` would use; None for the CPU.
-
-    Raises:
-        UsageError, MetaqapError: as `create`.
-    """
-    gpu = choose(engine, device).gpu
-    return gpu.index if gpu else None

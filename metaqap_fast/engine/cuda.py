@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from metaqap_fast.errors import MetaqapError, UsageError
@@ -13,6 +16,9 @@ from metaqap_fast.errors import MetaqapError, UsageError
 MIN_CUDA = 13000  # of the driver; the GPU libraries are CUDA 13 builds
 _NO_DEVICE = 100
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_HIDDEN = ("", "-1", "none", "void", "NoDevFiles")  # what people and container runtimes write to hide all GPUs
+_PRESENT = Path("/proc/driver/nvidia/gpus")  # an entry for each GPU of the machine, hidden or not
 
 
 class NoGpu(MetaqapError):
@@ -25,12 +31,16 @@ class NoGpu(MetaqapError):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One device: `capability` 90 is sm_90, `memory` in bytes."""
+    """One device: `capability` 90 is sm_90, `memory` in bytes. `uuid` is that of the GPU, or of its MIG slice.
+
+    A slice is a device of its own, whose name ends in its size, such as `MIG 1g.10gb`.
+    """
 
     index: int
     name: str
     capability: int
     memory: int
+    uuid: str = ""
 
     @property
     def device(self) -> str:
@@ -39,7 +49,7 @@ class Gpu:
 
 
 def gpus(load: Callable[[str], Any] = ctypes.CDLL) -> list[Gpu]:
-    """The GPUs that the driver shows to this process (`CUDA_VISIBLE_DEVICES` counts).
+    """The GPUs, or MIG slices, that the driver shows to this process: those of `CUDA_VISIBLE_DEVICES`, in its order.
 
     Raises:
         NoGpu: no driver, a driver too old, no device, or a driver that does not start.
@@ -57,23 +67,41 @@ def gpus(load: Callable[[str], Any] = ctypes.CDLL) -> list[Gpu]:
         raise NoGpu(f"the NVIDIA driver is too old: it has CUDA {have}, 13.0 is needed; install driver 580 or newer")
     count = ctypes.c_int()
     if code == _NO_DEVICE or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        raise NoGpu("the NVIDIA driver shows no GPU to this process", plain=True)
+        raise _none_shown(os.environ.get(VISIBLE))
     return [_describe(driver, index) for index in range(count.value)]
+
+
+def _none_shown(visible: str | None) -> NoGpu:
+    """Why a driver that works shows no GPU; silence is only for who wants none or has none."""
+    if visible is not None and visible.strip() not in _HIDDEN:
+        listed = "`nvidia-smi -L` lists the GPUs and MIG slices that there are"
+        return NoGpu(f"the NVIDIA driver knows no GPU of {VISIBLE}={visible}: {listed}")
+    if visible is None and _PRESENT.is_dir() and any(_PRESENT.iterdir()):
+        return NoGpu(
+            "the NVIDIA driver shows no GPU to this process, although there is one: if MIG is on, it needs a slice "
+            "(`nvidia-smi mig -lgi` lists them)"
+        )
+    return NoGpu("the NVIDIA driver shows no GPU to this process", plain=True)
 
 
 def _describe(driver: Any, index: int) -> Gpu:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     memory, name = ctypes.c_size_t(), ctypes.create_string_buffer(128)
+    identity = (ctypes.c_ubyte * 16)()
     codes = [
         driver.cuDeviceGet(ctypes.byref(device), index),
         driver.cuDeviceGetName(name, 128, device),
         driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
         driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device),
         driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device),
+        driver.cuDeviceGetUuid_v2(ctypes.byref(identity), device),
     ]
     if any(codes):
         raise NoGpu(f"cuda:{index} does not answer (CUDA error {max(codes)})")
-    return Gpu(index, name.value.decode(errors="replace"), 10 * major.value + minor.value, memory.value)
+    shown = name.value.decode(errors="replace")
+    kind = "MIG" if " MIG " in shown else "GPU"
+    whose = f"{kind}-{uuid.UUID(bytes=bytes(identity))}"
+    return Gpu(index, shown, 10 * major.value + minor.value, memory.value, whose)
 
 
 def parse_device(device: str) -> int | str:
@@ -100,4 +128,5 @@ def pick(device: int | str, found: list[Gpu]) -> Gpu:
     if isinstance(index, int) and index < len(found):
         return found[index]
     names = ", ".join(f"{gpu.device} ({gpu.name})" for gpu in found)
-    raise UsageError(f"device cuda:{index} does not exist: this machine has {names}")
+    whose = f"{VISIBLE} shows" if os.environ.get(VISIBLE) else "this machine has"
+    raise UsageError(f"device cuda:{index} does not exist: {whose} {names}")

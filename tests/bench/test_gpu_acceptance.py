@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import time
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +15,12 @@ from typing import Any
 import pytest
 
 from fake_driver import fake_driver
-from metaqap_fast.bench import gpu_acceptance, gpu_steps
+from metaqap_fast.bench import gpu_acceptance, gpu_measure, gpu_steps
 from metaqap_fast.bench.gpu_acceptance import last_object, measure, run_step
 from metaqap_fast.bench.gpu_measure import Settings, decode_rate
 from metaqap_fast.bench.gpu_promises import Step, checks, contacts, exit_status, plan, ran, table
 from metaqap_fast.decode import DecodeOptions
+from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.gpu import torch_engine
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.model import bundle as bundles
@@ -30,7 +28,6 @@ from metaqap_fast.records import Decoded
 
 pytestmark = pytest.mark.full
 
-ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-m", "metaqap_fast.bench.gpu_acceptance"]
 
 
@@ -225,6 +222,22 @@ def test_failures_are_no_rate(settings: Settings, monkeypatch: pytest.MonkeyPatc
     scorer.engine.close()
 
 
+def test_without_timm_only_the_papers_networks_are_missing() -> None:
+    code = "import sys; sys.modules['timm'] = None; import metaqap_fast.bench.gpu_steps"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_gpu_that_is_watched_is_the_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-smi counts all GPUs, CUDA those of CUDA_VISIBLE_DEVICES, in its order."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(gpu_measure, "output_of", lambda command: asked.append(command) or "50")
+    with gpu_measure.Utilisation(Gpu(0, "NVIDIA H100", 90, 80 << 30, "GPU-77")) as utilisation:
+        while not asked:
+            time.sleep(0.01)
+    assert "--id=GPU-77" in asked[0] and utilisation.mean() == 50.0
+
+
 def test_one_sample_of_memory_shows_no_growth() -> None:
     with pytest.raises(RuntimeError, match="1 samples in the time there was: 8 are needed"):
         gpu_steps.growth([100.0])
@@ -262,76 +275,3 @@ def test_what_a_stopped_step_found_is_kept(tmp_path: Path, monkeypatch: pytest.M
     assert out["failed"] == "stopped after 5 s" and out["partial"] == {"16": 100.0, "32": None} and out["seconds"] < 30
     text = table({"machine": "X", "checks": [], "steps": {"sweep_batch": out}})
     assert "sweep_batch: 16" in text and "100.00" in text
-
-
-# --- bringing it to a machine without a network --------------------------------------------------------------------
-
-
-def make_wheel(folder: Path, name: str, size: int, version: str = "1.0") -> None:
-    """A wheel that pip takes: one module with some ballast."""
-    folder.mkdir(exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
-        file.writestr(f"{name}.py", f"version = '{version}'\n" + "#" * size)
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(f"{info}/RECORD", "")
-
-
-def commands(document: str) -> list[str]:
-    """The command lines between <!-- pieces --> and <!-- end -->."""
-    found = re.search(r"<!-- pieces -->\n```\n(.*?)```", (ROOT / "docs" / document).read_text(), re.S)
-    assert found is not None
-    return found[1].splitlines()
-
-
-def shell(line: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, **more}
-    command = ["bash", "-c", line]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_wheels_travel_in_pieces_and_replace_nothing_of_the_machine(tmp_path: Path) -> None:
-    """The documented lines as they stand, but for small pieces, other wheels, and a dry run of no steps."""
-    split, join, venv, install, run = commands("gpu.md")
-    here, there, machine = tmp_path / "here", tmp_path / "there", tmp_path / "machine"
-    for folder in (here, there):
-        folder.mkdir()
-    make_wheel(here / "wheels", "metaqap_test_one", 120_000)
-    make_wheel(here / "wheels", "metaqap_test_two", 100)
-    make_wheel(tmp_path / "own", "metaqap_test_two", 100, version="0.9")
-    with zipfile.ZipFile(next((tmp_path / "own").iterdir())) as wheel:
-        wheel.extractall(machine)
-    done = shell(split.replace("50M", "50K"), here)
-    assert done.returncode == 0, done.stderr
-    assert len(list((here / "pieces").glob("wheels.tar.*"))) > 2
-    (here / "pieces").rename(there / "pieces")
-    # The machine's packages, as far as a test can have any: an environment made in another does not see its packages.
-    packages = [str(machine), str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
-    own = {"PYTHONPATH": os.pathsep.join(packages)}
-    for line in (join, venv, install.replace("metaqap-fast onnx pillow", "metaqap_test_one metaqap_test_two")):
-        done = shell(line, there, **own)
-        assert done.returncode == 0, done.stderr
-    for path in (here / "wheels").iterdir():
-        assert (there / "wheels" / path.name).read_bytes() == path.read_bytes()
-    code = "import metaqap_test_one as a, metaqap_test_two as b; print(a.version, b.version)"
-    assert shell(f'env/bin/python -c "{code}"', there, **own).stdout.split() == ["1.0", "0.9"]
-    assert not list((there / "env").rglob("metaqap_test_two.py"))
-    done = shell(f"{run} --dry-run --images 2 --steps nothing --minutes 30", there, **own)
-    assert done.returncode == 0, done.stdout + done.stderr
-    document = json.loads((there / "bench" / "results" / "gpu-acceptance-dry-run.json").read_text())
-    assert document["steps"]["environment"]["result"]["bundle"]
-
-
-@pytest.mark.parametrize(
-    "harm", [lambda piece: piece.unlink(), lambda piece: piece.write_bytes(b"x")], ids=["missing", "damaged"]
-)
-def test_pieces_that_do_not_fit_are_refused(harm: Callable[[Path], None], tmp_path: Path) -> None:
-    split, join, *_ = commands("gpu.md")
-    make_wheel(tmp_path / "wheels", "metaqap_test_one", 120_000)
-    assert shell(split.replace("50M", "50K"), tmp_path).returncode == 0
-    (tmp_path / "wheels").rename(tmp_path / "before")
-    harm(max((tmp_path / "pieces").glob("wheels.tar.*")))
-    done = shell(join, tmp_path)
-    assert done.returncode == 1 and "FAILED" in done.stdout + done.stderr and not (tmp_path / "wheels").exists()

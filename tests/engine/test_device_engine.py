@@ -196,6 +196,10 @@ def test_where_torch_cannot_compile_the_networks_run_as_they_are(
     monkeypatch.setattr(torch_engine, "module", lambda graph: torch.nn.Identity())
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
     monkeypatch.setattr(torch, "compile", lambda network, dynamic: "compiled")
+    for name, value in (("benchmark", False), ("deterministic", True), ("allow_tf32", True)):
+        monkeypatch.setattr(torch.backends.cudnn, name, value)
     engine = torch_engine.create(bundles.load(str(bundle)), "fp16", Gpu(0, "NVIDIA Test", 90, 1 << 30))
     assert made == ["compiled", "plain"] and engine.device_id == 0
     assert "Failed to find C compiler. Running them as they are" in caplog.text
+    backend = torch.backends.cudnn  # the fastest kernels for fp16, and no other precision than was asked for
+    assert (backend.benchmark, backend.deterministic, backend.allow_tf32) == (True, False, False)

@@ -19,8 +19,8 @@ from metaqap_fast.engine.choice import choose
 from metaqap_fast.engine.cuda import Gpu, NoGpu
 from metaqap_fast.errors import MetaqapError, UsageError
 
-H100 = Gpu(0, "NVIDIA H100", 90, 80 << 30)
-ADA = Gpu(1, "NVIDIA L4", 89, 24 << 30)
+H100 = Gpu(0, "NVIDIA H100", 90, 80 << 30, "GPU-00000000-0000-0000-0000-000000000000")
+ADA = Gpu(1, "NVIDIA L4", 89, 24 << 30, "GPU-01010101-0101-0101-0101-010101010101")
 
 
 class Driver:
@@ -56,6 +56,10 @@ class Driver:
         out._obj.value = self.gpus[device.value - 100].memory
         return 0
 
+    def cuDeviceGetUuid_v2(self, out: Any, device: ctypes.c_int) -> int:
+        out._obj[:] = [device.value - 100] * 16
+        return 0
+
     def cuDeviceGetAttribute(self, out: Any, what: int, device: ctypes.c_int) -> int:
         out._obj.value = divmod(self.gpus[device.value - 100].capability, 10)[what - 75]
         return 0
@@ -83,6 +87,38 @@ def test_why_there_is_no_gpu(load: Any, words: str, plain: bool) -> None:
     with pytest.raises(NoGpu, match=words) as caught:
         cuda.gpus(load)
     assert caught.value.plain == plain
+
+
+@pytest.mark.parametrize(
+    ("visible", "present", "words", "plain"),
+    [
+        (None, False, "the NVIDIA driver shows no GPU to this process", True),
+        ("", True, "the NVIDIA driver shows no GPU to this process", True),
+        ("-1", True, "the NVIDIA driver shows no GPU to this process", True),
+        ("GPU-77", True, "the NVIDIA driver knows no GPU of CUDA_VISIBLE_DEVICES=GPU-77: `nvidia-smi -L` lists", False),
+        ("5", True, "the NVIDIA driver knows no GPU of CUDA_VISIBLE_DEVICES=5: `nvidia-smi -L` lists", False),
+        (None, True, "although there is one: if MIG is on, it needs a slice", False),
+    ],
+)
+def test_only_who_wants_no_gpu_is_told_nothing(
+    visible: str | None, present: bool, words: str, plain: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong name, or MIG without a slice, must not look like a machine without a GPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if present:
+        (tmp_path / "0000:65:00.0").mkdir()
+    monkeypatch.setattr(cuda, "_PRESENT", tmp_path)
+    with pytest.raises(NoGpu) as caught:
+        cuda.gpus(Driver([], init=100))
+    assert words in str(caught.value) and caught.value.plain == plain
+
+
+def test_a_device_beyond_those_that_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0000")
+    with pytest.raises(UsageError, match=r"cuda:1 does not exist: CUDA_VISIBLE_DEVICES shows cuda:0 \(NVIDIA H100\)"):
+        cuda.pick(1, [H100])
 
 
 def both() -> list[Gpu]:
@@ -186,6 +222,21 @@ def test_a_gpu_that_tensorrt_is_not_made_for_is_torchs(
         engines.create(bundles.load(str(bundle)), "tensorrt", "auto", "fp16")
 
 
+def test_the_driver_is_asked_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that goes in between must not leave a GPU's decoder with a CPU's engine."""
+    from metaqap_fast import decode
+    from metaqap_fast.engine.gpu import torch_engine
+
+    answers, used = [both()], list[Any]()
+    monkeypatch.setattr(
+        "metaqap_fast.engine.choice.choose.__defaults__", (lambda: answers.pop() if answers else none(), lambda _: True)
+    )
+    monkeypatch.setattr(decode, "create", lambda options, gpu, limits: used.append(gpu))
+    monkeypatch.setattr(torch_engine, "create", lambda bundle, precision, gpu: used.append(gpu.index) or Made())
+    Scorer(str(bundle), engine="torch", precision="fp16")
+    assert used == [0, 0]
+
+
 class Made:
     name, precision, device, device_id, reason = "torch", "fp16", "cuda:0", 0, ""
 
@@ -212,8 +263,17 @@ def test_the_engine_and_its_reason_are_shown(cli: Any, bundle: Path, folder: Pat
     [
         (
             {"FAKE_CUDA_CAPABILITY": "89"},
-            "Gpu(index=0, name='NVIDIA H100 80GB HBM3', capability=89, memory=85000000000)",
+            "Gpu(index=0, name='NVIDIA H100 80GB HBM3', capability=89, memory=85000000000, uuid='GPU-00000000-0000-",
         ),
+        (
+            {"CUDA_VISIBLE_DEVICES": "GPU-00000000-0000-0000-0000-000000000001"},
+            "memory=85000000000, uuid='GPU-00000000-0000-0000-0000-000000000001')",
+        ),
+        (
+            {"CUDA_VISIBLE_DEVICES": "MIG-00000000"},
+            "name='NVIDIA H100 80GB HBM3 MIG 1g.10gb', capability=90, memory=10000000000, uuid='MIG-00000000-0000-",
+        ),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-7"}, "the NVIDIA driver knows no GPU of CUDA_VISIBLE_DEVICES=MIG-7"),
         ({"FAKE_CUDA_GONE": "1"}, "the NVIDIA driver does not start (CUDA error 999): restart the machine"),
     ],
 )

@@ -76,9 +76,9 @@ def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Or
     stand_in(made, monkeypatch)
     real = lanes_module._run
 
-    def watched(decoder: Any, batch: Any) -> list[Decoded]:
+    def watched(decoder: Any, batch: Any, found: list[Decoded]) -> None:
         with made.watching():
-            return real(decoder, batch)
+            real(decoder, batch, found)
 
     monkeypatch.setattr(lanes_module, "_run", watched)
     return made
@@ -154,4 +154,14 @@ def test_a_gpu_that_is_lost_while_rows_are_awaited_is_one_line(
 
     monkeypatch.setattr(Event, "synchronize", gone)
     with pytest.raises(GpuLost, match=r"^cuda:0 stopped working: CUDA error: .*; go on with --resume$"):
+        run(order, photo, [SIZE] * 30)
+
+
+def test_a_gpu_that_never_answers_is_not_waited_for_for_ever(
+    order: Order, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has fallen off its bus may not even give an error."""
+    monkeypatch.setattr(Event, "query", lambda self: False)
+    monkeypatch.setattr("metaqap_fast.gpu_errors.wait.__defaults__", (0.05,))
+    with pytest.raises(GpuLost, match=r"^cuda:0 has not answered for 0 seconds\. Rows committed so far are safe; "):
         run(order, photo, [SIZE] * 30)

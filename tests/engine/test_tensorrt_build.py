@@ -192,6 +192,18 @@ def test_unknown_targets(library: Library) -> None:
         build(Library(library.trt, "tensorrt"), model, 64, 2, Options(targets=("sm89",)))
 
 
+def test_what_is_built_can_be_captured_and_keeps_its_precision(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX: an engine that allocates by itself cannot be captured in a CUDA graph."""
+    config, flags = library.trt.IBuilderConfig, library.trt.BuilderFlag
+    real, seen = {name: getattr(config, name) for name in ("set_flag", "clear_flag")}, list[tuple[str, object]]()
+    for name, method in real.items():
+        monkeypatch.setattr(config, name, lambda self, flag, n=name, m=method: seen.append((n, flag)) or m(self, flag))
+    build(library, tiny_member(1.0, "mean").SerializeToString(), 64, 2)
+    assert ("set_flag", flags.REQUIRE_USER_ALLOCATION) in seen and ("clear_flag", flags.TF32) in seen
+
+
 def test_timings_are_kept(library: Library) -> None:
     from metaqap_fast.engine.gpu import plan_cache as cache
 

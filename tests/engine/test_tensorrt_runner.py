@@ -199,6 +199,26 @@ def test_the_lean_runtime_runs_what_was_built_elsewhere(
         tensorrt.compile_bundle(tiny, "fp16", "merged", rtx, GPU, [], 8, pixels, "none", lambda _: None, portable=True)
 
 
+def test_the_lean_runtime_says_that_an_engine_is_of_a_newer_library(
+    tiny: Bundle, builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot build it again."""
+    monkeypatch.setattr(tensorrt, "build", lambda *a: fake_tensorrt.plan([0, 1], batch=8, version=2))
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    arguments = (tiny, "fp16", "merged", LIBRARY, GPU, [], 8, pixels, "none", lambda text: None)
+    tensorrt.compile_bundle(*arguments, portable=True)
+    with pytest.raises(Unsuited, match=r"11\.4\.0 does not load the engine: .*, or a newer one\. Make it again") as caught:
+        tensorrt.create(tiny, "fp16", GPU, 8, "merged", Library(fake_tensorrt, "tensorrt_lean"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_slice_of_a_gpu_has_an_engine_of_its_own(tiny: Bundle, builds: list[str]) -> None:
+    """Tactics are timed on it, and it has a part of the multiprocessors."""
+    for gpu in (GPU, Gpu(0, f"{GPU.name} MIG 1g.10gb", GPU.capability, GPU.memory), GPU):
+        tensorrt.create(tiny, "fp16", gpu, 8, "merged", LIBRARY)
+    assert [text.partition("9000 ")[2] for text in builds] == ["sm89", "MIG 1g.10gb sm89"]
+
+
 def test_the_score_file_says_which_engine_it_was(tiny: Bundle, builds: list[str]) -> None:
     """Builds are timed, and differ: a run must not go on with another build than it began with."""
     first = tensorrt.create(tiny, "fp16", GPU, 8, "merged", LIBRARY).version

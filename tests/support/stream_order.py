@@ -126,6 +126,10 @@ class Event:
         with self.order.lock:
             self.order.waited(self.clock)
 
+    def query(self) -> bool:
+        self.synchronize()
+        return True
+
 
 def stand_in(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams and events that only note their order, in place of torch's."""

@@ -186,7 +186,7 @@ def test_a_killed_process_is_named_and_its_rows_are_kept(
         if committed(out) and pids[1].poll() is None:
             pids[1].kill()
 
-    with pytest.raises(MetaqapError, match=r"the process on cpu ended with status -9.*--resume"):
+    with pytest.raises(MetaqapError, match=r"the process on cpu ended with status -9 \(SIGKILL\).*--resume"):
         run_shards(["cpu", "cpu"], open_sources([source]), out, "new", options, kill, rows_per_part=20)
     assert all(process.poll() is not None for process in pids)
     kept = committed(out)

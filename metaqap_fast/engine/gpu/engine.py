@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metaqap_fast.engine.protocol import Batch, Engine, T
 from metaqap_fast.errors import MetaqapError
-from metaqap_fast.gpu_errors import first_line, out_of_memory, translated
+from metaqap_fast.gpu_errors import first_line, out_of_memory, translated, wait
 from metaqap_fast.records import DeviceViews
 
 log = logging.getLogger(__name__)
@@ -110,15 +110,15 @@ class DeviceEngine(Engine):
         with on(stream):
             out = torch.empty(rows.shape, pin_memory=True)
             out.copy_(rows, non_blocking=True)
-            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(stream)
 
-        def wait() -> NDArray[np.float32]:
+        def rows_there() -> NDArray[np.float32]:
             with translated(self.device):
-                event.synchronize()
+                wait(event, self.device)
             return out.numpy()
 
-        return wait
+        return rows_there
 
     def close(self) -> None:
         """Release the device's memory."""

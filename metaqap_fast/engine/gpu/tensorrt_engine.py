@@ -74,6 +74,11 @@ def create(
         except EngineRefused as error:
             if all(part.built for part in parts):
                 raise
+            if not library.builds:
+                raise Unsuited(
+                    f"{error}: an engine runs with the version of TensorRT that built it, or a newer one. Make it "
+                    "again with `metaqap-fast compile --portable`, or install a newer lean runtime"
+                ) from None
             log.warning("%s. Building it again", error)
             return start(fresh=True)
 

@@ -23,6 +23,7 @@ from metaqap_fast.bench.images import First
 from metaqap_fast.bench.job import Work
 from metaqap_fast.decode import DecodeOptions, Decoder, Limits
 from metaqap_fast.decode import create as create_decoder
+from metaqap_fast.engine.choice import choose
 from metaqap_fast.engine.protocol import Engine
 from metaqap_fast.errors import MetaqapError, Status, UsageError
 from metaqap_fast.infer import scored
@@ -200,7 +201,7 @@ def _entries(options: Options) -> list[File]:
 
 
 def _decoder(bundle: Bundle, options: Options) -> Decoder:
-    gpu = engines.choose(options["engine"], options["device"]).gpu
+    gpu = choose(options["engine"], options["device"]).gpu
     batch = options.get("batch_size") or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
     index = None if gpu is None else gpu.index
     return create_decoder(DecodeOptions(bundle.view_size, batch_size=batch), gpu=index, limits=Limits())

@@ -4,6 +4,7 @@ endless.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -43,3 +44,14 @@ def end(processes: Iterable[subprocess.Popen[Any]], seconds: float = 0.0) -> Non
             process.kill()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_TO_DIE)
+
+
+def ended(device: str, status: int | None) -> str:
+    """What to tell of a process on a device that ended before its work did."""
+    killed = status is not None and -status in set(signal.Signals)
+    name = f" ({signal.Signals(-status).name})" if status is not None and killed else ""
+    again = ". If it happens again, an image may be what crashes it: score with --device cpu into another file"
+    return (
+        f"the process on {device} ended with status {status}{name}. Rows committed so far are safe; go on with "
+        f"--resume{again if device.startswith('cuda') else ''}"
+    )

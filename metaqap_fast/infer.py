@@ -60,10 +60,9 @@ def _combined(
         if count:
             columns = predictions[start : start + count].mean(axis=0)
             members = columns[places]
-            score, uncertainty = combine(members[None], meta)
-            yield tag, Scored(members, float(score[0]), float(uncertainty[0]), columns[reasons].clip(0, 1))
+            yield tag, next(_results(members[None], *combine(members[None], meta), columns[None, reasons]))
         else:
-            yield tag, Scored(none[places], np.nan, np.nan, none[reasons])
+            yield tag, Scored(none[places], np.nan, np.nan, none[reasons], False, -1)
         start += count
 
 
@@ -79,9 +78,25 @@ def _rows(predictions: Tensor, counts: list[int], meta: MetaLearner, layout: Lay
 
 
 def _finish(tags: list[T], rows: Callable[[], NDArray[np.float32]], layout: Layout) -> Iterator[tuple[T, Scored]]:
-    places, reasons = list(layout.scores), list(layout.reasons)
-    for tag, row in zip(tags, rows(), strict=True):
-        yield tag, Scored(row[places], float(row[-2]), float(row[-1]), row[reasons].clip(0, 1))
+    found = rows()
+    columns = found[:, list(layout.scores)], found[:, -2], found[:, -1], found[:, list(layout.reasons)]
+    yield from zip(tags, _results(*columns), strict=True)
+
+
+def _results(
+    members: NDArray[np.float32],
+    score: NDArray[np.float32],
+    uncertainty: NDArray[np.float32],
+    reasons: NDArray[np.float32],
+) -> Iterator[Scored]:
+    """Of a batch: members [B, M], score and uncertainty [B], reasons [B, R]."""
+    reasons = reasons.clip(0, 1)
+    finite: list[bool] = np.all(np.isfinite(members), axis=1).tolist()
+    worst = np.full(len(members), -1)
+    if reasons.shape[1]:
+        worst = np.where(reasons.max(1) > 0, reasons.argmax(1), -1)
+    # Converted for each batch, not for each image.
+    return map(Scored, members, score.tolist(), uncertainty.tolist(), reasons, finite, worst.tolist())
 
 
 def view_means(predictions: Tensor, counts: list[int]) -> Tensor:

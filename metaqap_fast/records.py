@@ -104,7 +104,7 @@ class DeviceViews:
     @property
     def nbytes(self) -> int:
         """Of its pixels."""
-        return int(self.batch.pixels[0].nbytes) * len(self)
+        return 3 * self.batch.pixels.shape[1] ** 2 * len(self)  # type: ignore[no-any-return]
 
     def array(self) -> Pixels:
         """The pixels on the host; waits for them."""
@@ -152,12 +152,17 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One image's members [M] (the mean over its views), score and uncertainty, and reasons [R]; NaN without views."""
+    """One image's members [M] (the mean over its views), score and uncertainty, and reasons [R]; NaN without views.
+
+    `finite`: whether all members are numbers. `worst`: the place of the largest of the reasons over 0, -1 if none is.
+    """
 
     members: NDArray[np.float32]
     score: float
     uncertainty: float
     reasons: NDArray[np.float32]
+    finite: bool
+    worst: int
 
 
 @dataclass(frozen=True, slots=True)

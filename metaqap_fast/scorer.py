@@ -7,18 +7,18 @@ bounded queue, and memory is bounded by the queues whatever the number of images
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metaqap_fast import decode, forked
 from metaqap_fast import engine as engines
 from metaqap_fast.decode import DecodeOptions, Limits
+from metaqap_fast.engine.choice import choose
 from metaqap_fast.engine.table import ENGINES, versions
 from metaqap_fast.errors import ImageError, Status, UsageError, kind
 from metaqap_fast.infer import scored
@@ -122,7 +122,7 @@ class Scorer:
         self.bundle = bundles.load(model)
         self.views: Views = views
         self.max_bytes = max_bytes
-        choice = engines.choose(engine, device)  # once, for decoder and engine
+        choice = choose(engine, device)  # once, for decoder and engine
         gpu = choice.gpu.index if choice.gpu else None
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
         options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels, min_size, raw, exif)
@@ -257,7 +257,7 @@ class Scorer:
 
     def _row(self, image: Decoded, result: Scored) -> Row:
         error, meta = image.error, self.bundle.meta
-        if error is None and not np.isfinite(result.members).all():
+        if error is None and not result.finite:
             error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
         return Row(
             key=image.key,
@@ -270,7 +270,7 @@ class Scorer:
             height=image.height,
             nbytes=image.nbytes,
             note=image.note,
-            reason=_worst(result.reasons, self.bundle.reasons),
+            reason="" if result.worst < 0 else self.bundle.reasons[result.worst],
             reasons=result.reasons,
             hash=0 if error else image.hash,
             **(asdict(image.details) if image.details else {}),
@@ -311,13 +311,6 @@ class Scorer:
         """As `_table`; archives are read in their own order."""
         with closing(rows):
             return ScoreTable.from_rows(sorted(rows, key=lambda row: key_order(row.key)), self.describe())
-
-
-def _worst(severities: NDArray[np.float32], names: Sequence[str]) -> str:
-    """The name of the largest severity over 0; empty if none is."""
-    if not len(severities) or not severities.max() > 0:
-        return ""
-    return names[int(severities.argmax())]
 
 
 def _nbytes(image: Decoded) -> int:

@@ -43,9 +43,10 @@ class _Group(click.Group):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run the command line and exit."""
         streams.guard()
+        own = None if args or extra.get("args") is not None else sys.argv[1:]  # None where Python calls this
         try:
             try:
-                status = super().main(*args, **{**extra, "standalone_mode": False})
+                status = super().main(*args, **{**extra, "standalone_mode": False, "obj": own})
             finally:
                 sys.stdout.flush()
         except click.ClickException as error:

@@ -174,13 +174,17 @@ def score(
     from metaqap_fast.input import open_sources
     from metaqap_fast.input.ahead import Ahead
     from metaqap_fast.run import about, run, run_to
-    from metaqap_fast.scale.shards import run_shards, with_processes
+    from metaqap_fast.scale import apart
+    from metaqap_fast.scale.shards import run_shards
     from metaqap_fast.scorer import Scorer
     from metaqap_fast.scores.claim import Claim
     from metaqap_fast.scores.committed import root_of
     from metaqap_fast.summary import Summary
     from metaqap_fast.trace import Trace
 
+    arguments: list[str] | None = click.get_current_context().obj
+    if arguments and not (ray or dry_run) and (gpu := apart.needed(settings["engine"], settings["device"])):
+        sys.exit(apart.run(gpu, arguments))
     mode: OutputMode = "resume" if resume else "overwrite" if overwrite else "new"
     some: dict[str, Any] = {name: settings.pop(name) for name in ("exclude", "limit", "sample", "seed")}
     root = root_of(output) if resume and not moved else None
@@ -225,9 +229,9 @@ def score(
                     ray, found, choose, claim, mode, {**settings, "device": devices[0]}, report.progress,
                     report.started, **saving, summary=summary,
                 )  # fmt: skip
-            elif claim and not profile and (apart := with_processes(devices, settings["engine"])):
+            elif claim and len(devices) > 1:
                 run_shards(
-                    apart, listing, claim, mode, settings, report.progress, report.started, **saving, summary=summary
+                    devices, listing, claim, mode, settings, report.progress, report.started, **saving, summary=summary
                 )
             else:
                 with signals.at_once(stopped):

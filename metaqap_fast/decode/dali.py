@@ -71,7 +71,7 @@ class Dali:
 
 
 def _sizes(shapes: Any) -> list[tuple[int, int]]:
-    return [(int(width), int(height)) for height, width, _ in np.asarray(shapes.as_array())]
+    return [(width, height) for height, width, _ in np.asarray(shapes.as_array()).tolist()]
 
 
 def define(encoded: bool, options: DecodeOptions, device_id: int | None, threads: int | None = None) -> Any:

@@ -108,8 +108,9 @@ class DeviceDecoder(LocalDecoder):
         """A batch and the probe; returns when all of it is there, since that is when CUDA says that it failed."""
         encoded = jobs[0].source.ndim == 1
         wanted = [*jobs, self._probe] if encoded else list(jobs)
-        targets = [views.target_size(*job.stored, self.options.size, self.options.views) for job in wanted]
-        sizes = [None if target == job.stored else target for job, target in zip(wanted, targets, strict=True)]
+        stored = [job.stored for job in wanted]
+        targets = [views.target_size(*size, self.options.size, self.options.views) for size in stored]
+        sizes = [None if target == size else target for size, target in zip(stored, targets, strict=True)]
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             images, found = self._dali.run([job.source for job in wanted], sizes, self._stream)
             known = images[len(jobs)] if encoded else None
@@ -124,7 +125,7 @@ class DeviceDecoder(LocalDecoder):
             ready.synchronize()
         if encoded:
             self._check(seen[1])
-        return self._found(jobs, found, LaneBatch(pixels, ready), counts, seen[0])
+        return self._found(jobs, found, LaneBatch(pixels, ready), counts, seen[0].tolist())
 
     def _cut(self, images: Any, jobs: Sequence[Job], found: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
         """All views of the images as one tensor of torch's own, and how many each has."""
@@ -149,14 +150,14 @@ class DeviceDecoder(LocalDecoder):
         found: Sequence[tuple[int, int]],
         batch: LaneBatch,
         counts: Sequence[int],
-        lightest: Pixels,
+        lightest: Sequence[int],
     ) -> list[Decoded]:
         out, start = [], 0
         for job, size, count in zip(jobs, found, counts, strict=False):
             stop = start + count
             if size != job.stored:
                 out.append(job.failed(differs(job.stored, size)))
-            elif not lightest[start:stop].any():
+            elif not any(lightest[start:stop]):
                 out.append(self._black(job, DeviceViews(batch, start, stop)))
             else:
                 out.append(job.decoded(DeviceViews(batch, start, stop)))

@@ -38,9 +38,7 @@ class Lanes:
         seconds: that an image may take. A library that is stuck cannot be stopped: the run ends with `GpuLost`.
     """
 
-    def __init__(
-        self, decoders: Sequence[LocalDecoder], device: str = "the GPU", seconds: float = MAX_SECONDS
-    ) -> None:
+    def __init__(self, decoders: Sequence[LocalDecoder], device: str = "the GPU", seconds: float = MAX_SECONDS) -> None:
         self.options = decoders[0].options
         self._decoders, self._device, self._seconds = decoders, device, seconds
         # A thread for each decoder: a DALI pipeline is used by one thread at a time.

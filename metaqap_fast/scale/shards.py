@@ -1,7 +1,4 @@
-"""Devices: a process on each, which asks for images of one listing as it gets through them.
-
-A GPU has one even if it is the only device: a library that crashes there, or that a broken driver never lets go, takes
-down that process, and the run ends with a message.
+"""Several devices: a process on each, which asks for images of one listing as it gets through them.
 
 The parent lists the source and owns the output, its lock and its folder of parts. The processes (`process`) write
 parts there as one process does, and the parent merges them: a run that was interrupted on several devices may be
@@ -16,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import threading
 import time
@@ -25,7 +21,6 @@ from itertools import islice
 from typing import Any
 
 from metaqap_fast import child, signals
-from metaqap_fast import engine as engines
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.input import Source
 from metaqap_fast.input.told import told
@@ -103,18 +98,6 @@ def run_shards(
             processes.stop()  # before the output's lock is given back
             store.close()
     return summary
-
-
-def with_processes(devices: Sequence[str], engine: str) -> list[str]:
-    """The devices that get a process each; none if this process scores by itself, on the CPU.
-
-    Raises:
-        UsageError, MetaqapError: see `engine.choice.choose`.
-    """
-    if len(devices) > 1:
-        return list(devices)
-    gpu = engines.choose(engine, devices[0]).gpu
-    return [gpu.device] if gpu else []
 
 
 def cores(index: int, count: int) -> list[int]:
@@ -225,8 +208,7 @@ class _Processes:
             if "error" in message:
                 self._over.add(index)
                 kind = UsageError if message["exit_code"] == UsageError.exit_code else MetaqapError
-                whose = f"{self._devices[index]}: " if len(self._devices) > 1 else ""
-                error = kind(f"{whose}{message['error']}")
+                error = kind(f"{self._devices[index]}: {message['error']}")
                 error.exit_code = message["exit_code"]
                 raise error
             if message:
@@ -236,14 +218,7 @@ class _Processes:
 
     def _ended(self, index: int) -> MetaqapError:
         child.end([self._all[index]], SECONDS_TO_LEAVE)
-        device, status = self._devices[index], self._all[index].poll()
-        again = (
-            ". If it happens again, an image may have crashed its decoder: score with --device cpu into another file"
-        )
-        return MetaqapError(
-            f"the process on {device} ended with status {status}{_signal(status)}. Rows committed so far are safe; go "
-            f"on with --resume{again if device.startswith('cuda') else ''}"
-        )
+        return MetaqapError(child.ended(self._devices[index], self._all[index].poll()))
 
     def _listen(self, index: int) -> None:
         """In a thread for each: what it says goes to whoever waits, and it gets what it asks for."""
@@ -275,8 +250,3 @@ class _Processes:
                 rest = rest[os.write(says.fileno(), rest) :]
         except OSError:
             pass  # it is gone, which is noticed where its words are awaited
-
-
-def _signal(status: int | None) -> str:
-    """The name of the signal that ended a process, if one did."""
-    return f" ({signal.Signals(-status).name})" if status is not None and -status in set(signal.Signals) else ""

@@ -45,7 +45,7 @@ def test_one_definition_serves_both_devices(encoded: bool) -> None:
 
 
 def test_all_jpegs_go_to_one_decoder() -> None:
-    """Of a share, which image gets which would depend on its place in a batch; and the first batch settles it for good."""
+    """Of a share, which image gets which would depend on its place; and the first batch settles it for good."""
     assert DecodeOptions(64).hw_decoder_load in (0.0, 1.0)
     decoder, sizes = device(batch_size=8), list[int]()
     Faulty(decoder, lambda sources, real: sizes.append(len(sources)) or real())
@@ -56,7 +56,8 @@ def test_all_jpegs_go_to_one_decoder() -> None:
 def test_lanes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of several lanes must be neither pinned to the same cores nor as many as all cores each."""
     made: list[int | None] = []
-    monkeypatch.setattr("metaqap_fast.decode.device.DeviceDecoder", lambda o, gpu, threads: made.append(threads) or device())
+    lane = "metaqap_fast.decode.device.DeviceDecoder"
+    monkeypatch.setattr(lane, lambda options, gpu, threads: made.append(threads) or device())
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(12)))
     create(OPTIONS, gpu=0).close()
     assert made == [4, 4, 4] and b"affine" in serialised(encoded=True, gpu=True)

@@ -182,10 +182,11 @@ def test_a_decoder_that_is_stuck_ends_the_run_and_names_its_images(
         return real()
 
     monkeypatch.setattr(lanes_module, "TICK", 0.05)
-    scorer = Scorer(str(bundle), engine="torch", device="cpu", precision="fp32", isolate=False)
+    scorer = Scorer(str(bundle), device="cpu", precision="fp32", isolate=False)
+    scorer.engine = torch_engine.create(bundles.load(str(bundle)), "fp32", None, 1)
     decoder = device(batch_size=2)
     scorer.decoder = Lanes([decoder], "cuda:0", seconds=0.3)
-    Faulty(decoder, stuck, after=3)
+    Faulty(decoder, stuck, after=4)
     with pytest.raises(GpuLost, match=r"^the decoder on cuda:0 has not answered .*of the 2 images from b'") as caught:
         run(scorer, Listing([folder]), out)
     assert "go on with --resume" in str(caught.value) and "\n" not in str(caught.value)

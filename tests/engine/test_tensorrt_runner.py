@@ -207,7 +207,9 @@ def test_the_lean_runtime_says_that_an_engine_is_of_a_newer_library(
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
     arguments = (tiny, "fp16", "merged", LIBRARY, GPU, [], 8, pixels, "none", lambda text: None)
     tensorrt.compile_bundle(*arguments, portable=True)
-    with pytest.raises(Unsuited, match=r"11\.4\.0 does not load the engine: .*, or a newer one\. Make it again") as caught:
+    with pytest.raises(
+        Unsuited, match=r"11\.4\.0 does not load the engine: .*, or a newer one\. Make it again"
+    ) as caught:
         tensorrt.create(tiny, "fp16", GPU, 8, "merged", Library(fake_tensorrt, "tensorrt_lean"))
     assert "\n" not in str(caught.value)
 

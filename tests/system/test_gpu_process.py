@@ -1,77 +1,133 @@
-"""A run on a GPU has a process of its own, whose end is a line and costs no committed row."""
+"""The command has a process of its own for a GPU, whose end is a line and costs no committed row."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from command import many
+from command import many, run
+from fake_driver import fake_driver
 from metaqap_fast.engine.cuda import Gpu, NoGpu
-from metaqap_fast.errors import MetaqapError
-from metaqap_fast.input import open_sources
-from metaqap_fast.scale import shards
-from metaqap_fast.scale.shards import run_shards, with_processes
+from metaqap_fast.scale import apart
 from metaqap_fast.scores.table import ScoreTable
 
-# In the process: a Scorer on the CPU that calls itself one on a GPU, and in its 41st image a library that crashes.
-CRASHES = """
-import os, signal
+# The command on a machine whose GPU is the CPU, and where something happens behind the 40th image.
+COMMAND = """
+import metaqap_fast.scale.apart as apart
+apart.needed = lambda engine, device: "cuda:0"
+apart._CODE = '''import os, signal, time
+import metaqap_fast.scale.apart as apart
 import metaqap_fast.scorer as module
-made, stream = module.Scorer.__init__, module.Scorer.stream
-module.Scorer.__init__ = lambda self, **options: made(self, **{**options, "device": "cpu"})
-def crashing(self, entries, trace=None):
+apart.needed = lambda engine, device: ""
+stream = module.Scorer.stream
+def troubled(self, entries, trace=None):
     for done, row in enumerate(stream(self, entries, trace)):
         if done == 40:
-            os.kill(os.getpid(), signal.SIGSEGV)
+            {trouble}
         yield row
-module.Scorer.stream = crashing
+module.Scorer.stream = troubled
+''' + apart._CODE
+from metaqap_fast.cli import main
+main()
 """
+
+
+def command(trouble: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-c", COMMAND.format(trouble=trouble), *map(str, arguments)]
 
 
 def none() -> list[Gpu]:
     raise NoGpu("no NVIDIA driver on this machine", plain=True)
 
 
-def test_which_devices_have_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = [Gpu(i, "NVIDIA H100", 90, 80 << 30) for i in range(2)]
     defaults = "metaqap_fast.engine.choice.choose.__defaults__"
     monkeypatch.setattr(defaults, (lambda: gpus, lambda name: True))
-    assert with_processes(["auto"], "auto") == ["cuda:0"] and with_processes(["cuda:1"], "torch") == ["cuda:1"]
-    assert with_processes(["cuda:0", "cuda:0"], "auto") == ["cuda:0"] * 2
-    assert with_processes(["cpu"], "auto") == with_processes(["auto"], "openvino") == []
+    assert apart.needed("auto", "auto") == "cuda:0" and apart.needed("torch", "cuda:1") == "cuda:1"
+    assert not apart.needed("auto", "cuda:0,cuda:1")  # which have one each
+    assert not apart.needed("auto", "cpu") and not apart.needed("openvino", "auto")
+    assert not apart.needed("auto", "cuda:7")  # the run itself says what is wrong
+    monkeypatch.setattr(apart, "inside", True)
+    assert not apart.needed("auto", "auto")
+    monkeypatch.setattr(apart, "inside", False)
     monkeypatch.setattr(defaults, (none, lambda name: True))
-    assert with_processes(["auto"], "auto") == with_processes(["auto"], "torch") == []
+    assert not apart.needed("auto", "auto") and not apart.needed("torch", "auto")
 
 
-def test_a_library_that_crashes_costs_no_committed_row(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, out = many(tmp_path / "many", 60), tmp_path / "s.h5"
-    options: dict[str, Any] = {"model": str(bundle), "precision": "fp32"}
-    command = shards.child.command
-    monkeypatch.setattr(shards.child, "command", lambda main: command(f"{CRASHES}\n{main}"))
-    with pytest.raises(MetaqapError) as caught:
-        run_shards(["cuda:0"], open_sources([source]), out, "new", options, rows_per_part=10)
-    assert str(caught.value) == (
-        "the process on cuda:0 ended with status -11 (SIGSEGV). Rows committed so far are safe; go on with --resume. "
-        "If it happens again, an image may have crashed its decoder: score with --device cpu into another file"
+@pytest.fixture
+def arguments(bundle: Path, tmp_path: Path) -> Sequence[object]:
+    source = many(tmp_path / "many", 60)
+    return ["score", source, "-o", tmp_path / "s.h5", "--model", bundle, "--precision", "fp32", "--rows-per-part", "10"]
+
+
+@pytest.mark.full
+def test_a_library_that_crashes_costs_no_committed_row(arguments: Sequence[object], tmp_path: Path) -> None:
+    crash = command("os.kill(os.getpid(), signal.SIGSEGV)", *arguments)
+    done = subprocess.run(crash, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        "metaqap-fast: the process on cuda:0 ended with status -11 (SIGSEGV). Rows committed so far are safe; go on "
+        "with --resume. If it happens again, an image may be what crashes it: score with --device cpu into another file"
     )
     kept = [ScoreTable.read(part) for part in (tmp_path / "s.h5.parts").glob("part-*.h5")]
     assert sum(map(len, kept)) == 40 and all(table.ok.all() for table in kept)
-    monkeypatch.setattr(shards.child, "command", command)
-    summary = run_shards(["cpu"], open_sources([source]), out, "resume", options)
-    assert (summary.done, summary.images, int(ScoreTable.read(out).ok.sum())) == (40, 20, 60)
+    assert run(*arguments, "--resume", "--device", "cpu", "--quiet").returncode == 0
+    table = ScoreTable.read(tmp_path / "s.h5")
+    assert len(table) == len(set(table.keys)) == 60 and table.ok.all()
 
 
-def test_what_stops_the_process_is_said_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its own words, which name the device already."""
-    lost = CRASHES.replace("os.kill(os.getpid(), signal.SIGSEGV)", "raise GpuLost('cuda:0: Test stopped working')")
-    command = shards.child.command
-    monkeypatch.setattr(
-        shards.child, "command", lambda main: command(f"from metaqap_fast.gpu_errors import GpuLost\n{lost}\n{main}")
-    )
-    options: dict[str, Any] = {"model": str(bundle), "precision": "fp32"}
-    with pytest.raises(MetaqapError, match=r"^cuda:0: Test stopped working$"):
-        run_shards(["cuda:0"], open_sources([many(tmp_path / "many", 60)]), tmp_path / "s.h5", "new", options)
+@pytest.mark.full
+def test_what_the_process_says_and_returns_is_the_commands(arguments: Sequence[object], tmp_path: Path) -> None:
+    (tmp_path / "many" / "bad.png").write_bytes(b"bad")
+    done = subprocess.run(command("pass", *arguments, "--strict"), capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "60 scored, 1 failed (1 unsupported)" in done.stderr
+
+
+def waiting(arguments: Sequence[object], tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
+    """The command, and the number of its process, which waits behind the 40th image."""
+    sign = tmp_path / "sign"
+    waits = command("open(os.environ['SIGN'], 'w').write(str(os.getpid())); time.sleep(60)", *arguments)
+    process = subprocess.Popen(waits, stderr=subprocess.PIPE, text=True, env={**os.environ, "SIGN": str(sign)})
+    while not (sign.exists() and sign.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process, int(sign.read_text())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_passed_on(arguments: Sequence[object], tmp_path: Path, number: signal.Signals) -> None:
+    process, _ = waiting(arguments, tmp_path)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and "everything scored so far is safe" in said, said
+    kept = [ScoreTable.read(part) for part in (tmp_path / "s.h5.parts").glob("part-*.h5")]
+    assert sum(map(len, kept)) == 40
+
+
+@pytest.mark.full
+def test_it_goes_with_a_killed_command(arguments: Sequence[object], tmp_path: Path) -> None:
+    process, number = waiting(arguments, tmp_path)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{number}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{number}").exists()
+
+
+@pytest.mark.full
+def test_a_driver_that_shows_a_gpu_on_which_nothing_runs(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    """A run on it ends in one line, not in rows that say that images are corrupt."""
+    environment, output = fake_driver(tmp_path / "driver"), tmp_path / "s.h5"
+    arguments = ["score", folder, "--model", bundle, "-o", output, "--device", "cuda:0", "--engine", "torch"]
+    done = run(*arguments, env=environment)
+    assert done.returncode == 1 and not output.exists(), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith("metaqap-fast: ")

@@ -75,7 +75,7 @@ ORDER = """
     scorer
     evaluation summary
     run
-    scale.connect scale.pieces scale.process scale.share scale.shards
+    scale.apart scale.connect scale.pieces scale.process scale.share scale.shards
     scale.actor
     scale.ray
     scale.cluster

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.bench import plots, stats
-from metaqap_fast.bench.baselines import NAMES
+from metaqap_fast.bench.baselines import title
 from metaqap_fast.bench.figures import Figures, Section
 from metaqap_fast.bench.quality import F64, LEVELS, coverage, ordered_pairs
 from metaqap_fast.bench.stats import Interval
@@ -23,6 +23,7 @@ from metaqap_fast.evaluation import METRICS, bootstrap, measure, srocc
 Rows = list[dict[str, Any]]
 FEWEST = 5  # images that a correlation needs
 METRIC_DRAWS = 200  # each fits a logistic again
+_OF_AN_IMAGE = {"case", "set", "name", "mos"}  # in the rows of baselines; all else is what a measure says
 
 
 def sections(figures: Figures) -> list[Section]:
@@ -104,7 +105,7 @@ def parity(rows: Rows, unavailable: Rows) -> Section:
 
 def strangers(rows: Rows, baselines: Rows) -> Section:
     """Every set of a table by its family: agreement and coverage, and beside them what other measures reach."""
-    others = [name for name in NAMES if any(name in row for row in baselines)]
+    others = list(dict.fromkeys(name for row in baselines for name in row if name not in _OF_AN_IMAGE))
     table: list[list[Any]] = []
     for family, name in sorted({(row["family"], row["set"]) for row in rows}):
         group = [row for row in rows if row["set"] == name]
@@ -120,7 +121,7 @@ def strangers(rows: Rows, baselines: Rows) -> Section:
         )  # fmt: skip
     columns = ["family", "set", "part", "images", "SROCC", "PLCC", "KROCC", "inside the 95 % interval"]
     note = "95 % bootstrap intervals over images. The columns of other measures are SROCC, on the same images."
-    return Section("Sets by family", [*columns, *(NAMES[name] for name in others), "licence"], table, note)
+    return Section("Sets by family", [*columns, *map(title, others), "licence"], table, note)
 
 
 def _rank(rows: Rows, name: str) -> Any:

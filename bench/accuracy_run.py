@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.bench.baselines import Measure, measured
-from metaqap_fast.bench.peer_works import load_rgb
+from metaqap_fast.bench.images import load_rgb
 from metaqap_fast.bench.quality import CHANGES, Pixels
 from metaqap_fast.errors import UsageError
 from metaqap_fast.input.files import File, Listing

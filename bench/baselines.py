@@ -1,24 +1,34 @@
-"""Measures of quality that install in a minute, beside which the model has to be better.
+"""Other measures of quality, beside which the model has to be better.
 
-    pip install 'brisque[opencv-python-headless]' pypiqe
+    pip install 'brisque[opencv-python-headless]' pypiqe cleanvision pyiqa
 
-BRISQUE is the package's (Apache-2.0), PIQE that of pypiqe (MIT). NIQE is left out: the packages that have it need an
-old numpy, lack its parameters, or have terms that a user of this one may not meet.
+`brisque` and `piqe` are those of the packages brisque (Apache-2.0) and pypiqe (MIT), `cleanvision` is the blurry score
+of CleanVision (Apache-2.0). `pyiqa:NAME` is any measure of IQA-PyTorch that needs no reference, `pyiqa:niqe` for
+example. IQA-PyTorch is for noncommercial use (PolyForm), and downloads the weights of most measures (CC BY-NC-SA 4.0)
+when they are first used: whoever installs it accepts these terms.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.bench.peer_works import load_rgb
+from metaqap_fast.bench.images import load_rgb
 from metaqap_fast.errors import UsageError
 
 Pixels = NDArray[np.uint8]
 Measure = Callable[[Pixels, int], float]  # pixels [H, W, 3] and the file's bytes -> higher is better
+PYIQA = "pyiqa:"
+
+
+class NoWeights(UsageError):
+    """A measure's weights cannot be downloaded."""
 
 
 def _brisque() -> Measure:
@@ -35,6 +45,55 @@ def _piqe() -> Measure:
     from pypiqe import piqe
 
     return lambda pixels, _: -float(piqe(pixels)[0])
+
+
+def cleanvision(issue: str) -> Measure:
+    """CleanVision's score of an issue (blurry, dark or light), 1 where there is none.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    import pandas as pd
+    from cleanvision.issue_managers.image_property_issue_manager import ImagePropertyIssueManager
+    from PIL import Image
+
+    manager = ImagePropertyIssueManager()  # with the factors of `Imagelab`, which are not the defaults of its parts
+    judge, parameters = manager.image_properties[issue], manager.params[issue]
+
+    def score(pixels: Pixels, _: int) -> float:
+        raw = pd.DataFrame([judge.calculate(Image.fromarray(pixels))])
+        return float(judge.get_scores(raw_scores=raw, issue_type=issue, **parameters)[f"{issue}_score"].iloc[0])
+
+    return score
+
+
+def pyiqa(name: str, **options: Any) -> Measure:
+    """A measure of IQA-PyTorch on all CPUs of this process; `options` are those of its network.
+
+    Raises:
+        ImportError: it is not installed.
+        NoWeights: they are not there and cannot be downloaded.
+        UsageError: it has no such measure, or one that needs a reference.
+    """
+    import torch
+    from pyiqa import create_metric
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    if DEFAULT_CONFIGS.get(name, {}).get("metric_mode") != "NR":
+        raise UsageError(f"IQA-PyTorch has no measure {name!r} that needs no reference")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        metric = create_metric(name, device=torch.device("cpu"), **options)
+    except (OSError, RuntimeError) as error:
+        raise NoWeights(f"{PYIQA}{name}: its weights cannot be downloaded ({str(error).splitlines()[0]})") from None
+    sign = -1 if metric.lower_better else 1
+
+    @torch.no_grad()
+    def score(pixels: Pixels, _: int) -> float:
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        return sign * float(metric(tensor))
+
+    return score
 
 
 def laplacian_variance(pixels: Pixels, _: int) -> float:
@@ -54,14 +113,26 @@ _MAKERS: dict[str, Callable[[], Measure]] = {
     "piqe": _piqe,
     "laplacian": lambda: laplacian_variance,
     "bytes": lambda: bytes_per_pixel,
+    "cleanvision": lambda: cleanvision("blurry"),
 }
 NAMES = {
     "brisque": "BRISQUE",
     "piqe": "PIQE",
     "laplacian": "Laplacian variance",
     "bytes": "bytes a pixel",
+    "cleanvision": "CleanVision, blurry",
 }
-_PACKAGES = {"brisque": "'brisque[opencv-python-headless]'", "piqe": "pypiqe"}
+PACKAGES = {
+    "brisque": "brisque[opencv-python-headless]",
+    "piqe": "pypiqe",
+    "cleanvision": "cleanvision",
+    PYIQA: "pyiqa",
+}
+
+
+def title(name: str) -> str:
+    """As tables call a measure."""
+    return f"IQA-PyTorch, {name.removeprefix(PYIQA)}" if name.startswith(PYIQA) else NAMES[name]
 
 
 def baselines(wanted: Sequence[str]) -> dict[str, Measure]:
@@ -69,15 +140,18 @@ def baselines(wanted: Sequence[str]) -> dict[str, Measure]:
 
     Raises:
         UsageError: an unknown name, or a package that is not installed.
+        NoWeights: see `pyiqa`.
     """
     made = {}
     for name in wanted:
-        if name not in _MAKERS:
-            raise UsageError(f"unknown baseline {name!r}: one of {', '.join(_MAKERS)}")
+        maker = partial(pyiqa, name.removeprefix(PYIQA)) if name.startswith(PYIQA) else _MAKERS.get(name)
+        if maker is None:
+            raise UsageError(f"unknown baseline {name!r}: one of {', '.join(_MAKERS)}, {PYIQA}NAME")
         try:
-            made[name] = _MAKERS[name]()
+            made[name] = maker()
         except ImportError as error:
-            raise UsageError(f"{NAMES[name]} is not installed: pip install {_PACKAGES[name]} ({error})") from None
+            package = PACKAGES[PYIQA if name.startswith(PYIQA) else name]
+            raise UsageError(f"{title(name)} is not installed: pip install '{package}' ({error})") from None
     return made
 
 

@@ -22,6 +22,13 @@ DIFFERENT_PIXELS = 12_000_000  # of one size that are generated; more names are 
 DIFFERENT = 16  # files of one size, at most
 
 
+def load_rgb(path: bytes) -> NDArray[np.uint8]:
+    """Pixels of a file [H, W, 3] as displayed, by Pillow."""
+    from PIL import Image, ImageOps
+
+    return np.array(ImageOps.exif_transpose(Image.open(os.fsdecode(path))).convert("RGB"))
+
+
 class First(Listing):
     """The first images of a listing."""
 

@@ -1,7 +1,8 @@
 """The same job by other means: image files to scores, as a user would write it. Works for `job`.
 
-Every peer sees the same views (Pillow decodes and resizes) and, where it can run them, the same members, so its
-scores are compared with ours. Options: sources, count, model; ours also engine, device, precision; compiled: batch.
+Every peer reads the same files. Those that can run the same members see the same views (Pillow decodes and resizes),
+and their scores are compared with ours. Options: sources, count, model; ours also engine, device, precision; compiled:
+batch; measure: measure.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metaqap_fast.bench.baselines import PYIQA, NoWeights, baselines, pyiqa
 from metaqap_fast.bench.environment import versions
-from metaqap_fast.bench.images import First
+from metaqap_fast.bench.images import First, load_rgb
 from metaqap_fast.bench.job import NotInstalled, Work
 from metaqap_fast.bench.stages import WARM
 from metaqap_fast.decode.views import cut, target_size
+from metaqap_fast.errors import UsageError
 from metaqap_fast.input.files import File
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
@@ -145,26 +148,43 @@ def _collate(images: list[Views]) -> tuple[Any, list[int]]:
     return torch.from_numpy(np.concatenate(images)), [len(image) for image in images]
 
 
-def brisque(options: Options) -> Work:
-    """BRISQUE as the package `brisque` has it (Apache-2.0): another measure, no network at all."""
+def measure(options: Options) -> Work:
+    """One of `baselines`, called `measure` in the options, image by image."""
+    name = options["measure"]
+    facts = {}
     try:
-        from brisque import BRISQUE
-    except ImportError as error:
-        raise NotInstalled(
-            f"brisque is not installed: pip install 'brisque[opencv-python-headless]' ({error})"
-        ) from None
-    from PIL import Image
-
-    judge = BRISQUE(url=False)
+        judge = baselines([name])[name]
+    except NoWeights as error:  # untrained, it takes the same time
+        judge = pyiqa(name.removeprefix(PYIQA), pretrained=False, backbone_pretrain=False)
+        facts["weights"] = f"random: {error}"
+    except UsageError as error:
+        raise NotInstalled(str(error)) from None
 
     def score(path: bytes) -> float:
-        return float(judge.score(np.asarray(Image.open(os.fsdecode(path)).convert("RGB"))))
+        return judge(load_rgb(path), os.stat(path).st_size)
 
-    return _one_by_one(score, options, "brisque", "scikit-image", comparable=False)
+    work = _one_by_one(score, options, *_PACKAGES.get(name.partition(":")[0], ()), "pillow", comparable=False)
+    work.facts |= facts
+    return work
 
 
+def cleanvision(options: Options) -> Work:
+    """CleanVision as its documents use it: all issues that it looks for by default, in a process for each core."""
+    from cleanvision import Imagelab
+
+    facts: dict[str, Any] = {"versions": versions(("cleanvision", "pillow"))}
+
+    def work(count: int | None = options["count"]) -> float:
+        files = [os.fsdecode(entry.path) for entry in _entries(options, count)]
+        Imagelab(filepaths=files).find_issues()
+        return float(len(files))
+
+    return Work(work, lambda: work(2), facts=facts)
+
+
+_PACKAGES = {"brisque": ("brisque",), "piqe": ("pypiqe",), "pyiqa": ("pyiqa", "torch"), "laplacian": ("numpy",)}
 WORKS: dict[str, Callable[[Options], Work]] = {
-    work.__name__: work for work in (ours, eager, compiled, onnxruntime, brisque)
+    work.__name__: work for work in (ours, eager, compiled, onnxruntime, measure, cleanvision)
 }
 
 
@@ -178,13 +198,6 @@ def load_views(path: bytes, size: int) -> Views:
     if target != (width, height):
         pixels = np.array(Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC))
     return cut(pixels, size, "fit")
-
-
-def load_rgb(path: bytes) -> Views:
-    """Pixels of a file [H, W, 3] as displayed."""
-    from PIL import Image, ImageOps
-
-    return np.array(ImageOps.exif_transpose(Image.open(os.fsdecode(path))).convert("RGB"))
 
 
 def _one_by_one(score: Callable[[bytes], float], options: Options, *names: str, comparable: bool = True) -> Work:

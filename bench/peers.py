@@ -9,17 +9,45 @@ from typing import Any
 
 import numpy as np
 
-from metaqap_fast.bench import plots
+from metaqap_fast.bench import baselines, plots
+from metaqap_fast.bench.baselines import PYIQA
 from metaqap_fast.bench.figures import Figures, NoFigure, Section, cell, median, over
 from metaqap_fast.bench.sampling import Case
 from metaqap_fast.bench.stats import Interval
+from metaqap_fast.errors import UsageError
 
 PEERS = {
     "eager": "torch eager, one image at a time",
     "compiled": "torch.compile and DataLoader, in batches",
     "onnxruntime": "ONNX Runtime and Pillow",
     "brisque": "BRISQUE (package brisque)",
+    "piqe": "PIQE (package pypiqe)",
+    "laplacian": "Laplacian variance (NumPy)",
+    "cleanvision": "CleanVision, its default issues",
 }
+MEASURES = ("brisque", "piqe", "laplacian")  # of `baselines`; so is every `pyiqa:NAME`
+
+
+def chosen(names: str) -> list[str]:
+    """Peers separated by commas.
+
+    Raises:
+        UsageError: none, or an unknown one.
+    """
+    found = [name for name in names.split(",") if name]
+    known = f"one or more of {', '.join(PEERS)}, {PYIQA}NAME"
+    if not found:
+        raise UsageError(f"no peer given: {known}")
+    for name in found:
+        if name not in PEERS and not name.startswith(PYIQA):
+            raise UsageError(f"unknown peer {name!r}: {known}")
+    return found
+
+
+def title(who: str, facts: Mapping[str, Any]) -> str:
+    """As tables call a peer."""
+    untrained = ", untrained" if "weights" in facts else ""
+    return PEERS.get(who) or baselines.title(who) + untrained
 
 
 def cases(
@@ -33,7 +61,7 @@ def cases(
 
     Args:
         sources: folders by the name of their size.
-        peers: names from PEERS.
+        peers: see `chosen`.
         precisions: of ours.
         options: model, engine, device, count.
         pythons: interpreters of other environments, by peer.
@@ -47,7 +75,10 @@ def cases(
         for peer in peers:
             labels = {"who": peer, "size": size}
             python = pythons.get(peer, sys.executable)
-            found.append(Case(f"{peer} {size}", f"peer.{peer}", every, labels, python=python))
+            measure = peer in MEASURES or peer.startswith(PYIQA)
+            work = "peer.measure" if measure else f"peer.{peer}"
+            told = {**every, "measure": peer} if measure else every
+            found.append(Case(f"{peer} {size}", work, told, labels, python=python))
     return found
 
 
@@ -62,13 +93,13 @@ def sections(figures: Figures) -> list[Section]:
         rows, bars = [], []
         for name, entry in here.items():
             mine = entry["who"] == "ours"
-            title = f"metaqap-fast, {entry['precision']}" if mine else PEERS[entry["who"]]
+            facts = figures.facts(name)
+            called = f"metaqap-fast, {entry['precision']}" if mine else title(entry["who"], facts)
             rate = median(figures.rates, name)
             ratios: list[Any] = ["" if mine else over(figures.rates, own, name) for own in ours.values()]
-            facts = figures.facts(name)
             rows.append(
                 [
-                    title,
+                    called,
                     rate,
                     *ratios,
                     median(figures.per_thousand, name, "cpu_seconds"),
@@ -78,14 +109,14 @@ def sections(figures: Figures) -> list[Section]:
                 ]
             )
             if isinstance(rate, Interval):
-                bars.append((title, rate))
+                bars.append((called, rate))
         columns = ["", "images/s", *(f"speed-up, {precision}" for precision in ours)]
         made.append(
             Section(
                 f"The same images and the same job, {size}",
                 [*columns, "CPU s / 1,000", "peak MB", "largest score difference", "versions"],
                 rows,
-                f"Scores are compared with ours in {next(iter(ours), 'no precision')}. BRISQUE is another measure.",
+                f"Scores are compared with ours in {next(iter(ours), 'no precision')}. Peers without a difference are other measures.",
                 [partial(plots.bars, f"Images per second, {size}", bars)] if bars else [],
             )
         )

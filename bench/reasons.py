@@ -1,6 +1,6 @@
 """How well reasons are told, on photographs that taught nothing, beside CleanVision and the variance of the Laplacian.
 
-    pip install cleanvision        # optional, in an environment of its own if its licence (AGPL-3.0) is not yours
+    pip install cleanvision        # optional; its versions before 0.3.7 are under AGPL-3.0
     python -m metaqap_fast.bench.reasons PHOTOGRAPHS/ BIQ2021/ --opinions CELLS.csv [-o reasons.json]
 
 PHOTOGRAPHS are the undamaged ones of `train heads`, of which only the part that it never opens is used: each is damaged
@@ -13,14 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from metaqap_fast.bench.baselines import laplacian_variance
+from metaqap_fast.bench.baselines import Measure, cleanvision, laplacian_variance
 from metaqap_fast.bench.environment import describe
 from metaqap_fast.options import MODEL
 from metaqap_fast.scorer import Scorer
@@ -117,27 +117,17 @@ def given(
 
 def others() -> dict[str, Callable[[View], float]]:
     """Measures by name: worse is higher. CleanVision's are left out, and it is said, where it is not installed."""
-    found: dict[str, Callable[[View], float]] = {"Laplacian variance": lambda view: -laplacian_variance(view, 0)}
+    found: dict[str, Callable[[View], float]] = {"Laplacian variance": partial(_worse, laplacian_variance)}
     try:
-        from cleanvision.issue_managers.image_property import BlurrinessProperty, BrightnessProperty
+        for issue in ("blurry", "dark", "light"):
+            found[f"CleanVision, {issue}"] = partial(_worse, cleanvision(issue))
     except ImportError as error:
         print(f"CleanVision is not compared: {error}")
-        return found
-    blur, dark, light = BlurrinessProperty(), BrightnessProperty("dark"), BrightnessProperty("light")
-    return {
-        **found,
-        "CleanVision, blurry": lambda view: -_score(blur, "blurry", view),
-        "CleanVision, dark": lambda view: -_score(dark, "dark", view),
-        "CleanVision, light": lambda view: -_score(light, "light", view),
-    }
+    return found
 
 
-def _score(measure: Any, issue: str, view: View) -> float:
-    """CleanVision's score of an issue, 1 where there is none."""
-    import pandas as pd
-
-    raw = pd.DataFrame([measure.calculate(Image.fromarray(view))])
-    return float(measure.get_scores(raw_scores=raw, issue_type=issue)[f"{issue}_score"].iloc[0])
+def _worse(measure: Measure, view: View) -> float:
+    return -measure(view, 0)
 
 
 def table(damaged: F64, untouched: F64, severity: F64) -> dict[str, dict[str, Any]]:

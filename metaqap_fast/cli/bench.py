@@ -147,7 +147,7 @@ def limit(engine: str, precisions: str, **options: Any) -> None:
     default="eager,compiled,onnxruntime,brisque",
     show_default=True,
     metavar="NAME,...",
-    help="What to compare with.",
+    help="What to compare with; also piqe, laplacian, cleanvision and pyiqa:NAME.",
 )
 @click.option(
     "--python",
@@ -160,9 +160,10 @@ def limit(engine: str, precisions: str, **options: Any) -> None:
 def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **options: Any) -> None:
     """Time other ways to do the same job. A peer that is not installed is skipped with a message."""
     from metaqap_fast.bench import command
-    from metaqap_fast.bench.peers import PEERS, cases
+    from metaqap_fast.bench.peers import cases
+    from metaqap_fast.bench.peers import chosen as chosen_of
 
-    chosen = command.choices("peer", names, list(PEERS))
+    chosen = chosen_of(names)
     wanted = command.choices("precision", precisions, PRECISIONS)
     command.choices("engine", engine, ENGINES)
     others = dict(command.pair(text, chosen) for text in pythons)
@@ -190,7 +191,7 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
     default="brisque,piqe,laplacian,bytes",
     show_default=True,
     metavar="B,...",
-    help="Other measures to compute on the images of --sets.",
+    help="Other measures to compute on the images of --sets; also cleanvision and pyiqa:NAME.",
 )
 @click.option(
     "--images", "count", type=click.IntRange(min=5), metavar="N", help="Use N images of each set.  [default: all]"

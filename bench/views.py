@@ -1,0 +1,63 @@
+"""Tables that are made of several runs, for quoting: what a reader wants to know first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from metaqap_fast.bench import peers, throughput
+from metaqap_fast.bench.baselines import title
+from metaqap_fast.bench.figures import Figures, Section, cell, median
+from metaqap_fast.bench.runs import RunError, read
+from metaqap_fast.bench.stats import Interval, ratio
+
+SETS = "Sets by family"  # the table of `accuracy` that has other measures
+
+
+def hours(paths: Sequence[Path]) -> Section:
+    """Runs of `throughput` on several machines: what the native engine needs for a million images.
+
+    Raises:
+        RunError: a folder that holds no whole run.
+    """
+    rows = []
+    for path in paths:
+        made = throughput.summary(Figures(read(path)))
+        for row in (dict(zip(made.columns, row, strict=True)) for row in made.rows):
+            if row["engine"] == "native":
+                rows.append([row["on"], row["precision"], row["whole, images/s"], row["hours for a million"]])
+    return Section(
+        "Hours for a million images", ["CPU", "precision", "images a second", "hours for a million images"], rows
+    )
+
+
+def beside(paths: Sequence[Path]) -> Section:
+    """A run of `peers`, and what `bench report --json` says of one of `accuracy`: cost and agreement side by side.
+
+    Raises:
+        RunError: they are not that.
+    """
+    try:
+        run, (document,) = read(paths[0]), json.loads(paths[1].read_text())
+        (table,) = [section["rows"] for section in document["sections"] if section["title"] == SETS]
+        agreement: dict[str, Any] = table[0]
+    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise RunError(f"{', '.join(map(str, paths))}: not a run of peers and a report of accuracy ({error})") from None
+    figures, rows = Figures(run), []
+    for name, labels in figures.labels().items():
+        who, facts = labels["who"], figures.facts(name)
+        mine = who == "ours"
+        called = f"metaqap-fast, {labels['precision']}" if mine else peers.title(who, facts)
+        found = agreement.get("SROCC" if mine else title(who))
+        srocc = Interval(**found) if isinstance(found, dict) else found
+        a_million = cell(lambda name: ratio([1e6 / 3600], figures.rates(name)), name)
+        seconds = median(figures.per_thousand, name, "cpu_seconds")
+        rows.append([called, seconds, a_million, "not measured" if srocc is None else srocc])
+    return Section(
+        "Cost and agreement", ["", "CPU seconds for 1,000 images", "hours for a million", "SROCC with opinions"], rows
+    )
+
+
+VIEWS: dict[str, Callable[[Sequence[Path]], Section]] = {view.__name__: view for view in (hours, beside)}

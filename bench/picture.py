@@ -52,7 +52,7 @@ def drawn(folder: Path, rows: Sequence[Row]) -> Image.Image:
         ends = (max(row.score - row.uncertainty, 0) * WIDTH, min(row.score + row.uncertainty, 1) * WIDTH)
         pen.rectangle((left + ends[0], top, left + ends[1], top + RANGE), fill=colour)
         pen.text((left, top + 2 * RANGE), f"{row.score:.2f} ± {row.uncertainty:.2f}", fill=INK, font=font)
-        pen.text((left, top + 2 * RANGE + LINE + 2), row.reason or "nothing wrong", fill=INK, font=small)
+        pen.text((left, top + 2 * RANGE + LINE + 2), row.reason or "no fault found", fill=INK, font=small)
     return sheet
 
 
@@ -60,7 +60,8 @@ def main(root: Path = Path(__file__).resolve().parents[1]) -> None:
     """Write the picture, and the description into the documents."""
     with Scorer(device="cpu", precision="fp32") as scorer:
         folder = root / "examples"
-        rows = list(scorer.score([folder / name for name in EXAMPLES]))
+        pairs = ((name, (folder / name).read_bytes()) for name in EXAMPLES)
+        rows = sorted(scorer.score_stream(pairs), key=lambda row: EXAMPLES.index(row.key.decode()))
     words = description(rows)
     drawn(folder, rows).save(root / PICTURE, quality=85, comment=words)
     for name in DOCUMENTS:

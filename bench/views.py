@@ -9,7 +9,7 @@ from typing import Any
 
 from metaqap_fast.bench import peers, throughput
 from metaqap_fast.bench.baselines import title
-from metaqap_fast.bench.figures import Figures, Section, cell, median
+from metaqap_fast.bench.figures import Figures, Section, cell, median, show
 from metaqap_fast.bench.runs import RunError, read
 from metaqap_fast.bench.stats import Interval, ratio
 
@@ -51,10 +51,12 @@ def beside(paths: Sequence[Path]) -> Section:
         mine = who == "ours"
         called = f"metaqap-fast, {labels['precision']}" if mine else peers.title(who, facts)
         found = agreement.get("SROCC" if mine else title(who))
-        srocc = Interval(**found) if isinstance(found, dict) else found
+        srocc = show(Interval(**found) if isinstance(found, dict) else found) or "not measured"
+        if who == "cleanvision":
+            srocc += ", of blurry"
         a_million = cell(lambda name: ratio([1e6 / 3600], figures.rates(name)), name)
         seconds = median(figures.per_thousand, name, "cpu_seconds")
-        rows.append([called, seconds, a_million, "not measured" if srocc is None else srocc])
+        rows.append([called, seconds, a_million, srocc])
     return Section(
         "Cost and agreement", ["", "CPU seconds for 1,000 images", "hours for a million", "SROCC with opinions"], rows
     )

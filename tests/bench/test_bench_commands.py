@@ -168,7 +168,7 @@ def test_the_compiled_peer_does_the_same_job(bundle: Path, tmp_path: Path) -> No
 def test_a_peer_that_is_not_installed_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "brisque", None)
     with pytest.raises(NotInstalled, match="pip install 'brisque"):
-        prepare("peer.brisque", {})
+        prepare("peer.measure", {"measure": "brisque"})
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(NotInstalled, match="onnxruntime is not installed"):
         prepare("peer.onnxruntime", {"model": "default"})

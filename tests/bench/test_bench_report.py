@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from metaqap_fast.bench import idle, plots, report, sampling
 from metaqap_fast.bench.figures import Figures, Section, show
 from metaqap_fast.bench.quote import BLOCK, NONE, quoted
 from metaqap_fast.bench.repeat import compared
-from metaqap_fast.bench.runs import read
+from metaqap_fast.bench.runs import RunError, read
 from metaqap_fast.bench.sampling import Settings
 from metaqap_fast.bench.stats import Interval
 from metaqap_fast.errors import MetaqapError
@@ -98,6 +99,41 @@ def test_a_quote_is_the_run_s(tmp_path: Path, cli: Callable[..., Any]) -> None:
     record(tmp_path / "a", samples=stage_samples([True] * 3))
     with pytest.raises(MetaqapError, match="busy machine"):
         quoted(text, tmp_path)
+
+
+def test_one_table_of_several_runs(tmp_path: Path) -> None:
+    found = stage_samples([False] * 3)
+    for each in found:
+        if each["labels"]["stage"] == "whole":
+            each["facts"] = {"engine": "native", "precision": "bf16", "device": "cpu: X, AMX, 2 threads"}
+    record(tmp_path / "a", samples=found)
+    record(tmp_path / "b", samples=stage_samples([False] * 3))  # by OpenVINO: left out
+    text = quoted("<!-- bench: hours a b -->\n<!-- end -->", tmp_path)
+    assert text.count("X, AMX, 2 threads") == 1 and "| bf16 | 9.52" in text and "| 29.2" in text
+    assert text.count("throughput, ") == 2 and quoted(text, tmp_path) == text
+    with pytest.raises(MetaqapError, match="unknown view 'days': one of hours"):
+        quoted("<!-- bench: days a b -->\n<!-- end -->", tmp_path)
+    assert NONE in quoted("<!-- bench: hours a none -->\n<!-- end -->", tmp_path)
+
+
+def test_cost_and_agreement_side_by_side(tmp_path: Path) -> None:
+    found = samples("ours fp32 files", [1.0] * 3, [False] * 3, who="ours", size="files", precision="fp32")
+    found += samples("pyiqa:x files", [4.0] * 3, [False] * 3, who="pyiqa:x", size="files")
+    found += samples("cleanvision files", [0.5] * 3, [False] * 3, who="cleanvision", size="files")
+    for each in found[3:6]:
+        each["facts"] = {"weights": "random: no network"}
+    record(tmp_path / "a", "peers", found)
+    row = {"SROCC": {"value": 0.9, "low": 0.8, "high": 1.0, "count": 9}, "CleanVision, blurry": 0.25}
+    document = [{"sections": [{"title": "Calibration", "rows": []}, {"title": "Sets by family", "rows": [row]}]}]
+    (tmp_path / "b.json").write_text(json.dumps(document))
+    text = quoted("<!-- bench: beside a b.json -->\n<!-- end -->", tmp_path)
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+    assert rows["metaqap-fast, fp32"].endswith("| 2.78 [2.78, 2.78] | 0.900 [0.800, 1.00] |")
+    assert rows["IQA-PyTorch, x, untrained"].endswith("| 11.1 [11.1, 11.1] | not measured |")
+    assert rows["CleanVision, its default issues"].endswith("| 0.250, of blurry |")
+    (tmp_path / "b.json").write_text("[]")
+    with pytest.raises(RunError, match="not a run of peers and a report of accuracy"):
+        quoted("<!-- bench: beside a b.json -->\n<!-- end -->", tmp_path)
 
 
 def test_bars_are_as_long_as_their_values() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from metaqap_fast.bench import accuracy
-from metaqap_fast.bench.baselines import baselines, bytes_per_pixel, laplacian_variance, measured
+from metaqap_fast.bench import accuracy, peers
+from metaqap_fast.bench import baselines as baselines_module
+from metaqap_fast.bench.baselines import NoWeights, baselines, bytes_per_pixel, laplacian_variance, measured
+from metaqap_fast.bench.job import prepare
 from metaqap_fast.bench.runs import read
 from metaqap_fast.errors import UsageError
 
@@ -28,6 +32,57 @@ def test_baselines_are_higher_for_what_is_better(photo: Image.Image, tmp_path: P
     assert found["bytes"] == (tmp_path / "a.png").stat().st_size / 256**2 and found["laplacian"] > 0
     with pytest.raises(UsageError, match="unknown baseline 'niqe': one of brisque, piqe"):
         baselines(["niqe"])
+
+
+def test_cleanvision_is_measured_as_it_measures_itself(photo: Image.Image, tmp_path: Path) -> None:
+    """Its parts have other defaults than `Imagelab` gives them."""
+    cleanvision = pytest.importorskip("cleanvision")
+    for i, side in enumerate((256, 64, 8)):
+        photo.crop((0, 0, 256, 256)).resize((side, side)).resize((256, 256)).save(tmp_path / f"{i}.png")
+    files = sorted(map(str, tmp_path.glob("*.png")))
+    lab = cleanvision.Imagelab(filepaths=files)
+    lab.find_issues({"blurry": {}, "dark": {}, "light": {}}, n_jobs=1)
+    for issue in ("blurry", "dark", "light"):
+        measure = baselines_module.cleanvision(issue)
+        ours = [measure(np.asarray(Image.open(file)), 0) for file in files]
+        assert ours == pytest.approx(lab.issues[f"{issue}_score"][files].tolist()), issue
+    assert baselines(["cleanvision"])["cleanvision"](np.asarray(Image.open(files[0])), 0) > 0.3
+
+
+class Pyiqa(ModuleType):
+    """Stands in for IQA-PyTorch, whose licence keeps it out of the tests' environment."""
+
+    DEFAULT_CONFIGS: ClassVar = {"niqe": {"metric_mode": "NR"}, "ssim": {"metric_mode": "FR"}}
+
+    @staticmethod
+    def create_metric(name: str, device: object, pretrained: bool = True, **_: object) -> Any:
+        if pretrained:
+            raise OSError("no network")
+
+        class Metric:
+            lower_better = True
+
+            def __call__(self, tensor: Any) -> Any:
+                return tensor.mean()
+
+        return Metric()
+
+
+def test_a_measure_of_pyiqa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("pyiqa", "pyiqa.default_model_configs"):
+        monkeypatch.setitem(sys.modules, name, Pyiqa(name))
+    with pytest.raises(UsageError, match="no measure 'ssim' that needs no reference"):
+        baselines(["pyiqa:ssim"])
+    with pytest.raises(NoWeights, match=r"pyiqa:niqe: its weights cannot be downloaded \(no network\)"):
+        baselines(["pyiqa:niqe"])
+    Image.fromarray(FLAT).save(tmp_path / "a.png")
+    work = prepare("peer.measure", {"measure": "pyiqa:niqe", "sources": [str(tmp_path)], "count": 1})
+    assert work.run() == 1 and "no network" in work.facts["weights"]
+    assert peers.title("pyiqa:niqe", work.facts) == "IQA-PyTorch, niqe, untrained"
+    assert baselines_module.pyiqa("niqe", pretrained=False)(FLAT, 0) == pytest.approx(-90 / 255)
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(UsageError, match="IQA-PyTorch, niqe is not installed: pip install 'pyiqa'"):
+        baselines(["pyiqa:niqe"])
 
 
 @pytest.mark.full

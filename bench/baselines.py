@@ -155,6 +155,21 @@ def baselines(wanted: Sequence[str]) -> dict[str, Measure]:
     return made
 
 
+def available(wanted: Sequence[str], say: Callable[[str], None]) -> dict[str, Measure]:
+    """The same; those without weights are left out, and `say` is told.
+
+    Raises:
+        UsageError: as `baselines`.
+    """
+    made: dict[str, Measure] = {}
+    for name in wanted:
+        try:
+            made |= baselines([name])
+        except NoWeights as error:
+            say(f"left out: {error}")
+    return made
+
+
 def measured(file: Path, measures: dict[str, Measure]) -> dict[str, float]:
     """What each measure says of a file, NaN where it says nothing (a flat image has no texture)."""
     pixels = load_rgb(str(file).encode())

@@ -154,9 +154,9 @@ def measure(options: Options) -> Work:
     facts = {}
     try:
         judge = baselines([name])[name]
-    except NoWeights as error:  # untrained, it takes the same time
+    except NoWeights:  # untrained, it takes the same time
         judge = pyiqa(name.removeprefix(PYIQA), pretrained=False, backbone_pretrain=False)
-        facts["weights"] = f"random: {error}"
+        facts["weights"] = "random: its own cannot be downloaded"
     except UsageError as error:
         raise NotInstalled(str(error)) from None
 

@@ -116,7 +116,7 @@ def sections(figures: Figures) -> list[Section]:
                 f"The same images and the same job, {size}",
                 [*columns, "CPU s / 1,000", "peak MB", "largest score difference", "versions"],
                 rows,
-                f"Scores are compared with ours in {next(iter(ours), 'no precision')}. Peers without a difference are other measures.",
+                f"Scores are compared with ours in {next(iter(ours), 'no precision')}; other measures have none.",
                 [partial(plots.bars, f"Images per second, {size}", bars)] if bars else [],
             )
         )

@@ -20,7 +20,7 @@ from metaqap_fast.scorer import Scorer
 EXAMPLES = ("coffee_blurred.jpg", "astronaut_noisy.jpg", "coffee_jpeg_q8.jpg", "chelsea.jpg")
 PICTURE = "docs/scores.jpg"
 DOCUMENTS = ("README.md", "docs/index.md")
-SHOWN = re.compile(r"!\[[^\]]*\]\((?:docs/)?scores\.jpg\)")
+SHOWN = re.compile(r"!\[[^\]]*\]\(((?:docs/)?scores\.jpg)\)")
 WIDTH, HEIGHT, GAP, LINE = 380, 300, 12, 34  # pixels: of a photograph, between two, of a line of text
 RANGE = 8  # height of the bar
 BAD, GOOD, PALE, INK = (200, 60, 40), (30, 140, 90), (225, 225, 225), (30, 30, 30)
@@ -38,14 +38,14 @@ def description(rows: Sequence[Row]) -> str:
 
 
 def drawn(folder: Path, rows: Sequence[Row]) -> Image.Image:
-    """The middles of the photographs in their own pixels, each over its score and reason."""
+    """Parts of the photographs in their own pixels, each over its score and reason."""
     size = (len(rows) * (WIDTH + GAP) - GAP, HEIGHT + 2 * LINE + 4 * RANGE)
     sheet = Image.new("RGB", size, "white")
     pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(30), ImageFont.load_default(24)
     for place, row in enumerate(rows):
         left, top = place * (WIDTH + GAP), HEIGHT + RANGE
         photograph = Image.open(folder / row.key.decode()).convert("RGB")
-        x, y = (photograph.width - WIDTH) // 2, (photograph.height - HEIGHT) // 2
+        x, y = (photograph.width - WIDTH) // 2, (photograph.height - HEIGHT) // 4
         sheet.paste(photograph.crop((x, y, x + WIDTH, y + HEIGHT)), (left, 0))
         colour = tuple(round(bad + row.score * (good - bad)) for bad, good in zip(BAD, GOOD, strict=True))
         pen.rectangle((left, top, left + WIDTH - 1, top + RANGE), fill=PALE)
@@ -56,18 +56,18 @@ def drawn(folder: Path, rows: Sequence[Row]) -> Image.Image:
     return sheet
 
 
-def main(root: Path = Path(__file__).resolve().parents[1]) -> None:
+def main() -> None:
     """Write the picture, and the description into the documents."""
+    root = Path(__file__).resolve().parents[1]
+    folder = root / "examples"
     with Scorer(device="cpu", precision="fp32") as scorer:
-        folder = root / "examples"
         pairs = ((name, (folder / name).read_bytes()) for name in EXAMPLES)
         rows = sorted(scorer.score_stream(pairs), key=lambda row: EXAMPLES.index(row.key.decode()))
     words = description(rows)
     drawn(folder, rows).save(root / PICTURE, quality=85, comment=words)
     for name in DOCUMENTS:
-        document = root / name
-        shown = f"![{words}]({PICTURE if name == 'README.md' else PICTURE.removeprefix('docs/')})"
-        document.write_text(SHOWN.sub(lambda _: shown, document.read_text()))
+        text = (root / name).read_text()
+        (root / name).write_text(SHOWN.sub(lambda match: f"![{words}]({match[1]})", text))
 
 
 if __name__ == "__main__":

@@ -47,5 +47,6 @@ def block(view: str | None, names: Sequence[str], root: Path) -> str:
 def _table(section: Section, paths: Sequence[Path]) -> str:
     if any("busy machine" in str(value) for row in section.rows for value in row):
         raise MetaqapError(f"{paths[0]} was measured on a busy machine: measure again before it is quoted")
-    told = [report.headline(read(path)) for path in paths if path.is_dir()]
-    return f"{report.markdown(section)}\n\n{'; '.join(told)}.\n"
+    runs = [read(path) for path in paths if path.is_dir()]
+    told = report.headline(runs[0]) if len(runs) == 1 else "Runs of " + ", ".join(map(report.when, runs))
+    return f"{report.markdown(section)}\n\n{told}.\n"

@@ -73,8 +73,18 @@ def warnings(run: Run, even_busy: bool = False) -> list[str]:
 def headline(run: Run) -> str:
     """One line: kind, time, machine, commit."""
     env = run.environment
-    commit = (env.get("commit") or "no checkout")[:12] + (" (dirty)" if env.get("dirty") else "")
-    return f"{run.kind}, {run.created}, {env['cpu']}, {env['cpus_allowed']} CPUs, {env['program_version']} {commit}"
+    where = f"{env['cpu']}, {env['cpus_allowed']} CPUs, {env['program_version']}"
+    return f"{run.kind}, {run.created}, {where} {_commit(run)}"
+
+
+def when(run: Run) -> str:
+    """Day and commit."""
+    return f"{run.created[:10]} at {_commit(run)}"
+
+
+def _commit(run: Run) -> str:
+    env = run.environment
+    return (env.get("commit") or "no checkout")[:12] + (" (dirty)" if env.get("dirty") else "")
 
 
 def text(run: Run, even_busy: bool = False) -> str:

@@ -240,12 +240,12 @@ def accuracy(
         )
     model = command.model_name(options["model"])
     from metaqap_fast.bench import accuracy_run
-    from metaqap_fast.bench.baselines import baselines as measures_of
+    from metaqap_fast.bench.baselines import available
     from metaqap_fast.train.sets import read_sets
 
     data = [accuracy_run.labelled_set(text, low, high) for text in sets]
     strangers = read_sets(table) if table else []
-    measures = measures_of([name for name in baselines.split(",") if name]) if table else {}
+    measures = available([name for name in baselines.split(",") if name], _say) if table else {}
     pictures = accuracy_run.photographs(pristine, photos) if pristine else []
     settings = {
         "sets": [*(each.name for each in data), *(each.name for each in strangers)],
@@ -256,14 +256,14 @@ def accuracy(
     with command.recording(
         "accuracy", {**settings, **options, "model": model}, {"output": output, "even_busy": False}
     ) as record:
-        for row in accuracy_run.rows(
-            data, pictures, wanted, options, count, twins, lambda line: click.echo(line, err=True)
-        ):
+        for row in accuracy_run.rows(data, pictures, wanted, options, count, twins, _say):
             record.add(row)
-        for row in accuracy_run.strangers(
-            strangers, measures, wanted[0], options, count, lambda line: click.echo(line, err=True)
-        ):
+        for row in accuracy_run.strangers(strangers, measures, wanted[0], options, count, _say):
             record.add(row)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 @bench.command()

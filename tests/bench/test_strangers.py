@@ -14,7 +14,7 @@ from PIL import Image
 
 from metaqap_fast.bench import accuracy, peers
 from metaqap_fast.bench import baselines as baselines_module
-from metaqap_fast.bench.baselines import NoWeights, baselines, bytes_per_pixel, laplacian_variance, measured
+from metaqap_fast.bench.baselines import NoWeights, available, baselines, bytes_per_pixel, laplacian_variance, measured
 from metaqap_fast.bench.job import prepare
 from metaqap_fast.bench.runs import read
 from metaqap_fast.errors import UsageError
@@ -75,9 +75,11 @@ def test_a_measure_of_pyiqa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         baselines(["pyiqa:ssim"])
     with pytest.raises(NoWeights, match=r"pyiqa:niqe: its weights cannot be downloaded \(no network\)"):
         baselines(["pyiqa:niqe"])
+    said: list[str] = []
+    assert list(available(["bytes", "pyiqa:niqe"], said.append)) == ["bytes"] and "left out: pyiqa:niqe" in said[0]
     Image.fromarray(FLAT).save(tmp_path / "a.png")
     work = prepare("peer.measure", {"measure": "pyiqa:niqe", "sources": [str(tmp_path)], "count": 1})
-    assert work.run() == 1 and "no network" in work.facts["weights"]
+    assert work.run() == 1 and "cannot be downloaded" in work.facts["weights"]
     assert peers.title("pyiqa:niqe", work.facts) == "IQA-PyTorch, niqe, untrained"
     assert baselines_module.pyiqa("niqe", pretrained=False)(FLAT, 0) == pytest.approx(-90 / 255)
     monkeypatch.setitem(sys.modules, "pyiqa", None)

@@ -89,6 +89,7 @@ ORDER = """
     cli.bench cli.compare cli.compile cli.evaluate cli.explain cli.export cli.inspect cli.merge cli.report
     cli.score cli.select cli.train
     cli
+    __main__
 """
 
 # What a reader finds under one name, made of what comes later in the same folder; imported inside a function.

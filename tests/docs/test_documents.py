@@ -13,7 +13,7 @@ import click
 import pytest
 
 import metaqap_fast
-from documents import ROOT, anchors, blocks, command_lines, documents, hooks, inline, named, prose
+from documents import ROOT, anchors, blocks, called, command_lines, documents, hooks, inline, named, prose
 from metaqap_fast.cli import main
 from metaqap_fast.errors import Status
 from metaqap_fast.input.kinds import KINDS
@@ -66,24 +66,11 @@ def test_modules_that_are_run_exist(path: Path) -> None:
         assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
 
 
-def command_of(words: list[str]) -> tuple[click.Command, click.Context, list[str]]:
-    """The command that a line calls, and what it is given."""
-    command: click.Command = main
-    context = click.Context(command, info_name="metaqap-fast")
-    while isinstance(command, click.Group) and words and not words[0].startswith("-") and not words[0].isupper():
-        below = command.get_command(context, words[0])
-        assert below is not None, f"no command {words[0]}"
-        command, words = below, words[1:]
-        context = click.Context(command, info_name=command.name, parent=context)
-    return command, context, words
-
-
 def check(words: list[str]) -> None:
     """Whether options and arguments are those of a command, and values of options can be read."""
-    command, context, rest = command_of(words)
-    if isinstance(command, click.Group) or "--help" in rest:
+    command, context, given = called(words)
+    if isinstance(command, click.Group) or "help" in given:
         return
-    given, _, _ = command.make_parser(context).parse_args(rest)
     for parameter in command.params:
         value = given.get(parameter.name)
         values = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
@@ -115,16 +102,13 @@ def test_options_in_the_text_exist(path: Path) -> None:
             assert text.split()[0].split("=")[0] in known | OTHERS | {"--help", "--version"}, text
         elif text.startswith("metaqap-fast "):
             for words in command_lines(text):
-                command, _, rest = command_of(words)
-                names = {name for parameter in command.params for name in parameter.opts + parameter.secondary_opts}
-                assert {word for word in rest if word.startswith("--")} <= names | {"--help"}, text
+                called(words)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "jobs").iterdir()), ids=named)
 def test_command_lines_of_the_examples_are_understood(path: Path) -> None:
     for words in command_lines(path.read_text()):
-        _, context, rest = command_of([word for word in words if not word.startswith("$(")])
-        context.command.make_parser(context).parse_args(rest)
+        called([word for word in words if not word.startswith("$(")])
 
 
 @pytest.mark.parametrize(

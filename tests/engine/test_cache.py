@@ -24,8 +24,7 @@ VIEW = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
 
 
 @pytest.fixture(autouse=True)
-def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METAQAP_FAST_CACHE", str(tmp_path / "cache"))
+def _own(own_cache: None) -> None:
     cache._say_once.cache_clear()
 
 

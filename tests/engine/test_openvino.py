@@ -19,10 +19,7 @@ from metaqap_fast.engine.openvino_int8 import _largest_pair
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METAQAP_FAST_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_bf16_that_was_not_compiled_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

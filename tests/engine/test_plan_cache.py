@@ -13,16 +13,11 @@ from typing import Any
 
 import pytest
 
-import fake_tensorrt
 from metaqap_fast.engine.gpu import plan_cache as cache
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 KEY = cache.Key("m", "merged", "fp16", "0" * 64, "tensorrt 11.4.0", "GPU sm89", 8, (("level", "None"),))
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METAQAP_FAST_CACHE", str(tmp_path / "cache"))
-    fake_tensorrt.calls.clear()
 
 
 def saved(key: cache.Key = KEY, data: bytes = b"plan") -> Path:

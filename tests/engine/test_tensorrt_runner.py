@@ -28,14 +28,10 @@ from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 LIBRARY = Library(fake_tensorrt, "tensorrt")
 GPU = Gpu(0, "NVIDIA Test 9000", 89, 1 << 30)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METAQAP_FAST_CACHE", str(tmp_path / "cache"))
-    fake_tensorrt.calls.clear()
 
 
 def runner(*plans: bytes, batch: int = 8) -> TensorRTRunner:

@@ -1,4 +1,4 @@
-"""The documents of the repository, and what stands in them: links, code blocks, command lines."""
+"""The documents of the repository, and what stands in them: links, code blocks, command lines and what they call."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import click
+
+from metaqap_fast.cli import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,3 +106,21 @@ def command_lines(text: str) -> Iterator[list[str]]:
             if "metaqap-fast" in names and "pip" not in names:
                 yield words[names.index("metaqap-fast") + 1 :]
             words = []
+
+
+def called(words: list[str]) -> tuple[click.Command, click.Context, dict[str, Any]]:
+    """The command that a line calls, and what it is given: text for each option and argument.
+
+    Raises:
+        click.UsageError: there is no such command or option.
+    """
+    command: click.Command = main
+    context = click.Context(command, info_name="metaqap-fast")
+    while isinstance(command, click.Group) and words and not words[0].startswith("-") and not words[0].isupper():
+        below = command.get_command(context, words[0])
+        if below is None:
+            raise click.UsageError(f"no command {words[0]}")
+        command, words = below, words[1:]
+        context = click.Context(command, info_name=command.name, parent=context)
+    given, _, _ = command.make_parser(context).parse_args(words)
+    return command, context, given

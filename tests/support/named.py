@@ -6,12 +6,12 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
-ROOT = Path(__file__).parents[2]
+from documents import ROOT, called
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 FOLDERS = r"\.ci|\.github|bench|docs|examples|kernels|metaqap_fast|tests|train"
@@ -41,24 +41,10 @@ def faults(text: str) -> Iterator[str]:
         if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists()):
             yield f"no module {module}"
     for words in COMMAND.findall(text):
-        yield from command_faults(words.split())
-
-
-def command_faults(words: list[str]) -> Iterator[str]:
-    """What is wrong with the words behind `metaqap-fast`."""
-    from metaqap_fast.cli import main
-
-    command: click.Command = main
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        if words[0] not in command.commands:
-            yield f"no command {words[0]}"
-            return
-        command, words = command.commands[words[0]], words[1:]
-    context = click.Context(command)
-    known = {option for each in command.get_params(context) for option in (*each.opts, *each.secondary_opts)}
-    for word in words:
-        if re.match(r"--?[a-z]", word) and word.rstrip(".,:)'\"").split("=")[0] not in known:
-            yield f"{command.name} has no option {word}"
+        try:
+            called(words.split())
+        except click.UsageError as error:
+            yield error.message
 
 
 def extras() -> set[str]:

@@ -17,7 +17,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import metaqap_fast
-from named import PROJECT, ROOT, faults, pythons
+from documents import ROOT
+from named import PROJECT, faults, pythons
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
@@ -53,7 +54,7 @@ def test_what_is_named_is_there(path: Path) -> None:
         ("$python -m metaqap_fast.bench.soaked --images 2", "no module metaqap_fast.bench.soaked"),
         ("docker run metaqap-fast scores . -o -", "no command scores"),
         ("what `metaqap-fast train runs` prints", "no command runs"),
-        ("run metaqap-fast select scores.h5 --worse 3", "select has no option --worse"),
+        ("run metaqap-fast select scores.h5 --worse 3", "No such option '--worse'."),
     ],
 )
 def test_what_is_not_there_is_found(text: str, fault: str) -> None:

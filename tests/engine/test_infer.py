@@ -65,6 +65,16 @@ def test_reasons_stand_beside_predictions_and_are_cut_to_0_and_1(tensors: bool) 
         assert results[tag].score == pytest.approx(combine(rows.mean(0)[None, [0, 2, 4]], META)[0][0], abs=1e-6)
 
 
+@pytest.mark.parametrize("tensors", [False, True])
+def test_a_batch_with_fewer_results_than_images_is_an_error(tensors: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is missing without a word would be an image that is never scored."""
+    engine, rows = Given(1, tensors), PREDICTIONS[0]
+    batch = Batch(["a", "b"], [1], torch.from_numpy(rows) if tensors else rows)
+    monkeypatch.setattr(engine, "batches", lambda items: iter([batch]))
+    with pytest.raises(ValueError, match="zip"):
+        list(scored(engine, [], META))
+
+
 def test_an_array_engine_gives_the_same_bits_in_any_batch() -> None:
     alone = [result for _, result in scored(Given(1), enumerate(PREDICTIONS), META)]
     together = [result for _, result in scored(Given(4), enumerate(PREDICTIONS), META)]

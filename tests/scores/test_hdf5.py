@@ -145,7 +145,14 @@ def unwritten(file: h5py.File) -> None:
         file["scores"].create_dataset(name, (1 << 40, *shape[1:]), dtype, chunks=True)
 
 
+def half_written(file: h5py.File) -> None:
+    """As after a crash: room was made for three rows, and one was written."""
+    del file["scores/score"]
+    file["scores"].create_dataset("score", (3,), "f4", chunks=(1,))[0] = 0.5
+
+
 DAMAGE = {
+    "half written": (half_written, "score is not what it should be"),
     "score missing": (put("score", None), "score"),
     "status missing": (put("status", None), "status"),
     "path missing": (put("path", None), "path"),

@@ -83,3 +83,48 @@ def test_the_earlier_run_s_attributes_stay_and_new_ones_are_added() -> None:
     assert agreed("s.h5", FOUND, ours) == {**OURS, "created": "then", "reasons": ["blur"]}
     bare = {"bundle_digest": None, "precision": None, "engine": None}
     assert agreed("s.h5", bare, {"members": []}) == {**bare, "members": []}
+
+
+def keyed(root: str | None, *sources: str, **more: Any) -> dict[str, Any]:
+    """Attributes of a run over sources below one folder; `root` None: an older version's, which did not record it."""
+    if root is None:
+        return {**OURS, "source": [*sources], **more}
+    return {**OURS, "root": root, "source": [*sources], "roots": [f"file://{s}" for s in sources], **more}
+
+
+def test_keys_are_relative_to_the_same_folder() -> None:
+    assert agreed("s.h5", keyed("file:///a", "/a"), keyed("file:///a", "/a"))["root"] == "file:///a"
+    words = "its keys are relative to file:///a, those of this run relative to file:///b. Name the same sources"
+    with pytest.raises(UsageError, match=f"^cannot resume s.h5: {words}, or another -o; .* give --moved$"):
+        agreed("s.h5", keyed("file:///a", "/a"), keyed("file:///b", "/b"))
+    with pytest.raises(UsageError, match="its keys are whole paths, those of this run relative to file:///b"):
+        agreed("s.h5", keyed("", "/a", "s3://b"), keyed("file:///b", "/b"))
+    moved = agreed("s.h5", keyed("file:///a", "/a"), keyed("file:///b", "/b"), moved=True)
+    assert (moved["root"], moved["source"], moved["roots"]) == ("file:///b", ["/b"], ["file:///b"])
+    assert agreed("s.h5", keyed("file:///a", "/a"), keyed("file:///b", "/b"), merging=True)["root"] == "file:///b"
+
+
+def test_a_run_of_an_older_version_goes_on_if_it_had_one_source() -> None:
+    assert agreed("s.h5", keyed(None, "/a"), keyed("file:///a", "/a"))["root"] == "file:///a"
+    with pytest.raises(UsageError, match="an older version of the program wrote it, which gave images of several"):
+        agreed("s.h5", keyed(None, "/a", "/b"), keyed("file:///", "/a", "/b"))
+    assert agreed("s.h5", keyed(None, "/a", "/b"), keyed(None, "/a", "/b"))["source"] == ["/a", "/b"]
+    assert agreed("s.h5", keyed("file:///", "/a", "/b"), keyed(None, "/a"))["root"] == "file:///"
+
+
+def test_each_share_has_an_output_of_its_own() -> None:
+    whole, share = keyed("file:///a", "/a"), keyed("file:///a", "/a", shard="1/3")
+    assert agreed("s.h5", share, share)["shard"] == "1/3"
+    with pytest.raises(UsageError, match="it holds share 1/3, this run is for the whole source"):
+        agreed("s.h5", share, whole)
+    with pytest.raises(UsageError, match="it holds the whole source, this run is for share 1/3"):
+        agreed("s.h5", whole, share)
+
+
+def test_sources_are_all_that_was_named_each_once() -> None:
+    """Under its present name; what another run is told of must be whole."""
+    before, now = keyed("file:///", "/a", "/b"), keyed("file:///", "/b", "/c")
+    found = agreed("s.h5", before, {**now, "source": ["./b", "./c"]})
+    assert found["source"] == ["/a", "./b", "./c"] and found["roots"] == ["file:///a", "file:///b", "file:///c"]
+    with pytest.raises(ValueError, match="zip"):
+        agreed("s.h5", before, {**now, "source": ["/b"]})

@@ -182,6 +182,10 @@ def test_memory_of_the_draws_does_not_grow_with_the_images(monkeypatch: pytest.M
     x, y = curved(90)
     in_pieces = ev.bootstrap(x, y, 100)
     assert max(sizes) <= 1000 and sum(sizes) >= 9000
+    sizes.clear()
+    monkeypatch.setattr(ev, "_DRAWN", 10)  # more images than that: one draw at a time
+    ev.bootstrap(x, y, 3)
+    assert sizes == [90] * 3
     monkeypatch.undo()
     assert in_pieces == ev.bootstrap(x, y, 100)
 
@@ -256,7 +260,8 @@ def test_too_few_images() -> None:
         ev.evaluate(table([b"0"], [np.nan], [Status.corrupt]), {"0": 1})
     with pytest.raises(UsageError, match="0 draws: at least 1"):
         ev.evaluate(table(keys, [0.1] * 5), labels, draws=0)
-    assert ev.evaluate(table(keys, [0.1, 0.2, 0.3, 0.4, 0.5]), labels).metrics["plcc"][0] == pytest.approx(1)
+    least = ev.evaluate(table(keys, [0.1, 0.2, 0.3, 0.4, 0.5]), labels, draws=1)
+    assert least.metrics["plcc"] == pytest.approx((1, -1, 1))
 
 
 @pytest.mark.usefixtures("_quick")

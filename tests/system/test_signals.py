@@ -19,16 +19,23 @@ from metaqap_fast import child, signals
 from metaqap_fast.signals import INTERRUPTIONS, SIGNALS, Interrupts, as_exceptions, at_once, exit_status, handled
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+USUAL = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
 
 
 @pytest.fixture(autouse=True)
 def _unchanged() -> Iterator[None]:
-    """Whatever happens, handlers are as they were."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    """Whatever happens, handlers are as they were; before, they are those of a terminal: tests that are run by nohup,
+    or in the background of a script, inherit that some signals are ignored."""
+    inherited = {number: signal.signal(number, usual) for number, usual in USUAL.items()}
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
     yield
-    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+    after = {number: signal.signal(number, handler) for number, handler in inherited.items()}
+    assert after == USUAL and set(after) == set(SIGNALS)
     assert signal.set_wakeup_fd(wakeup) == wakeup
 
 

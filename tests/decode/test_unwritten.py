@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from metaqap_fast.records import Decoded, Encoded
 S = 64
 
 
+@cache
 def files() -> list[bytes]:
     """All kinds but the huge, and some variants."""
     kinds = [data for name, (data, *_) in corpus.kinds().items() if "bomb" not in name and "20000" not in name]
@@ -33,12 +35,12 @@ def told(result: Decoded) -> str:
 def test_what_memory_held_before_is_in_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """glibc fills what it hands out with the byte that MALLOC_PERTURB_ names, or its complement."""
     found = []
-    for byte in ("0", "171", "84"):
+    for byte in ("171", "84"):
         monkeypatch.setenv("MALLOC_PERTURB_", byte)
         supervisor = Supervisor(DecodeOptions(S, "unscaled"), Limits(max_seconds=60))
         found.append([told(result) for result in supervisor.stream(Encoded(b"", data) for data in files())])
         supervisor.close()
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 @pytest.mark.full

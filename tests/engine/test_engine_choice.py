@@ -253,10 +253,9 @@ def test_an_unused_gpu_is_spoken_of(
 
 
 def test_the_engine_and_its_reason_are_shown(cli: Any, bundle: Path, folder: Path, tmp_path: Path) -> None:
-    code = "from metaqap_fast.cli import main; main()"
     arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", "--engine", "torch", "--device", "cpu"]
-    shown = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
-    assert shown.returncode == 0 and "engine torch (asked for), precision fp32, device cpu" in shown.stderr
+    shown = cli(*arguments)
+    assert shown.exit_code == 0 and "engine torch (asked for), precision fp32, device cpu" in shown.stderr
 
 
 ASKS = """

@@ -12,7 +12,7 @@ from metaqap_fast import kernels
 pytestmark = pytest.mark.full
 
 QUIET = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
@@ -68,7 +68,7 @@ def check(*arguments, tolerance):
 
 shapes = {
     "seed": st.integers(0, 2**31),
-    "rows": st.integers(1, 40) | st.integers(120, 300),
+    "rows": st.integers(1, 40) | st.integers(120, 140),  # one tile of columns, partly filled, and more than one
     "levels": st.sampled_from([0, 0, 2, 5]),
     "masked": st.sampled_from([0.0, 0.0, 0.3, 0.9]),
 }
@@ -102,7 +102,7 @@ def test_a_nearly_perfect_order_keeps_its_digits(noise):
 
 
 def test_several_tiles():
-    score, mos, mask = case(2, 1201, masked=0.1)
+    score, mos, mask = case(2, 401, masked=0.1)
     check(score, mos, 0.02, mask, tolerance=1e-5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,7 @@ def modern(palette: Image.Image, alpha: Image.Image) -> dict[str, Kind]:
     }  # fmt: skip
 
 
+@cache
 def kinds() -> dict[str, Kind]:
     alpha = IMAGE.convert("RGBA")
     alpha.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))))

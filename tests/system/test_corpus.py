@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from metaqap_fast.records import Encoded
 
 S = 64
 DOCS = Path(__file__).parents[2] / "docs"
-kinds = functools.cache(corpus.kinds)
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def supervisor() -> Iterator[Supervisor]:
 
 def test_every_kind_gives_what_the_table_says(supervisor: Supervisor) -> None:
     wrong = []
-    table = kinds()
+    table = corpus.kinds()
     results = supervisor.stream(Encoded(name.encode(), kind[0]) for name, kind in table.items())
     for (name, (_, status, _, pixels, tolerance)), result in zip(table.items(), results, strict=True):
         found = result.error.status if result.error else Status.ok
@@ -130,7 +128,7 @@ def test_the_extension_means_nothing(extension: str, tmp_path: Path) -> None:
     from metaqap_fast.input.reading import read_all
 
     for name in ("JPEG", "PNG", "TIFF", "BMP", "WebP"):
-        (tmp_path / f"{name}.{extension}").write_bytes(kinds()[name][0])
+        (tmp_path / f"{name}.{extension}").write_bytes(corpus.kinds()[name][0])
     (tmp_path / f"text.{extension}").write_bytes(b"hello")
     results = list(create(DecodeOptions(S)).stream(read_all(Listing([tmp_path]))))
     assert [result.error is None for result in results] == [True] * 5 + [False]
@@ -140,7 +138,7 @@ def test_the_extension_means_nothing(extension: str, tmp_path: Path) -> None:
 def table() -> str:
     """The table in docs/images.md; the orientations and the strips are one row each."""
     lines = ["| kind | status | how, or why not |", "|---|---|---|"]
-    for name, (_, status, words, _, _) in kinds().items():
+    for name, (_, status, words, _, _) in corpus.kinds().items():
         if " EXIF orientation " in name:
             name = f"{name.rpartition(' ')[0]} 1 to 8" if name.endswith("1") else ""
         if name.endswith("x20000"):

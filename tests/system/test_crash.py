@@ -58,8 +58,8 @@ def check(result: dict[str, Any], kills: int) -> None:
 
 
 @pytest.mark.full
-def test_40_kills(fast: Path) -> None:
-    check(kill(fast, 40, SEED), 40)
+def test_20_kills(fast: Path) -> None:
+    check(kill(fast, 20, SEED), 20)
 
 
 @pytest.mark.nightly
@@ -82,12 +82,12 @@ def test_kills_are_noticed_without_the_protection(fast: Path, mutation: str) -> 
 
 @pytest.mark.full
 def test_a_real_run_is_killed_and_resumed(bundle: Path, tmp_path: Path) -> None:
-    """The command itself, decoder process and all: five kills at seeded moments."""
-    folder, rng = many(tmp_path / "photos", 3000), np.random.default_rng(SEED)
+    """The command itself, decoder process and all: three kills at seeded moments."""
+    folder, rng = many(tmp_path / "photos", 1500), np.random.default_rng(SEED)
     arguments = ["score", str(folder), "--model", str(bundle), "--rows-per-part", "100", "--quiet", "-o"]
     subprocess.run([*COMMAND, *arguments, str(tmp_path / "whole.h5")], check=True, timeout=300)
     out = tmp_path / "cut.h5"
-    for _ in range(5):
+    for _ in range(3):
         process = subprocess.Popen([*COMMAND, *arguments, str(out), "--resume"], start_new_session=True)
         before = len(list(tmp_path.glob("cut.h5.parts/part-*.h5")))
         deadline = time.monotonic() + 120
@@ -97,7 +97,7 @@ def test_a_real_run_is_killed_and_resumed(bundle: Path, tmp_path: Path) -> None:
         process.kill()
         process.wait()
     safe = crash.committed(out)
-    assert len(safe) >= 500
+    assert len(safe) >= 600
     subprocess.run([*COMMAND, *arguments, str(out), "--resume"], check=True, timeout=300)
     assert crash.datasets(out) == crash.datasets(tmp_path / "whole.h5")
 
@@ -334,7 +334,7 @@ def test_clock_jumps_change_nothing(
 @pytest.mark.full
 def test_a_stopped_run_blames_no_image(bundle: Path, tmp_path: Path) -> None:
     """SIGSTOP for three times --max-seconds, of the run and of its decoder, then SIGCONT."""
-    folder = many(tmp_path / "photos", 6000)
+    folder = many(tmp_path / "photos", 3000)
     arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", "--max-seconds", "1", "--strict"]
     process = subprocess.Popen([*COMMAND, *map(str, arguments), "--rows-per-part", "100", "--quiet"])
     deadline = time.monotonic() + 120
@@ -347,4 +347,4 @@ def test_a_stopped_run_blames_no_image(bundle: Path, tmp_path: Path) -> None:
         time.sleep(pause)
     assert process.wait(300) == 0
     table = ScoreTable.read(tmp_path / "s.h5")
-    assert len(table) == 6000 and table.ok.all()
+    assert len(table) == 3000 and table.ok.all()

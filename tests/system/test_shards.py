@@ -285,14 +285,14 @@ def test_an_error_of_the_listing_ends_the_run(options: dict[str, Any], folder: P
     ("number", "status"),
     [
         (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.full),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.nightly),
     ],
 )
 def test_an_interrupted_run_is_resumed_by_one_process(
     bundle: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    folder, out = many(tmp_path / "photos", 4000), tmp_path / "s.h5"
+    folder, out = many(tmp_path / "photos", 1500), tmp_path / "s.h5"
     arguments = ["score", str(folder), "--model", str(bundle), "-o", str(out), "--rows-per-part", "100"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([*COMMAND, *arguments, "--json", "--device", "cpu,cpu"], **pipes)
@@ -309,11 +309,11 @@ def test_an_interrupted_run_is_resumed_by_one_process(
     resumed = run(*arguments, "--resume", "--json")
     summary = json.loads(resumed.stdout)
     assert resumed.returncode == 0 and summary["resumed_rows"] == len(kept) == len(set(kept)) >= 100
-    assert summary["images"] == 4000 - len(kept) and len(ScoreTable.read(out)) == 4000
+    assert summary["images"] == 1500 - len(kept) and len(ScoreTable.read(out)) == 1500
 
 
 def test_a_killed_run_takes_its_processes_with_it(bundle: Path, tmp_path: Path) -> None:
-    folder, out = many(tmp_path / "photos", 4000), tmp_path / "s.h5"
+    folder, out = many(tmp_path / "photos", 1500), tmp_path / "s.h5"
     arguments = ["score", str(folder), "--model", str(bundle), "-o", str(out), "--rows-per-part", "100", "--quiet"]
     process = subprocess.Popen([*COMMAND, *arguments, "--device", "cpu,cpu"])
     while not committed(out):
@@ -326,7 +326,7 @@ def test_a_killed_run_takes_its_processes_with_it(bundle: Path, tmp_path: Path) 
     kept = committed(out)
     assert len(kept) == len(set(kept))
     resumed = json.loads(run(*arguments[:-1], "--resume", "--json", "--device", "cpu,cpu").stdout)
-    assert resumed["resumed_rows"] == len(kept) and resumed["images"] == 4000 - len(kept)
+    assert resumed["resumed_rows"] == len(kept) and resumed["images"] == 1500 - len(kept)
 
 
 def test_modules_in_the_current_folder_are_only_files(bundle: Path, folder: Path, tmp_path: Path) -> None:

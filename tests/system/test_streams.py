@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,10 +17,18 @@ from command import COMMAND, run
 from metaqap_fast.scores.table import ScoreTable
 
 REASONS = {"broken pipe": "Broken pipe", "full": "No space left on device", "closed": "Bad file descriptor"}
-# Every command is started for each of them, which takes a second: the quick tests do with one.
-EACH_WAY = pytest.mark.parametrize(
-    "way", ["broken pipe", *(pytest.param(way, marks=pytest.mark.full) for way in ("full", "closed"))]
-)
+
+
+def each_way(names: Iterable[str], repeated: Sequence[str] = ()) -> list[Any]:
+    """(name, way) for every way. Each starts a command, which takes a second: the quick tests do with one way. What is
+    `repeated` adds little to the others, and is left to the full tests in one way and to the night in the rest.
+    """
+    sets = [[], pytest.mark.full, pytest.mark.nightly]
+    return [
+        pytest.param(name, way, marks=sets[(way != "broken pipe") + (name in repeated)], id=f"{name}-{way}")
+        for name in names
+        for way in REASONS
+    ]
 
 
 @contextmanager
@@ -78,8 +87,7 @@ RESULTS = {
 }
 
 
-@EACH_WAY
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize(("name", "way"), each_way(RESULTS, ["score --json --strict"]))
 def test_results_that_are_lost_are_an_error(
     name: str, way: str, scores: Path, bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -107,12 +115,11 @@ def test_an_evaluation_that_is_lost_is_an_error(scores: Path) -> None:
     assert result.returncode == 1 and result.stderr.decode().startswith("metaqap-fast: cannot write to standard output")
 
 
-@EACH_WAY
-@pytest.mark.parametrize("options", [[], ["--quiet"], ["--json"], ["--device", "cpu,cpu"]], ids=" ".join)
-def test_progress_that_is_lost_stops_no_run(
-    way: str, options: list[str], bundle: Path, folder: Path, tmp_path: Path
-) -> None:
-    arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", *options]
+@pytest.mark.parametrize(
+    ("options", "way"), each_way(["", "--quiet", "--json", "--device cpu,cpu"], ["--quiet", "--json"])
+)
+def test_progress_that_is_lost_stops_no_run(options: str, way: str, bundle: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = ["score", folder, "--model", bundle, "-o", tmp_path / "s.h5", *options.split()]
     result = with_broken(arguments, way, stderr=True)
     assert result.returncode == 0 and len(ScoreTable.read(tmp_path / "s.h5")) == 13
     assert result.stdout.startswith(b"{") == ("--json" in options)
@@ -121,8 +128,8 @@ def test_progress_that_is_lost_stops_no_run(
     assert (missing.returncode, missing.stdout) == (2, b"")
 
 
-@EACH_WAY
-def test_other_commands_need_no_standard_error(way: str, scores: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "way"), each_way(["several"]))
+def test_other_commands_need_no_standard_error(name: str, way: str, scores: Path, tmp_path: Path) -> None:
     for arguments, status in (
         (["export", scores, tmp_path / "s.csv"], 0),
         (["export", scores, tmp_path / "s.csv"], 2),  # it exists
@@ -175,7 +182,7 @@ def test_a_stream_made_non_blocking_is_waited_for(scores: Path) -> None:
     assert process.wait(60) == 0 and "6 rows, 6 scored" in text and "bundle_digest" in text
 
 
-def test_names_do_not_act_on_a_terminal(bundle: Path, folder: Path, tmp_path: Path) -> None:
+def test_names_do_not_act_on_a_terminal(bundle: Path, folder: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     """In what is printed they are escaped, in files they stay."""
     name, bad = "\x1b]0;owned\x07 [red]\n.png", os.fsdecode(b"b\x1b[2J\xff.png")
     (folder / "0.png").rename(folder / name)
@@ -185,8 +192,8 @@ def test_names_do_not_act_on_a_terminal(bundle: Path, folder: Path, tmp_path: Pa
     assert scored.returncode == 0 and "\\x1b]0;owned\\x07 [red]\\n.png" in scored.stderr
     assert "\\x1b[31ms.h5" in scored.stderr
     assert {os.fsencode(name), os.fsencode(bad)} < set(ScoreTable.read(out).keys)
-    inspected, exported = run("inspect", out), run("export", out, tmp_path / "\x1b.csv")
-    assert inspected.returncode == exported.returncode == 0
+    inspected, exported = cli("inspect", out), cli("export", out, tmp_path / "\x1b.csv")
+    assert inspected.exit_code == exported.exit_code == 0
     texts = [scored.stderr, inspected.stdout, exported.stderr]
     for arguments in (
         ["score", tmp_path / name],
@@ -200,8 +207,8 @@ def test_names_do_not_act_on_a_terminal(bundle: Path, folder: Path, tmp_path: Pa
         ["score", folder, "--device", name],
         ["bench", "quote", name],
     ):
-        result = run(*arguments)
-        assert result.returncode in (1, 2), arguments
+        result = cli(*arguments)
+        assert result.exit_code in (1, 2), arguments
         texts.append(result.stderr)
     for text in texts:
         assert text and not set(text) & {"\x1b", "\x07", "\x9b"}, text

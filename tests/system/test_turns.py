@@ -72,7 +72,7 @@ def test_threads_get_the_scores_of_their_own_images(bundle: Path, isolate: bool)
     with Scorer(bundle, precision="fp32", isolate=isolate) as scorer:
 
         def work(thread: int) -> None:
-            for i in range(50):
+            for i in range(15):
                 try:
                     found = calls[(thread + i) % 3](scorer, 30 * thread + 10)
                     if abs(found - mean(30 * thread + 10)) > 1e-4:

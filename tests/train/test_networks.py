@@ -37,7 +37,7 @@ from metaqap_fast.train.pooling import pool
 
 pytestmark = pytest.mark.full
 # The largest networks take minutes on two cores; the others stand for them in CI.
-LARGE = dict.fromkeys(("nasnetalarge", "densenet201", "inception_resnet_v2"), pytest.mark.nightly)
+LARGE = dict.fromkeys(("nasnetalarge", "densenet201", "inception_resnet_v2", "legacy_xception"), pytest.mark.nightly)
 
 SMALL = ("mobilenetv2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 PAPER = {"densenet201": 224, "nasnetalarge": 331, "legacy_xception": 299, "resnet50": 224, "inception_resnet_v2": 299}

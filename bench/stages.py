@@ -102,11 +102,11 @@ def inference(options: Options) -> Work:
 
 def combine(options: Options) -> Work:
     """Predictions in memory to scores and uncertainties, on the host."""
-    meta = bundles.load(options["model"]).meta
-    predictions = np.random.default_rng(0).random((ROWS, 1, len(meta.weights)), np.float32)
+    bundle = bundles.load(options["model"])
+    predictions = np.random.default_rng(0).random((ROWS, 1, bundle.layout.columns), np.float32)
     nothing: NDArray[np.uint8] = np.empty(0, np.uint8)
     stored = _Stored(predictions)
-    return Work(lambda: _exhaust(scored(stored, ((i, nothing) for i in range(ROWS)), meta)))
+    return Work(lambda: _exhaust(scored(stored, ((i, nothing) for i in range(ROWS)), bundle.meta, bundle.layout)))
 
 
 class _Stored(Engine):

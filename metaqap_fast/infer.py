@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def scored(
-    engine: Engine, items: Iterable[tuple[T, Any]], meta: MetaLearner, layout: Layout | None = None
+    engine: Engine, items: Iterable[tuple[T, Any]], meta: MetaLearner, layout: Layout
 ) -> Iterator[tuple[T, Scored]]:
     """Views to scores: an engine and the meta-learner, on the engine's device.
 
@@ -32,9 +32,8 @@ def scored(
         engine: what predicts.
         items: (tag, views [N, S, S, 3] uint8); N = 0 gives NaN.
         meta: the bundle's meta-learner.
-        layout: what the engine's columns are; all of them predictions, if not given.
+        layout: what the engine's columns are.
     """
-    layout = layout or Layout(tuple(range(len(meta.weights))))
     previous: tuple[list[T], Callable[[], NDArray[np.float32]]] | None = None
     for batch in engine.batches(items):
         if isinstance(batch.predictions, np.ndarray):

@@ -188,14 +188,21 @@ def append_rows(file: h5py.File, table: ScoreTable) -> None:
         return
     for column in [column for column in COLUMNS if column.name in g]:
         values, dataset = table.columns[column.field], g[column.name]
-        if column.is_text:
-            dataset[start:] = np.array([_storable(value) for value in values], object)
-        else:
+        if not column.is_text:
             dataset[start:] = column.fitted(values, dataset.shape[1:])
-        if column.type is bytes:
+            continue
+        plain = _are_plain(values)
+        dataset[start:] = np.array(values if plain else [_storable(value) for value in values], object)
+        if column.type is bytes and not plain:
             for i, value in enumerate(values):
                 if escaped(value).encode() != value:
                     g[_raw(column)][start + i] = np.frombuffer(value, np.uint8)
+
+
+def _are_plain(values: Values) -> bool:
+    """Whether none of a column's texts or bytes has to be escaped: for most columns one look is enough."""
+    together: Any = values[0][:0].join(values)
+    return together.isascii() and ("\0" if isinstance(together, str) else b"\0") not in together
 
 
 def _storable(value: Any) -> Any:

@@ -54,7 +54,8 @@ def test_a_dry_run_ends_in_a_table(
     verdicts = {entry["check"]: entry["verdict"] for entry in document["checks"]}
     assert verdicts["parity torch fp32: score against the CPU's"] == "passed"
     assert verdicts["parity torch fp32: images that fail only here or only there"] == "passed"
-    assert verdicts["places torch fp32: scores of one view over all places"] == "passed"
+    assert verdicts["places torch fp32: scores of one view over all places"] == "not judged"
+    assert document["steps"]["places torch fp32"]["result"] == {"predictions": 6, "distinct": 1}
     assert verdicts["first torch: a tiny network's predictions against its pixels' means"] == "passed"
     assert verdicts["speed torch fp16: whole over slowest stage"] == "not judged"
     assert document["steps"]["speed torch fp16"]["result"]["whole"] > 0
@@ -206,6 +207,16 @@ def test_a_decoder_that_fails_on_every_image_fails_the_parity(
     kept = last_object(json.dumps(result))
     found = checks([Step("parity", ("torch", "fp32"))], {"parity torch fp32": {"result": kept}})
     assert [entry["verdict"] for entry in found] == ["failed", "failed"]
+
+
+def test_a_model_that_gives_reasons_is_measured_by_its_scores(settings: Settings) -> None:
+    """Its networks have more columns than members."""
+    settings = replace(settings, model="default")
+    assert bundles.load("default").reasons
+    gpu_steps.cpu_scores(settings)
+    result = gpu_steps.parity(settings, "torch", "fp32")
+    assert result["max"] < 0.001 and result["differ"] == 0
+    assert gpu_steps.eager(settings)["images_per_second"] > 0
 
 
 def test_failures_are_no_rate(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

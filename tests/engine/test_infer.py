@@ -15,6 +15,7 @@ from metaqap_fast.model.bundle import Layout
 from metaqap_fast.model.meta import MetaLearner, combine
 
 META = MetaLearner((0.5, 0.25, 0.2), 0.1, ((0.0, 0.01), (1.0, 0.04)), 2.0)
+LAYOUT = Layout((0, 1, 2))
 COUNTS = [1, 3, 0, 2]
 RNG = np.random.default_rng(5)
 PREDICTIONS = [RNG.random((count, 3), np.float32) for count in COUNTS]
@@ -40,7 +41,7 @@ class Given(Engine):
 @pytest.mark.parametrize("tensors", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_each_image_gets_the_mean_of_its_own_views(size: int, tensors: bool) -> None:
-    results = list(scored(Given(size, tensors), zip("abcd", PREDICTIONS, strict=True), META))
+    results = list(scored(Given(size, tensors), zip("abcd", PREDICTIONS, strict=True), META, LAYOUT))
     assert [tag for tag, _ in results] == list("abcd")
     for (_, result), rows in zip(results, PREDICTIONS, strict=True):
         if not len(rows):
@@ -72,12 +73,12 @@ def test_a_batch_with_fewer_results_than_images_is_an_error(tensors: bool, monke
     batch = Batch(["a", "b"], [1], torch.from_numpy(rows) if tensors else rows)
     monkeypatch.setattr(engine, "batches", lambda items: iter([batch]))
     with pytest.raises(ValueError, match="zip"):
-        list(scored(engine, [], META))
+        list(scored(engine, [], META, LAYOUT))
 
 
 def test_an_array_engine_gives_the_same_bits_in_any_batch() -> None:
-    alone = [result for _, result in scored(Given(1), enumerate(PREDICTIONS), META)]
-    together = [result for _, result in scored(Given(4), enumerate(PREDICTIONS), META)]
+    alone = [result for _, result in scored(Given(1), enumerate(PREDICTIONS), META, LAYOUT)]
+    together = [result for _, result in scored(Given(4), enumerate(PREDICTIONS), META, LAYOUT)]
     for one, other in zip(alone, together, strict=True):
         assert one.members.tobytes() == other.members.tobytes()
         assert np.array_equal([one.score, one.uncertainty], [other.score, other.uncertainty], equal_nan=True)
@@ -85,8 +86,20 @@ def test_an_array_engine_gives_the_same_bits_in_any_batch() -> None:
 
 def test_members_of_earlier_images_are_not_overwritten() -> None:
     """Rows are copied out of a batch's memory: an engine may use it again."""
-    first, second = (result for _, result in scored(Given(2, True), enumerate(PREDICTIONS[:2]), META))
-    assert first.members.base is None and second.members.base is None
+    memory: list[Any] = []
+
+    class Reused(Given):
+        def read_back(self, rows: Any) -> Any:
+            memory.append(rows.numpy())
+            return lambda: memory[-1]
+
+    layout = Layout((0, 2), (1,))
+    meta = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
+    results = [result for _, result in scored(Reused(2, True), enumerate(PREDICTIONS[:2]), meta, layout)]
+    before = [(result.members.copy(), result.reasons.copy()) for result in results]
+    memory[0][:] = 9
+    for result, (members, reasons) in zip(results, before, strict=True):
+        assert np.array_equal(result.members, members) and np.array_equal(result.reasons, reasons)
 
 
 def test_views_are_added_in_their_order() -> None:

@@ -6,9 +6,12 @@ import struct
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import Header, read_header
+from metaqap_fast.formats import jpeg as jpeg_module
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 TURNED = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
@@ -303,3 +306,22 @@ def test_the_first_orientation_counts() -> None:
     assert read_header(jpeg(first, second, frame(), scan(), END)).orientation == 6
     assert read_header(jpeg(second, first, frame(), scan(), END)).orientation == 3
     assert read_header(jpeg(segment(0xE2, TURNED), frame(), scan(), END)).orientation == 1
+
+
+def first_marker(data: bytes, at: int) -> int | None:
+    """By the rule: fill, then neither 00 nor the end."""
+    while (at := data.find(b"\xff", at)) >= 0:
+        behind = len(data[at:]) - len(data[at:].lstrip(b"\xff"))
+        if data[at + behind : at + behind + 1] not in (b"", b"\0"):
+            return at
+        at += behind
+    return None
+
+
+@given(st.lists(st.sampled_from([b"\0", b"\xff", b"\xd9", b"a", bytes(7)])).map(b"".join), st.integers(0, 9))
+def test_the_end_of_a_scan_is_its_first_marker(data: bytes, at: int) -> None:
+    """At the borders of what is searched at once, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jpeg_module, "_FIRST_WINDOW", 3)
+        patch.setattr(jpeg_module, "_LAST_WINDOW", 5)
+        assert jpeg_module._end_of_scan(memoryview(data), at, restarts=False) == first_marker(data, at)

@@ -9,9 +9,9 @@ from typing import Any
 
 from metaqap_fast.bench import peers, throughput
 from metaqap_fast.bench.baselines import title
-from metaqap_fast.bench.figures import Figures, Section, cell, median, show
+from metaqap_fast.bench.figures import Figures, Section, median, show
 from metaqap_fast.bench.runs import RunError, read
-from metaqap_fast.bench.stats import Interval, ratio
+from metaqap_fast.bench.stats import Interval
 
 SETS = "Sets by family"  # the table of `accuracy` that has other measures
 
@@ -36,6 +36,9 @@ def hours(paths: Sequence[Path]) -> Section:
 def beside(paths: Sequence[Path]) -> Section:
     """A run of `peers`, and what `bench report --json` says of one of `accuracy`: cost and agreement side by side.
 
+    The cost is processor time, which hardly depends on what else ran on the machine: repetitions that others disturbed
+    count too, and the note says how many they were.
+
     Raises:
         RunError: they are not that.
     """
@@ -45,7 +48,7 @@ def beside(paths: Sequence[Path]) -> Section:
         agreement: dict[str, Any] = table[0]
     except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
         raise RunError(f"{', '.join(map(str, paths))}: not a run of peers and a report of accuracy ({error})") from None
-    figures, rows = Figures(run), []
+    figures, rows = Figures(run, even_busy=True), []
     for name, labels in figures.labels().items():
         who, facts = labels["who"], figures.facts(name)
         mine = who == "ours"
@@ -54,12 +57,11 @@ def beside(paths: Sequence[Path]) -> Section:
         srocc = show(Interval(**found) if isinstance(found, dict) else found) or "not measured"
         if who == "cleanvision":
             srocc += ", of blurry"
-        a_million = cell(lambda name: ratio([1e6 / 3600], figures.rates(name)), name)
-        seconds = median(figures.per_thousand, name, "cpu_seconds")
-        rows.append([called, seconds, a_million, srocc])
-    return Section(
-        "Cost and agreement", ["", "CPU seconds for 1,000 images", "hours for a million", "SROCC with opinions"], rows
-    )
+        hours_each = median(lambda name: [value / 3.6 for value in figures.per_thousand(name, "cpu_seconds")], name)
+        rows.append([called, hours_each, srocc])
+    busy, done = figures.disturbed()
+    note = f"Other programs were busy in {busy} of {done} repetitions" if busy else ""
+    return Section("Cost and agreement", ["", "core hours for a million images", "SROCC with opinions"], rows, note)
 
 
 VIEWS: dict[str, Callable[[Sequence[Path]], Section]] = {view.__name__: view for view in (hours, beside)}

@@ -111,7 +111,11 @@ class Report:
         failures = ", ".join(f"{n:,} {name}" for name, n in totals.failures.items())
         self._say(
             f"[bold]{totals.scored:,} scored[/], {totals.failed:,} failed{f' ({failures})' if failures else ''}, "
-            f"{summary.seconds:.1f} s, {summary.rate:.1f} images/s"
+            + (
+                f"{summary.seconds:.1f} s, {summary.rate:.1f} images/s"
+                if summary.images or not summary.done
+                else "none new"
+            )
         )
         gone = (
             "removed: the image is gone"

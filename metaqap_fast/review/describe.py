@@ -51,7 +51,8 @@ def describe_scores(path: str | os.PathLike[str]) -> Iterator[str]:
         low, mid, high = (found["percentiles"][name] for name in ("5", "50", "95"))
         yield f"  score: median {mid:.3f}, 5 % {low:.3f}, 95 % {high:.3f}"
     for name, value in found["attributes"].items():
-        yield f"  {name}: {value}"
+        if value != "":
+            yield f"  {name}: {value}"
 
 
 def read_bundle(model: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_one_table_of_several_runs(tmp_path: Path) -> None:
 def test_cost_and_agreement_side_by_side(tmp_path: Path) -> None:
     found = samples("ours fp32 files", [1.0] * 3, [False] * 3, who="ours", size="files", precision="fp32")
     found += samples("pyiqa:x files", [4.0] * 3, [False] * 3, who="pyiqa:x", size="files")
-    found += samples("cleanvision files", [0.5] * 3, [False] * 3, who="cleanvision", size="files")
+    found += samples("cleanvision files", [0.5] * 3, [True, True, False], who="cleanvision", size="files")
     for each in found[3:6]:
         each["facts"] = {"weights": "random: no network"}
     record(tmp_path / "a", "peers", found)
@@ -128,9 +128,10 @@ def test_cost_and_agreement_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps(document))
     text = quoted("<!-- bench: beside a b.json -->\n<!-- end -->", tmp_path)
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
-    assert rows["metaqap-fast, fp32"].endswith("| 2.78 | 0.900 [0.800, 1.00] |")
-    assert rows["IQA-PyTorch, x, untrained"].endswith("| 11.1 | not measured |")
+    assert rows["metaqap-fast, fp32"].endswith("| 2.78 [2.78, 2.78] | 0.900 [0.800, 1.00] |")
+    assert rows["IQA-PyTorch, x, untrained"].endswith("| 11.1 [11.1, 11.1] | not measured |")
     assert rows["CleanVision, its default issues"].endswith("| 0.250, of blurry |")
+    assert "Other programs were busy in 2 of 9 repetitions." in text
     (tmp_path / "b.json").write_text("[]")
     with pytest.raises(RunError, match="not a run of peers and a report of accuracy"):
         quoted("<!-- bench: beside a b.json -->\n<!-- end -->", tmp_path)

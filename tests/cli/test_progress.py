@@ -224,6 +224,12 @@ def test_the_summary_of_little(stderr: io.StringIO, clock: list[float]) -> None:
     ]  # fmt: skip
 
 
+def test_the_summary_of_a_run_that_found_nothing_new(stderr: io.StringIO, clock: list[float]) -> None:
+    summary = taken(clock, 0, done=3)
+    Report(lambda: None, summary).finished(0)
+    assert stderr.getvalue().splitlines()[:2] == ["0 scored, 0 failed, none new", "3 rows kept from an earlier run"]
+
+
 def test_names_are_shown_as_they_are(stderr: io.StringIO) -> None:
     """Neither as markup nor as an emoji, and not as what acts on a terminal."""
     summary = Summary("a:smile:[bold].h5")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from metaqap_fast.errors import MetaqapError
 from metaqap_fast.evaluation import plcc
 
 F64 = NDArray[np.float64]
@@ -44,6 +45,9 @@ def stepwise(predictions: F64, y: F64, folds: NDArray[np.int64]) -> Selection:
         predictions: [n, M] out-of-fold member predictions.
         y: [n] MOS.
         folds: [n] fold numbers; the regression is judged on folds it was not fitted on.
+
+    Raises:
+        MetaqapError: no member says anything of MOS.
     """
     chosen: list[int] = []
     steps: list[tuple[int, float]] = []
@@ -59,6 +63,11 @@ def stepwise(predictions: F64, y: F64, folds: NDArray[np.int64]) -> Selection:
         chosen.append(member)
         steps.append((member, best))
         quality = best
+    if not chosen:
+        raise MetaqapError(
+            "no network says anything of the opinion scores: on images that it was not fitted on the best has a PLCC "
+            f"of {best:.3f} over {len(y)} images. Check the labels and their range, or train on more images"
+        )
     weights = np.zeros(predictions.shape[1])
     weights[chosen], intercept = _regress(predictions[:, chosen], y)
     return Selection(weights, intercept, tuple(steps))

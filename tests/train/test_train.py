@@ -11,6 +11,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from metaqap_fast.engine.openvino_core import shared_core
+from metaqap_fast.errors import MetaqapError
 from metaqap_fast.evaluation import plcc
 from metaqap_fast.train.build import compress
 from metaqap_fast.train.features import export_onnx
@@ -80,6 +81,12 @@ def test_meta_learner_rejects_noise() -> None:
         assert learner.weights[1] > 0.2 and learner.weights[2] > 0.2
         rejected += not learner.weights[[0, 3, 4]].any()
     assert rejected == 20
+
+
+def test_a_meta_learner_of_noise_alone_is_an_error() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(MetaqapError, match=r"no network says anything of the opinion scores: .* over 500 images"):
+        stepwise(rng.normal(size=(500, 2)), rng.normal(size=500), rng.integers(0, 5, 500))
 
 
 def test_meta_learner_keeps_one_of_two_copies() -> None:

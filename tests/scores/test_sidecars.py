@@ -12,8 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import quick
+from metaqap_fast.errors import UsageError
 from metaqap_fast.scores import export as exports
+from metaqap_fast.scores.sidecars import export_like
+from metaqap_fast.scores.table import ScoreTable
 from quick import files
+from rows import ATTRIBUTES, a_row
 
 Cli = Callable[..., Any]
 
@@ -52,6 +56,7 @@ def test_a_file_for_each_shard(
     found = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file())
     assert found == ["00000.parquet", "00001.parquet", "more/00002.parquet"]
     for name in found:
+        assert rows < 1000 or pq.ParquetFile(Path("out") / name).num_row_groups == 1  # no piece is cut further
         table = pq.read_table(Path("out") / name)
         assert table.column_names[:3] == ["key", "path", "score"]
         assert table.column("key").to_pylist() == [f"{i:09d}" for i in range(6)]
@@ -71,6 +76,30 @@ def test_one_shard_and_one_of_several_folders(cli: Cli, asked: list[bytes], shar
         result = cli("export", "scores.h5", "none", "--like", like)
         assert result.exit_code == 2 and f"scores.h5 has no row of a shard in {like}" in result.stderr
     assert not Path("none").exists()
+
+
+@pytest.mark.parametrize(
+    ("root", "key", "like", "there"),
+    [
+        ("file:///data", b"0.tar/a.jpg", "/data", True),
+        ("file:///data", b"0.tar/a.jpg", "/other", False),
+        ("file:///other", b"/data/0.tar/a.jpg", "/data", True),  # a key that is a whole path
+        ("file:///data", b"s3://bucket/0.tar/a.jpg", "s3://bucket/", True),
+        ("file:///data", b"s3://bucket/0.tar/a.jpg", "/data", False),
+        ("", b"/data/0.tar/a.jpg", "/data", True),
+        (None, b"/data/0.tar/a.jpg", "/data", True),
+        (None, b"0.tar/a.jpg", "/data", False),  # of an older version, which did not record what keys are relative to
+    ],
+)
+def test_where_a_shard_is(tmp_path: Path, root: str | None, key: bytes, like: str, there: bool) -> None:
+    about = {**ATTRIBUTES} if root is None else {**ATTRIBUTES, "root": root}
+    ScoreTable.from_rows([a_row(key)], about).save(tmp_path / "s.h5")
+    if not there:
+        with pytest.raises(UsageError, match=f"has no row of a shard in {like}"):
+            export_like(tmp_path / "s.h5", tmp_path / "out", like)
+        return
+    assert export_like(tmp_path / "s.h5", tmp_path / "out", like) == (1, 1)
+    assert pq.read_table(tmp_path / "out" / "0.parquet").column("key").to_pylist() == ["a"]
 
 
 def test_nothing_of_others_is_overwritten(cli: Cli, asked: list[bytes], shards: Path) -> None:

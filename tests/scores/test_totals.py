@@ -93,6 +93,24 @@ def test_a_row_that_is_replaced_counts_no_more() -> None:
     assert [score for score, _ in totals.worst] == [0.2] and totals.percentiles()["1"] == pytest.approx(0.204, abs=1e-4)
 
 
+def test_as_many_as_the_documents_say() -> None:
+    """docs/jobs.md, which names the fields of a run's summary; also with a table longer than what it keeps."""
+    of_rows, of_tables = Totals(), Totals()
+    rows = rows_of([i / 100 for i in range(40)] + [math.nan] * 20)
+    for row in rows:
+        of_rows.take(row)
+    of_tables.take_table(ScoreTable.from_rows(rows, ABOUT))
+    for totals in (of_rows, of_tables):
+        assert [score for score, _ in totals.worst] == pytest.approx([0, 0.01, 0.02, 0.03, 0.04])
+        assert [score for score, _ in totals.best] == pytest.approx([0.39, 0.38, 0.37, 0.36, 0.35])
+        assert len(totals.first_failures) == 10
+        assert list(totals.percentiles()) == ["1", "5", "25", "50", "75", "95", "99"]
+        assert totals.percentiles()["50"] == pytest.approx(0.195, abs=1e-4)
+    few = Totals()
+    few.take(rows[0])
+    assert len(few.worst) == 1 and few.best == []  # an image is not both
+
+
 def test_keys_of_any_bytes() -> None:
     totals = Totals()
     totals.take(a_row(b"\xff.png", 0.5))

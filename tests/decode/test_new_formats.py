@@ -246,6 +246,9 @@ def test_a_size_that_is_not_the_decoded_one_is_found_out() -> None:
     assert result.error is not None and result.error.status == Status.corrupt
 
 
+QUICK = {"preset": "ultrafast"}
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["JPEG XL", "AVIF", "HEIC", "DNG"])
 def test_memory_and_time_are_kept_for_them_too(name: str) -> None:
@@ -256,7 +259,7 @@ def test_memory_and_time_are_kept_for_them_too(name: str) -> None:
     large = {
         "JPEG XL": lambda: jxl(noise, effort=1),
         "AVIF": lambda: encode(Image.fromarray(noise), "AVIF", speed=10, quality=50),
-        "HEIC": lambda: heic(smooth, quality=50, chroma=420, matrix_coefficients=6),
+        "HEIC": lambda: heic(smooth, quality=50, chroma=420, matrix_coefficients=6, enc_params=QUICK),
         "DNG": lambda: dng(noise),
     }[name]()
     for limits in (Limits(max_memory=30 << 20), Limits(max_seconds=0.2)):

@@ -24,8 +24,8 @@ from metaqap_fast.model.bundle import Member
 from metaqap_fast.model.meta import combine
 
 pytestmark = pytest.mark.full
-# The largest networks take minutes on two cores; the others stand for them in CI.
-LARGE = dict.fromkeys(("nasnetalarge", "densenet201", "inception_resnet_v2"), pytest.mark.nightly)
+# The largest networks take minutes on two cores; ResNet-50 stands for them in CI.
+LARGE = dict.fromkeys(("nasnetalarge", "densenet201", "inception_resnet_v2", "legacy_xception"), pytest.mark.nightly)
 
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
 BATCH = 64
@@ -67,7 +67,10 @@ def test_every_member_builds(library: Library, member: Member) -> None:
     assert len(plan) > 0.9 * sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", pytest.param("int8", marks=pytest.mark.nightly), "fp8"])
+NIGHTLY = [pytest.param(precision, marks=pytest.mark.nightly) for precision in ("bf16", "int8")]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "fp8", *NIGHTLY])
 def test_the_merged_network_builds(library: Library, precision: str) -> None:
     model = graph.merged(BUNDLE, precision)
     targets = [target for target in TARGETS if precision != "fp8" or int(target[2:]) >= FIRST_FP8]

@@ -134,10 +134,10 @@ def photos(fast: Path) -> tuple[Path, dict[str, list[bytes]]]:
 
 @pytest.mark.full
 def test_files_that_cannot_grow(photos: tuple[Path, dict[str, list[bytes]]], fast: Path) -> None:
-    """A quota, by RLIMIT_FSIZE, at twelve sizes: every write of the store fails at some of them."""
+    """A quota, by RLIMIT_FSIZE, at eight sizes: every write of the store fails at some of them."""
     folder, expected = photos
     largest, statuses = (fast / "whole.h5").stat().st_size, []
-    for i, limit in enumerate(np.linspace(1, largest + 4096, 12).astype(int)):
+    for i, limit in enumerate(np.linspace(1, largest + 4096, 8).astype(int)):
         out = fast / f"{i}.h5"
 
         def limited(out: Path = out, limit: int = int(limit)) -> None:
@@ -250,12 +250,12 @@ def test_output_removed_under_the_run(photos: tuple[Path, dict[str, list[bytes]]
 
 @pytest.mark.full
 def test_any_damage_to_any_part_is_found(photos: tuple[Path, dict[str, list[bytes]]], fast: Path) -> None:
-    """Forty parts with a byte flipped or their end cut off, seeded."""
+    """Twenty parts with a byte flipped or their end cut off, seeded."""
     folder, expected = photos
     attributes, rng = crash.FakeScorer().describe(), np.random.default_rng(SEED)
     attributes = {"program_version": "0", "source": ["x"], **attributes}
     keys = [entry.key for entry in Listing([folder])]
-    for trial in range(40):
+    for trial in range(20):
         out = fast / f"d{trial}.h5"
         store = Store(out, attributes, rows_per_part=40)
         for key in keys:

@@ -21,7 +21,7 @@ from metaqap_fast.model import bundle as bundles
 
 pytestmark = pytest.mark.full
 
-THREADS = (1, 2, 5)
+THREADS = (1, 3)
 REPEATED = {"fp32": 0.0, "bf16": 1e-3, "int8": 1e-3}
 
 

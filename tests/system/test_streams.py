@@ -87,7 +87,7 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize(("name", "way"), each_way(RESULTS, ["score --json --strict"]))
+@pytest.mark.parametrize(("name", "way"), each_way(RESULTS, ["score --json --strict", "bench report"]))
 def test_results_that_are_lost_are_an_error(
     name: str, way: str, scores: Path, bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -128,7 +128,7 @@ def test_progress_that_is_lost_stops_no_run(options: str, way: str, bundle: Path
     assert (missing.returncode, missing.stdout) == (2, b"")
 
 
-@pytest.mark.parametrize(("name", "way"), each_way(["several"]))
+@pytest.mark.parametrize(("name", "way"), each_way(["several"], ["several"]))
 def test_other_commands_need_no_standard_error(name: str, way: str, scores: Path, tmp_path: Path) -> None:
     for arguments, status in (
         (["export", scores, tmp_path / "s.csv"], 0),

@@ -56,11 +56,11 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["image,mos"]
     for i in range(60):
         brightness = rng.uniform(0.3, 1)
-        picture(brightness).save(root / f"set/{i}.png")
+        picture(brightness).save(root / f"set/{i}.png", compress_level=1)
         rows.append(f"{i}.png,{brightness:.3f}")
     (root / "set/mos.csv").write_text("\n".join(rows))
     for i in range(16):
-        picture(0.95).save(root / f"photographs/{i}.png")
+        picture(0.95).save(root / f"photographs/{i}.png", compress_level=1)
     cells = [f"{k + 1},{v + 1},{4.5 - 0.7 * v - k / 50:.2f}" for k in range(KADIS) for v in range(LEVELS)]
     (root / "cells.csv").write_text("id,level,mean_opinion\n" + "\n".join(cells))
     return root

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from metaqap_fast.bench.gpu_host import host_microseconds
 from metaqap_fast.bench.idle import tree, tree_seconds
 from metaqap_fast.bench.images import First, generate
 from metaqap_fast.bench.peer_works import eager_loop
@@ -31,8 +32,10 @@ IMAGES = 6
 ROUNDS = 3
 MOST_ROUNDS = 12  # while the whole seems slower than its bound: other programs lengthen a round, none shortens one
 OVERLAP = "whole over slowest stage"
+HOST = "CPU time of a GPU's host over Pillow's to decode"  # for an image, see gpu_host
 # What must hold: (lowest, highest); None where there is no bound.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    HOST: (None, 0.25),  # .15 to .19 on a busy machine
     "eager CPU time over ours": (1.2, None),  # 1.54 in fp32 on a CPU with AVX512, with one thread for eager
     "CPU time of the stages over the whole": (0.75, None),  # what the run adds to its stages
     OVERLAP: (0.5, None),
@@ -80,9 +83,11 @@ def measure(model: str = "default", images: int = IMAGES, rounds: int = ROUNDS) 
         )  # what a run reads and writes whatever the number of images: its own score file
         scorer.close()
     nbytes = sum(len(image.data) for image in encoded[1:])
+    host = host_microseconds(images=1000)
     handed = nbytes + sum(view.nbytes for view in views[1:])
     cost = {name: statistics.median(values) for name, values in cpu.items()}
     return {
+        HOST: host["cpu_us"] / host["pillow_us"],
         "eager CPU time over ours": cost["eager"] / (cost["whole"] / images),
         "CPU time of the stages over the whole": (cost["decode"] + cost["inference"]) / cost["whole"],
         OVERLAP: _overlap(wall),

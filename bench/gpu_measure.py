@@ -159,7 +159,7 @@ def whole_rate(settings: Settings, scorer: Scorer, expected: float) -> float:
     folder = Path(settings.work) / "many"
     folder.mkdir(exist_ok=True)
     files = sorted(Path(settings.generated).iterdir())
-    count = max(32, int(expected * 3 * settings.seconds))
+    count = max(8 if settings.gpu is None else 32, int(expected * 3 * settings.seconds))
     for i in range(len(list(folder.iterdir())), count):
         os.link(files[i % len(files)], folder / f"{i:07d}.jpg")
     rates = []

@@ -268,7 +268,7 @@ def memory(settings: Settings, engine: str, precision: str, images: int = 50_000
     made = make_engine(settings, engine, precision)
     decoder, data = decoder_for(settings, on_gpu=settings.gpu is not None), encoded(settings)
     bundle, used, done = bundles.load(settings.model), list[float](), 0
-    every, seconds = (1000, 40 * settings.seconds) if settings.gpu is not None else (4, 600.0)
+    every, seconds = (1000, 40 * settings.seconds) if settings.gpu is not None else (2, 600.0)
     limit = time.monotonic() + seconds
     stream = decoder.stream(endless(data))
     for image, _ in scored(made, ((image, image.views) for image in stream), bundle.meta, bundle.layout):

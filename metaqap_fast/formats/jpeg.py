@@ -18,8 +18,6 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import exif
 from metaqap_fast.formats.directory import Directory
@@ -44,7 +42,6 @@ _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _NEXT = re.compile(rb"\xff++[\x01-\xfe]")
 _RUN = "a run of zeros in the image data"
 _ZEROS, _SECTOR = bytes(64), bytes(512)
-_FIRST_WINDOW, _LAST_WINDOW = 1 << 12, 1 << 16  # bytes that are searched at once
 _ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # of four components that are inks, stored as light
 _END = b"\xff\xd9"
 _XMP_MAP, _ISO_MAP = (
@@ -239,24 +236,7 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
 def _end_of_scan(view: memoryview, at: int, restarts: bool) -> int | None:
     """Where the first marker, or fill before it, stands; None without one. `restarts`: those do not count."""
     pattern, inside = (_END_OF_SCAN, _IN_SCAN) if restarts else (_MARKER, _DATA)
-    if not restarts:
-        at = _no_data(view, at)
     return next((match.start() for match in pattern.finditer(view, at) if match[1] not in inside), None)
-
-
-def _no_data(view: memoryview, at: int) -> int:
-    """The first place from `at` on where FF is followed by something else than 00, or the end.
-
-    There is FF 00 in every few hundred bytes, on which a pattern tries itself; numpy does not.
-    """
-    size = _FIRST_WINDOW
-    while at < len(view) - 1:
-        window = np.frombuffer(view[at : at + size + 1], np.uint8)
-        found = (window[:-1] == 0xFF) & (window[1:] != 0)
-        if found[first := int(found.argmax())]:
-            return at + first
-        at, size = at + size, min(4 * size, _LAST_WINDOW)  # many scans must not take many times as long as one
-    return len(view) - 1
 
 
 def _scan_defect(frame: _Frame, scan: memoryview, tables: list[int]) -> str:

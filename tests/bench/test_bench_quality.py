@@ -281,9 +281,10 @@ def test_ratios_hold_on_this_machine() -> None:
 
 
 def test_the_gate_names_what_is_out_of_bounds() -> None:
-    good = {name: (low or 1.0) * 1.01 for name, (low, _) in gate.BOUNDS.items()}
+    good = {name: low * 1.01 if low else (high or 1.0) * 0.9 for name, (low, high) in gate.BOUNDS.items()}
     assert gate.broken(good) == []
-    for name in gate.BOUNDS:
-        (said,) = gate.broken({**good, name: 0.1})
-        assert said.startswith(f"{name}: 0.10")
+    for name, (low, high) in gate.BOUNDS.items():
+        wrong = 0.1 if low else 2 * (high or 1.0)
+        (said,) = gate.broken({**good, name: wrong})
+        assert said.startswith(f"{name}: {wrong:.2f}")
     assert len(gate.broken({**good, "bytes read over bytes of the files": 2.0})) == 1

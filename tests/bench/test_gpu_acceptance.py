@@ -228,7 +228,7 @@ def test_failures_are_no_rate(settings: Settings, monkeypatch: pytest.MonkeyPatc
 
     scorer = Scorer(settings.model, precision="fp32", isolate=False)
     scorer.decoder = Broken()  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="32 of 32 images failed"):
+    with pytest.raises(RuntimeError, match="8 of 8 images failed"):
         whole_rate(settings, scorer, 1.0)
     scorer.engine.close()
 

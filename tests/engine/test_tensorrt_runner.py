@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ import pytest
 import torch
 
 import fake_tensorrt
+from metaqap_fast.engine import cuda
 from metaqap_fast.engine.cuda import Gpu
 from metaqap_fast.engine.gpu import plan_cache as cache
 from metaqap_fast.engine.gpu import tensorrt_engine as tensorrt
@@ -82,6 +86,57 @@ def test_refused_and_failing_engines() -> None:
         runner(fake_tensorrt.plan([0, 1], broken=1)).run()
     with pytest.raises(EngineRefused, match="does not take a batch of 8"):
         runner(fake_tensorrt.plan([0, 1], batch=4))
+
+
+class NullRuntime(fake_tensorrt.Runtime):
+    """As TensorRT 11 gives it where CUDA does not start: an object, but the next call is a crash."""
+
+    def __init__(self, logger: fake_tensorrt.ILogger) -> None:
+        super().__init__(logger)
+        logger.log(1, "CUDA initialization failure with error: 35")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        assert name == "logger", "a segmentation fault"
+        super().__setattr__(name, value)
+
+
+def test_a_library_that_does_not_start_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_tensorrt, "Runtime", NullRuntime)
+    ended: list[bool] = []
+    monkeypatch.setattr(NullRuntime, "__del__", lambda self: ended.append(True), raising=False)
+    with pytest.raises(Unsuited, match=r"^tensorrt 11\.4\.0 does not start: CUDA initialization failure with"):
+        runner(fake_tensorrt.plan([0, 1]))
+    gc.collect()
+    assert not ended
+
+
+STARTS = """
+from metaqap_fast.engine.gpu.tensorrt_build import find
+from metaqap_fast.engine.gpu.tensorrt_runner import TensorRTRunner
+from metaqap_fast.engine.protocol import Unsuited
+try:
+    TensorRTRunner(find("tensorrt_lean"), [b"plan"], 64, [1], 2, "cpu")
+except Unsuited as error:
+    print(error)
+"""
+
+
+@pytest.mark.nightly
+def test_the_real_lean_runtime_does_not_start_without_a_driver(tmp_path: Path) -> None:
+    """It needs no index but the usual one; the process lives on, to its end."""
+    packages = [f"tensorrt-lean-cu13-{part}==11.4.0.106" for part in ("libs", "bindings")]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), *packages]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("the lean runtime cannot be had: nothing is tested")
+    try:
+        cuda.gpus()
+        pytest.skip("this machine has a GPU")
+    except cuda.NoGpu:
+        pass
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tensorrt_lean 11.4.0.106 does not start: ") and "driver" in done.stdout
 
 
 # --- create: cache, build, refusal ------------------------------------------------------------------------

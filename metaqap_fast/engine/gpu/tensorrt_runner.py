@@ -6,6 +6,7 @@ torch's own error.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from metaqap_fast.engine.gpu.engine import Graph, on, stream_for
 from metaqap_fast.engine.gpu.tensorrt_build import Library, Log
+from metaqap_fast.engine.protocol import Unsuited
 from metaqap_fast.errors import MetaqapError
 
 
@@ -36,6 +38,7 @@ class TensorRTRunner:
 
     Raises:
         EngineRefused: an engine that was not built for this library, GPU and batch.
+        Unsuited: the library does not start, for example because of the driver.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class TensorRTRunner:
         where = torch.device(device)
         self._messages = Log(library.trt)
         self._runtime = library.trt.Runtime(self._messages.logger)
+        if self._messages.errors:  # it may be a null pointer in disguise: every call crashes, and its end does, too
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runtime))
+            raise Unsuited(f"{library.version} does not start: {self._messages.last()}")
         self._runtime.engine_host_code_allowed = True  # version-compatible plans hold code: the cache's are our own
         self.stream = stream_for(where)
         with on(self.stream):

@@ -333,7 +333,11 @@ def report(runs: tuple[Path, ...], output: Path | None, as_json: bool, even_busy
     "--root", default=".", show_default=True, type=_PATH, help="Folder that the names of runs are relative to."
 )
 def quote(documents: tuple[Path, ...], root: Path) -> None:
-    """Write tables of runs into DOCUMENTS, between <!-- bench: FOLDER --> and <!-- end -->."""
+    """Write tables of runs into DOCUMENTS, between <!-- bench: FOLDER --> and <!-- end -->.
+
+    With the name of a view before several folders it is one table of all of them: `hours` for runs of throughput,
+    `beside` for one of peers and the JSON of one of accuracy.
+    """
     from metaqap_fast.bench.quote import quoted
 
     for path in documents:

@@ -44,6 +44,7 @@ def test_each_image_gets_the_mean_of_its_own_views(size: int, tensors: bool) -> 
     results = list(scored(Given(size, tensors), zip("abcd", PREDICTIONS, strict=True), META, LAYOUT))
     assert [tag for tag, _ in results] == list("abcd")
     for (_, result), rows in zip(results, PREDICTIONS, strict=True):
+        assert result.finite == bool(len(rows)) and result.worst == -1
         if not len(rows):
             assert result.members.shape == (3,) and np.isnan([*result.members, result.score, result.uncertainty]).all()
             continue
@@ -58,8 +59,11 @@ def test_reasons_stand_beside_predictions_and_are_cut_to_0_and_1(tensors: bool) 
     layout = Layout((0, 2, 4), (3, 1, 5))
     given = [RNG.random((count, 6), np.float32) for count in COUNTS]
     given[0][:, [1, 3, 5]] = [-0.5, 1.5, 0.25]
+    given[1][:, [1, 3, 5]], given[3][:, [1, 3, 5]] = [0.1, 0.2, 0.3], [-0.1, 0, -0.2]
     results = dict(scored(Given(2, tensors), zip("abcd", given, strict=True), META, layout))
     assert results["a"].reasons.tolist() == [1.0, 0.0, 0.25] and np.isnan(results["c"].reasons).all()
+    assert [results[tag].worst for tag in "abcd"] == [0, 2, -1, -1]  # of those over 0
+    assert [results[tag].finite for tag in "abcd"] == [True, True, False, True]
     for tag in "abd":
         rows = given["abcd".index(tag)]
         assert results[tag].members == pytest.approx(rows.mean(0)[[0, 2, 4]], abs=1e-6)

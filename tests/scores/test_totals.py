@@ -111,6 +111,37 @@ def test_as_many_as_the_documents_say() -> None:
     assert len(few.worst) == 1 and few.best == []  # an image is not both
 
 
+def test_a_score_outside_0_and_1_counts_as_the_nearest() -> None:
+    """A file from elsewhere may hold one."""
+    rows = rows_of([-0.5, 0.25, 1.5])
+    of_rows, of_tables = Totals(), Totals()
+    for row in rows:
+        of_rows.take(row)
+    of_tables.take_table(ScoreTable.from_rows(rows, ABOUT))
+    for totals in (of_rows, of_tables):
+        found = totals.percentiles()
+        assert (found["1"], found["50"], found["99"]) == pytest.approx((0.005, 0.25, 0.985), abs=1e-4)
+        assert totals.worst == [(-0.5, rows[0].key.decode())]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_first_failures_are_those_of_the_order_in_whatever_order_they_come(seed: int) -> None:
+    rows, totals = rows_of([math.nan] * 30), Totals()
+    for i in np.random.default_rng(seed).permutation(30).tolist():
+        totals.take(rows[i])
+    assert [image["path"] for image in totals.first_failures] == [row.key.decode() for row in rows[:FAILURES]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_extremes_of_a_long_table(seed: int) -> None:
+    """Which is only partly sorted for it."""
+    scores = np.random.default_rng(seed).permutation(3000) / 3000
+    totals = Totals()
+    totals.take_table(ScoreTable.from_rows(rows_of(scores.tolist()), ABOUT))
+    assert [score for score, _ in totals.worst] == pytest.approx([i / 3000 for i in range(5)])
+    assert [score for score, _ in totals.best] == pytest.approx([i / 3000 for i in range(2999, 2994, -1)])
+
+
 def test_keys_of_any_bytes() -> None:
     totals = Totals()
     totals.take(a_row(b"\xff.png", 0.5))

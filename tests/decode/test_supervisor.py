@@ -53,7 +53,9 @@ def test_the_culprit_is_named_and_the_rest_is_decoded(
     assert 2 <= supervisor.restarts <= 3  # with its batch, alone, and as the first of a new worker
 
 
-@pytest.mark.parametrize(("form", "megabytes"), [("PPM", 8), ("PNG", 18), ("JPEG2000", 18)])
+@pytest.mark.parametrize(
+    ("form", "megabytes"), [("PPM", 8), pytest.param("PNG", 18, marks=pytest.mark.full), ("JPEG2000", 18)]
+)
 def test_an_image_that_needs_more_memory_than_it_may(
     form: str, megabytes: int, good: bytes, photo: Image.Image
 ) -> None:

@@ -101,7 +101,10 @@ def rounding(network: Network, exact: float64.Pooled) -> NDArray[np.float64]:
     return float64.K * differences(float64.flat(float64.pooled(network, VIEWS[-1], errors=0)), exact)
 
 
-@pytest.mark.parametrize("name", [*MEMBERS, *NETWORKS])
+FULL = dict.fromkeys(("odd channels", "8 pixels at last"), pytest.mark.full)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=FULL.get(name, ())) for name in (*MEMBERS, *NETWORKS)])
 def test_the_graph_is_read_as_it_is(case: Callable[[str], Case], name: str) -> None:
     """What was read is what OpenVINO computes of the graph in fp32, up to fp32's rounding."""
     network = case(name).network

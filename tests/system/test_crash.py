@@ -73,6 +73,7 @@ def test_100_kills_of_members(fast: Path, form: str) -> None:
     check(kill(fast, 100, SEED + 2, form=form), 100)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mutation", ["in_place", "forget", "output_in_place"])
 def test_kills_are_noticed_without_the_protection(fast: Path, mutation: str) -> None:
     result = kill(fast, 100, SEED, mutation)

@@ -107,7 +107,7 @@ def test_two_processes_give_the_file_of_one(bundle: Path, folder: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "devices", [["cpu"], pytest.param(["cpu", "cpu"], marks=pytest.mark.full), ["cpu"] * 3], ids=len
+    "devices", [*(pytest.param(["cpu"] * n, marks=pytest.mark.full) for n in (1, 2)), ["cpu"] * 3], ids=len
 )
 def test_resume_scores_what_is_new_on_any_number_of_devices(
     options: dict[str, Any], folder: Path, tmp_path: Path, devices: list[str]

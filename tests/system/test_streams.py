@@ -109,6 +109,7 @@ def test_results_that_are_lost_are_an_error(
     assert silent.returncode == 1
 
 
+@pytest.mark.full
 def test_an_evaluation_that_is_lost_is_an_error(scores: Path) -> None:
     arguments = ["evaluate", scores, "--labels", scores.with_name("labels.csv"), "--draws", 100]
     result = with_broken([*arguments], "full", stdout=True)

@@ -175,6 +175,7 @@ def test_area_under_the_curve() -> None:
     assert area(np.array([3.0, 4]), np.array([1.0, 2])) == 1 and area(np.ones(3), np.ones(5)) == 0.5
 
 
+@pytest.mark.full
 def test_heads_are_judged_on_photographs_that_they_were_not_fitted_on(bundle: Bundle, seen: Material) -> None:
     learning = Learning(bundle, seen.taught.rungs, seen.taught.pooled, seen.cells)
     before, after = learning.judged(learning.as_it_is), learning.judged(learning.held_out(0.003))

@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="default")
     parser.add_argument("--engines", default=",".join(ENGINES), help="the first that runs is measured in full")
     parser.add_argument("--gpu", type=int, default=0)
-    parser.add_argument("--images", type=int, help="generated images; 64 by default, 16 in a dry run")
+    parser.add_argument("--images", type=int, help="generated images; 64 by default, 4 in a dry run")
     parser.add_argument("--seconds", type=float, help="for each timing; 4 by default, 0.5 in a dry run")
     parser.add_argument("--minutes", type=float, default=7.5)
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with the torch engine")
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     engines, others = candidates(names, gpu.capability if gpu else None)
     deadline, wanted = start + 60 * options.minutes, tuple(options.steps.split(","))
     with tempfile.TemporaryDirectory(prefix="gpu-acceptance-work-") as work:
-        make_images(Path(work, "generated"), options.images or (64 if gpu else 16))
+        make_images(Path(work, "generated"), options.images or (64 if gpu else 4))
         settings = {
             "model": options.model, "work": work, "generated": str(Path(work, "generated")),
             "photos": str(options.photos.resolve()), "gpu": None if gpu is None else gpu.index,

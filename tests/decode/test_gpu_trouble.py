@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,9 @@ def test_a_decoder_that_is_stuck_ends_the_run_and_names_its_images(
     assert "go on with --resume" in str(caught.value) and "\n" not in str(caught.value)
     kept = [ScoreTable.read(part) for part in (tmp_path / "s.h5.parts").glob("part-*.h5")]
     assert sum(map(len, kept)) >= 2
+    start = time.monotonic()
     scorer.decoder.close()  # does not wait for what is stuck
+    assert time.monotonic() - start < 20
     release.set()
     scorer.decoder = Lanes([device(batch_size=2)])
     run(scorer, Listing([folder]), out, "resume")

@@ -39,6 +39,7 @@ def test_the_picture_is_described_where_it_is_shown() -> None:
     assert (ROOT / picture.PICTURE).stat().st_size < 200_000 and image.width <= 1600
 
 
+@pytest.mark.full
 def test_the_picture_shows_what_the_model_says() -> None:
     with Scorer(device="cpu") as scorer:
         pairs = ((name, (ROOT / "examples" / name).read_bytes()) for name in picture.EXAMPLES)

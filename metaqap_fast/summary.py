@@ -13,7 +13,7 @@ from metaqap_fast.errors import Status
 from metaqap_fast.input import Source
 from metaqap_fast.options import FINE, NOTHING_SCORED, TOO_MANY_FAILED, Some
 from metaqap_fast.records import Entry, Row
-from metaqap_fast.scores.done import Done
+from metaqap_fast.scores.done import Done, Past
 from metaqap_fast.scores.totals import Totals
 
 ABOUT = ("engine", "engine_version", "precision", "device", "preprocessing")  # of `Scorer.describe`, in a summary
@@ -51,7 +51,7 @@ class Summary:
     seconds: float = 0.0
     about: dict[str, Any] = field(default_factory=dict)
     _earlier: Totals = field(default_factory=Totals)
-    _replaced: deque[tuple[bytes, int, float]] = field(default_factory=deque)
+    _replaced: deque[Past] = field(default_factory=deque)
     _start: float = field(default_factory=lambda: time.monotonic())
 
     @property
@@ -86,17 +86,16 @@ class Summary:
                 self.passed += 1
                 continue
             if need != "new":
-                at = done.find(entry.key)
                 self.changed += need == "changed"
                 self.retried += need == "failed"
-                self._replaced.append((entry.key, int(done.status[at]), float(done.score[at])))
+                self._replaced.append(done.past(entry.key))
             yield entry
 
     def take(self, row: Row) -> None:
         """Count a row."""
         self.seconds = time.monotonic() - self._start
         self.statuses[row.status.name] += 1
-        while self._replaced and self._replaced[0][0] == row.key:  # they come in the order of `missing`
+        while self._replaced and self._replaced[0].key == os.fsdecode(row.key):  # they come in the order of `missing`
             self._forget()
         self.totals.take(row)
 
@@ -106,8 +105,8 @@ class Summary:
 
     def told_of_listing(self) -> dict[str, Any]:
         """What `missing` has found since this was last asked for, for `add`."""
-        replaced = [(os.fsdecode(key), status, score) for key, status, score in self._replaced]
-        found = {"passed": self.passed, "changed": self.changed, "retried": self.retried, "replaced": replaced}
+        found = {"passed": self.passed, "changed": self.changed, "retried": self.retried}
+        found |= {"replaced": list(self._replaced)}
         self.passed = self.changed = self.retried = 0
         self._replaced.clear()
         return found
@@ -119,8 +118,8 @@ class Summary:
         self.changed += told["changed"]
         self.retried += told["retried"]
         self.statuses.update(told["statuses"])
-        for key, status, score in told["replaced"]:
-            self.totals.forget(status, score, os.fsencode(key))
+        for past in told["replaced"]:
+            self.totals.forget(Past(*past))
         self.totals = self.totals.plus([told["totals"]])
 
     def join(self, others: Iterable[Mapping[str, Any]]) -> None:
@@ -133,8 +132,7 @@ class Summary:
         self.totals = self._earlier.plus(other["totals"] for other in others)
 
     def _forget(self) -> None:
-        key, status, score = self._replaced.popleft()
-        self._earlier.forget(status, score, key)
+        self._earlier.forget(self._replaced.popleft())
 
     def end(self, source: Source, done: Done) -> None:
         """Take over what is known once the source is exhausted."""

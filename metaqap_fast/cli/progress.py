@@ -117,6 +117,8 @@ class Report:
                 else "none new"
             )
         )
+        if totals.reasons:
+            self._say("reasons: " + ", ".join(f"{n:,} {_escape(name)}" for name, n in totals.reasons.most_common()))
         gone = (
             "removed: the image is gone"
             if summary.pruned
@@ -140,8 +142,8 @@ class Report:
         for name, extremes in (("worst", totals.worst), ("best", totals.best)):
             if extremes:
                 self._say(f"{name}:")
-            for score, path in extremes:
-                self._say(f"  {score:.3f}  {_escape(path)}")
+            for score, path, reason in extremes:
+                self._say(f"  {score:.3f}  {_escape(path)}{f'  ({reason})' if reason else ''}")
         if status == NOTHING_SCORED:
             self._say("no image could be scored")
         if summary.output != "-":

@@ -1,5 +1,5 @@
-"""What can be said of any number of rows in a few kilobytes: how many of each status, percentiles, the worst and best
-scores, the first failures."""
+"""What can be said of any number of rows in a few kilobytes: how many of each status and reason, percentiles, the worst
+and best scores, the first failures."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import Status
 from metaqap_fast.records import Row, key_order
+from metaqap_fast.scores.done import Past
 from metaqap_fast.scores.schema import escaped
 from metaqap_fast.scores.table import ScoreTable
 
@@ -23,6 +24,15 @@ EXTREMES = 5
 FAILURES = 10
 BINS = 10_000  # of scores from 0 to 1: what percentiles are exact to
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+
+
+class Extreme(NamedTuple):
+    """One of the worst or best images; as it is kept, of the worst the score is negative."""
+
+    score: float
+    path: str
+    reason: str
+
 
 Failure = tuple[bytes, bytes, int, str]  # place in the order, key, status, reason
 
@@ -33,12 +43,14 @@ class Totals:
 
     Attributes:
         statuses: rows by the name of their status.
+        reasons: scored rows by the reason that they were given; those without one are not counted.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     _bins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS + 1, np.int64))
-    _worst: list[tuple[float, str]] = field(default_factory=list)  # (-score, path), a heap
-    _best: list[tuple[float, str]] = field(default_factory=list)  # (score, path), a heap
+    _worst: list[Extreme] = field(default_factory=list)  # a heap, as is the next
+    _best: list[Extreme] = field(default_factory=list)
     _failures: list[Failure] = field(default_factory=list)  # sorted
 
     @property
@@ -62,13 +74,14 @@ class Totals:
         return {name: count for name, count in sorted(self.statuses.items()) if count and name != Status.ok.name}
 
     @property
-    def worst(self) -> list[tuple[float, str]]:
-        """Score and path of the worst images, the worst first; no image is among the best too."""
-        return [(-score, path) for score, path in sorted(self._worst, reverse=True)][: max(1, self.scored // 2)]
+    def worst(self) -> list[Extreme]:
+        """The worst images, the worst first; no image is among the best too."""
+        first = sorted(self._worst, reverse=True)[: max(1, self.scored // 2)]
+        return [one._replace(score=-one.score) for one in first]
 
     @property
-    def best(self) -> list[tuple[float, str]]:
-        """Score and path of the best images, the best first."""
+    def best(self) -> list[Extreme]:
+        """The best images, the best first."""
         return sorted(self._best, reverse=True)[: self.scored // 2]
 
     @property
@@ -94,7 +107,8 @@ class Totals:
         self.statuses[row.status.name] += 1
         if row.status == Status.ok:
             self._bins[_bin(row.score)] += 1
-            self._extreme(float(row.score), row.key)
+            self._given(row.reason, 1)
+            self._extreme(float(row.score), row.key, row.reason)
         else:
             self._failure(row.key, row.status, row.error)
 
@@ -103,13 +117,15 @@ class Totals:
         for status, count in zip(*np.unique(table.status, return_counts=True), strict=True):
             self.statuses[Status(status).name] += int(count)
         ok, scores = table.ok, table.score
+        for reason, count in Counter(table.reason).items():  # a failed row has none
+            self._given(reason, count)
         self._bins += np.bincount(np.rint(np.clip(scores[ok], 0, 1) * np.float64(BINS)).astype(int), minlength=BINS + 1)
         most = np.flatnonzero(ok)
         if len(most) > 2 * EXTREMES:  # the others are neither
             order = most[np.argpartition(scores[most], (EXTREMES - 1, len(most) - EXTREMES))]
             most = np.concatenate([order[:EXTREMES], order[-EXTREMES:]])
         for i in most.tolist():
-            self._extreme(float(scores[i]), table.keys[i])
+            self._extreme(float(scores[i]), table.keys[i], table.reason[i])
         for i in np.flatnonzero(~ok)[:FAILURES].tolist():  # a table is sorted, as its file is
             self._failure(table.keys[i], table.status[i], table.error[i])
 
@@ -119,14 +135,15 @@ class Totals:
             self.take_table(table)
             yield table
 
-    def forget(self, status: int, score: float, key: bytes) -> None:
+    def forget(self, past: Past) -> None:
         """Count a row no more; among the extremes and first failures nothing takes its place."""
-        self.statuses[Status(status).name] -= 1
-        path = _path(key)
-        if status == Status.ok:
-            self._bins[_bin(score)] -= 1
+        self.statuses[Status(past.status).name] -= 1
+        key = os.fsencode(past.key)
+        if past.status == Status.ok:
+            self._bins[_bin(past.score)] -= 1
+            self._given(past.reason, -1)
             for name in ("_worst", "_best"):
-                heap = [item for item in getattr(self, name) if item[1] != path]
+                heap = [item for item in getattr(self, name) if item.path != _path(key)]
                 heapq.heapify(heap)
                 setattr(self, name, heap)
         else:
@@ -137,6 +154,7 @@ class Totals:
         used = np.flatnonzero(self._bins)
         return {
             "statuses": dict(self.statuses),
+            "reasons": dict(self.reasons),
             "bins": [used.tolist(), self._bins[used].tolist()],
             "worst": self._worst,
             "best": self._best,
@@ -145,13 +163,15 @@ class Totals:
 
     def plus(self, others: Iterable[Mapping[str, Any]]) -> Totals:
         """The sum of these and of what other processes have told."""
-        found = Totals(Counter(self.statuses), self._bins.copy(), [*self._worst], [*self._best], [*self._failures])
+        counts = Counter(self.statuses), Counter(self.reasons)
+        found = Totals(*counts, self._bins.copy(), [*self._worst], [*self._best], [*self._failures])
         for other in others:
             found.statuses.update(other["statuses"])
+            found.reasons.update(other["reasons"])
             found._bins[other["bins"][0]] += np.array(other["bins"][1], np.int64)
             for heap, items in ((found._worst, other["worst"]), (found._best, other["best"])):
-                for score, path in items:
-                    _keep(heap, (score, path))
+                for item in items:
+                    _keep(heap, Extreme(*item))
             for key, status, reason in other["failures"]:
                 found._failure(os.fsencode(key), status, reason)
         return found
@@ -163,15 +183,20 @@ class Totals:
             "rows": self.rows,
             "scored": self.scored,
             "failed": self.failures,
+            "reasons": dict(self.reasons.most_common()),
             "percentiles": self.percentiles(),
             "first_failures": self.first_failures,
-            **{name: [{"path": path, "score": round(s, 4)} for s, path in found] for name, found in extremes.items()},
+            **{name: [one._asdict() | {"score": round(one.score, 4)} for one in found] for name, found in extremes.items()},
         }
 
-    def _extreme(self, score: float, key: bytes) -> None:
-        path = _path(key)
-        _keep(self._worst, (-score, path))
-        _keep(self._best, (score, path))
+    def _given(self, reason: str, count: int) -> None:
+        if reason:
+            self.reasons[reason] += count
+            self.reasons += Counter()  # those of 0 go
+
+    def _extreme(self, score: float, key: bytes, reason: str) -> None:
+        _keep(self._worst, Extreme(-score, _path(key), reason))
+        _keep(self._best, Extreme(score, _path(key), reason))
 
     def _failure(self, key: bytes, status: int, reason: str) -> None:
         if len(self._failures) == FAILURES and key_order(key) >= self._failures[-1][0]:
@@ -180,7 +205,7 @@ class Totals:
         del self._failures[FAILURES:]
 
 
-def _keep(heap: list[tuple[float, str]], item: tuple[float, str]) -> None:
+def _keep(heap: list[Extreme], item: Extreme) -> None:
     (heapq.heappush if len(heap) < EXTREMES else heapq.heappushpop)(heap, item)
 
 

@@ -78,7 +78,7 @@ def test_readme_shows_what_the_examples_score() -> None:
     summary = Summary()
     for row in table:
         summary.take(row)
-    wanted = [path for _, path in (*summary.totals.worst, *summary.totals.best)]
+    wanted = [one.path for one in (*summary.totals.worst, *summary.totals.best)]
     assert [name for _, name in lines] == wanted and len(lines) == 6
     for value, name in lines:
         assert scores[name] == pytest.approx(float(value), abs=tolerance)

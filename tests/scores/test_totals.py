@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from metaqap_fast.errors import Status
 from metaqap_fast.records import Row, key_order
+from metaqap_fast.scores.done import Done, Past
 from metaqap_fast.scores.table import ScoreTable
 from metaqap_fast.scores.totals import EXTREMES, FAILURES, Totals
 from rows import a_row
 
-ABOUT = {"members": ["a", "b"]}
+ABOUT = {"members": ["a", "b"], "reasons": ["noise", "low contrast"]}
+REASONS = ("noise", "low contrast", "")
 SCORES = st.lists(st.floats(0, 1, width=32) | st.just(math.nan), max_size=60)
 
 
@@ -25,8 +28,10 @@ def rows_of(scores: list[float]) -> list[Row]:
     """In the order of their keys, some of which lie in folders; NaN has failed."""
     keys = sorted((b"%d/%03d.jpg" % (i % 3, i) for i in range(len(scores))), key=key_order)
     return [
-        a_row(key, score) if score == score else a_row(key, status=Status.corrupt, error=f"why {key.decode()}")
-        for key, score in zip(keys, scores, strict=True)
+        replace(a_row(key, score), reason=REASONS[i % len(REASONS)])
+        if score == score
+        else a_row(key, status=Status.corrupt, error=f"why {key.decode()}")
+        for i, (key, score) in enumerate(zip(keys, scores, strict=True))
     ]
 
 
@@ -46,8 +51,9 @@ def test_they_are_those_of_all_rows(scores: list[float]) -> None:
     assert totals.failures == ({"corrupt": len(bad)} if bad else {})
     assert [image["path"] for image in totals.first_failures] == [row.key.decode() for row in bad[:FAILURES]]
     assert [image["error"] for image in totals.first_failures] == [row.error for row in bad[:FAILURES]]
+    assert totals.reasons == Counter(row.reason for row in rows if row.reason)
     each = min(EXTREMES, len(good) // 2)
-    assert [score for score, _ in totals.best] == sorted(good.tolist(), reverse=True)[:each]
+    assert [one.score for one in totals.best] == sorted(good.tolist(), reverse=True)[:each]
     for percent, value in totals.percentiles().items():
         expected = np.percentile(good, float(percent)) if len(good) else None
         assert value == (None if expected is None else pytest.approx(expected, abs=1.01e-4))
@@ -87,10 +93,15 @@ def test_a_row_that_is_replaced_counts_no_more() -> None:
     totals, rows = Totals(), rows_of([0.1, 0.2, math.nan, 0.4, 0.5])
     for row in rows:
         totals.take(row)
-    totals.forget(Status.ok, 0.1, rows[0].key)
-    totals.forget(Status.corrupt, math.nan, rows[2].key)
+    assert totals.reasons == {"noise": 2, "low contrast": 2}
+    done = Done([ScoreTable.from_rows(rows, ABOUT)])
+    totals.forget(done.past(rows[0].key))
+    totals.forget(done.past(rows[2].key))
+    totals.forget(Past(*json.loads(json.dumps(done.past(rows[1].key)))))  # as another process tells it
+    totals.take(rows[1])
+    assert totals.reasons == {"noise": 1, "low contrast": 2}
     assert totals.statuses == Counter(ok=3, corrupt=0) and totals.failures == {} and totals.first_failures == []
-    assert [score for score, _ in totals.worst] == [0.2] and totals.percentiles()["1"] == pytest.approx(0.204, abs=1e-4)
+    assert [one.score for one in totals.worst] == [0.2] and totals.percentiles()["1"] == pytest.approx(0.204, abs=1e-4)
 
 
 def test_as_many_as_the_documents_say() -> None:
@@ -148,4 +159,4 @@ def test_keys_of_any_bytes() -> None:
     totals.take(a_row(b"\xfe\0.png", status=Status.unreadable, error="no"))
     told = json.loads(json.dumps(totals.told()))
     for found in (totals, Totals().plus([told])):
-        assert found.worst == [(0.5, "\\xff.png")] and found.first_failures[0]["path"] == "\\xfe\\x00.png"
+        assert found.worst == [(0.5, "\\xff.png", "")] and found.first_failures[0]["path"] == "\\xfe\\x00.png"

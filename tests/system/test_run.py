@@ -40,7 +40,7 @@ def test_counts() -> None:
     summary = taken([0.5, math.nan, 0.25, 0.75])
     assert (summary.images, summary.scored, summary.failed) == (4, 3, 1)
     assert summary.statuses == {"ok": 3, "corrupt": 1}
-    assert summary.totals.worst == [(0.25, "002")] and summary.totals.best == [(0.75, "003")]
+    assert summary.totals.worst == [(0.25, "002", "")] and summary.totals.best == [(0.75, "003", "")]
 
 
 def test_what_is_told_as_json() -> None:
@@ -49,7 +49,7 @@ def test_what_is_told_as_json() -> None:
     assert document.pop("seconds") == round(summary.seconds, 3)
     assert document.pop("images_per_second") == round(summary.rate, 2)
     assert document == {
-        "output": "s.h5", "images": 5, "rows": 5, "scored": 4, "failed": {"corrupt": 1}, "left_out": {},
+        "output": "s.h5", "images": 5, "rows": 5, "scored": 4, "failed": {"corrupt": 1}, "left_out": {}, "reasons": {},
         "engine": None, "engine_version": None, "precision": None, "device": None, "model": None, "model_digest": None,
         "preprocessing": None, "resumed_rows": 0, "changed_rows": 0, "retried_rows": 0, "gone_rows": 0, "pruned": False,
         "run": {"scored": 4, "failed": 1},
@@ -57,8 +57,8 @@ def test_what_is_told_as_json() -> None:
         "percentiles": {
             "1": 0.1045, "5": 0.1225, "25": 0.2125, "50": 0.375, "75": 0.5625, "95": 0.7125, "99": 0.7425,
         },
-        "worst": [{"path": "004", "score": 0.1}, {"path": "002", "score": 0.25}],
-        "best": [{"path": "003", "score": 0.75}, {"path": "000", "score": 0.5}],
+        "worst": [{"path": "004", "score": 0.1, "reason": ""}, {"path": "002", "score": 0.25, "reason": ""}],
+        "best": [{"path": "003", "score": 0.75, "reason": ""}, {"path": "000", "score": 0.5, "reason": ""}],
     }  # fmt: skip
     assert (summary.done, summary.passed, summary.left_out) == (0, 0, {}) and Summary().output == ""
 
@@ -68,23 +68,23 @@ def test_what_is_told_as_json() -> None:
 )
 def test_few_images(scores: list[float], worst: list[str], best: list[str]) -> None:
     summary = taken(scores)
-    assert [path for _, path in summary.totals.worst] == worst and [path for _, path in summary.totals.best] == best
+    assert [one.path for one in summary.totals.worst] == worst and [one.path for one in summary.totals.best] == best
 
 
 @given(st.lists(st.floats(0, 1, width=32), max_size=40))
 def test_extremes(scores: list[float]) -> None:
     summary, ordered = taken(scores), sorted(scores)
     each = min(EXTREMES, len(scores) // 2)
-    assert [score for score, _ in summary.totals.worst] == ordered[: max(each, min(1, len(scores)))]
-    assert [score for score, _ in summary.totals.best] == ordered[::-1][:each]
+    assert [one.score for one in summary.totals.worst] == ordered[: max(each, min(1, len(scores)))]
+    assert [one.score for one in summary.totals.best] == ordered[::-1][:each]
     if len(set(scores)) == len(scores):
-        assert not {path for _, path in summary.totals.worst} & {path for _, path in summary.totals.best}
+        assert not {one.path for one in summary.totals.worst} & {one.path for one in summary.totals.best}
 
 
 def test_names_that_are_not_utf8_are_shown() -> None:
     summary = Summary()
     summary.take(row(b"\xff.png", 0.5))
-    assert summary.totals.worst == [(0.5, "\\xff.png")]
+    assert summary.totals.worst == [(0.5, "\\xff.png", "")]
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32) | st.just(math.nan), max_size=12), min_size=1, max_size=4))

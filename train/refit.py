@@ -25,7 +25,7 @@ from metaqap_fast.train.damage import KADIS, KINDS
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.members import Examples
 from metaqap_fast.train.opinion import Opinions, link, opinions, originals, read_cells, targets
-from metaqap_fast.train.rehead import read_head
+from metaqap_fast.train.rehead import digest_of_body, read_head
 from metaqap_fast.train.rungs import Rung
 from metaqap_fast.train.seen import Eyes, Pooled, remember
 from metaqap_fast.train.trial import Trial, people, trial
@@ -144,8 +144,8 @@ def see(
 
 
 def cache_of(bundle: Bundle, work: Path, settings: Settings) -> Path:
-    """Where what a bundle's members see is kept: under what the networks are, whatever else is in the bundle."""
-    networks = "".join(bundle.document["files"][member.file.name] for member in bundle.members)
+    """Where what a bundle's members see is kept: under what the networks are, whatever heads stand on them."""
+    networks = "".join(digest_of_body(onnx.load(member.file)) for member in bundle.members)
     return work / f"{hashlib.sha256(networks.encode()).hexdigest()[:12]}-{settings.precision}"
 
 

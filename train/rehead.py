@@ -6,6 +6,8 @@ stands beside it.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -54,7 +56,7 @@ def add_outputs(model: ModelProto, weights: F64, bias: F64) -> None:
     graph = model.graph
     product, _ = _head(model)
     result = graph.output[0]
-    kept = [node for node in graph.node if not any(name.startswith(BESIDE) for name in (*node.input, *node.output))]
+    kept = [node for node in graph.node if not _beside(node)]
     tensors = [tensor for tensor in graph.initializer if not tensor.name.startswith(BESIDE)]
     for node in kept:
         node.output[:] = [ALONE if name == result.name else name for name in node.output]
@@ -72,6 +74,22 @@ def add_outputs(model: ModelProto, weights: F64, bias: F64) -> None:
     graph.initializer.extend(tensors)
     graph.output.append(columns)
     onnx.checker.check_model(model)
+
+
+def digest_of_body(model: ModelProto) -> str:
+    """Of everything but the heads: what two members share whose pooled taps are the same."""
+    product, added = _head(model)
+    heads = {*product.input[1:], *added.input, *added.output}
+    nodes = [node for node in model.graph.node if node not in (product, added) and not _beside(node)]
+    tensors = [
+        tensor for tensor in model.graph.initializer if tensor.name not in heads and not tensor.name.startswith(BESIDE)
+    ]
+    parts = [*nodes, *sorted(tensors, key=lambda tensor: tensor.name)]
+    return hashlib.sha256(b"".join(part.SerializeToString(deterministic=True) for part in parts)).hexdigest()
+
+
+def _beside(node: NodeProto) -> bool:
+    return any(name.startswith(BESIDE) for name in (*node.input, *node.output))
 
 
 def _head(model: ModelProto) -> tuple[NodeProto, NodeProto]:

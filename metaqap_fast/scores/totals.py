@@ -186,7 +186,10 @@ class Totals:
             "reasons": dict(self.reasons.most_common()),
             "percentiles": self.percentiles(),
             "first_failures": self.first_failures,
-            **{name: [one._asdict() | {"score": round(one.score, 4)} for one in found] for name, found in extremes.items()},
+            **{
+                name: [one._asdict() | {"score": round(one.score, 4)} for one in found]
+                for name, found in extremes.items()
+            },
         }
 
     def _given(self, reason: str, count: int) -> None:

@@ -25,8 +25,9 @@ from metaqap_fast.train.diagnose import area, diagnose, teach
 from metaqap_fast.train.learning import Learning
 from metaqap_fast.train.opinion import TAUGHT
 from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Material, Refit, Seen, Settings, own_heads, predictions
+from metaqap_fast.train.refit import Material, Refit, Seen, Settings, cache_of, own_heads, predictions
 from metaqap_fast.train.refit_run import _settings
+from metaqap_fast.train.rehead import digest_of_body
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.rungs import Rung, everything, plan
 from metaqap_fast.train.seen import Eyes, remember
@@ -123,6 +124,11 @@ def test_reasons_are_told_and_a_bundle_with_them_is_written(bundle: Bundle, seen
     revise(bundle, seen, of, tmp_path / "out", "better", reasons, 1)
     made = bundles.load(tmp_path / "out")
     assert made.name == "better" and made.reasons == REASONS and made.members[0].outputs == ()
+    assert cache_of(made, tmp_path, Settings()) == cache_of(bundle, tmp_path, Settings())  # the same is seen
+    other = onnx.load(made.members[0].file)
+    body, first = digest_of_body(other), next(one for one in other.graph.initializer if len(one.dims) == 4)
+    first.raw_data = bytes(len(first.raw_data))
+    assert digest_of_body(other) != body  # by another network, something else
     pooled = [np.stack(taps) for taps in zip(*Eyes(made).look(VIEWS), strict=True)]
     engine = OpenVINOEngine(made, "fp32")
     given = np.concatenate([rows for _, rows in engine.predict((i, view[None]) for i, view in enumerate(VIEWS))])

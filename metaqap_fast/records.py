@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import nan
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,6 +212,15 @@ class Row:
     aperture: Annotated[float, Stored("f4", meaning="the f-number", needs="exif")] = nan
     iso: Annotated[float, Stored("f4", needs="exif")] = nan
     focal_length: Annotated[float, Stored("f4", meaning="millimetres", needs="exif")] = nan
+
+
+class Past(NamedTuple):
+    """What a row that is there already counts for: see `Totals.forget`."""
+
+    key: str  # bytes that are not UTF-8 by surrogateescape, as JSON can hold them
+    status: int
+    score: float
+    reason: str
 
 
 def key_order(key: bytes) -> bytes:

@@ -12,8 +12,8 @@ from typing import Any
 from metaqap_fast.errors import Status
 from metaqap_fast.input import Source
 from metaqap_fast.options import FINE, NOTHING_SCORED, TOO_MANY_FAILED, Some
-from metaqap_fast.records import Entry, Row
-from metaqap_fast.scores.done import Done, Past
+from metaqap_fast.records import Entry, Past, Row
+from metaqap_fast.scores.done import Done
 from metaqap_fast.scores.totals import Totals
 
 ABOUT = ("engine", "engine_version", "precision", "device", "preprocessing")  # of `Scorer.describe`, in a summary

@@ -5,23 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from metaqap_fast.errors import Status
+from metaqap_fast.records import Past
 from metaqap_fast.scores.table import ScoreTable
 
 Need = Literal["new", "changed", "failed"]
-
-
-class Past(NamedTuple):
-    """What a row that is there already counts for: see `Totals.forget`."""
-
-    key: str  # bytes that are not UTF-8 by surrogateescape, as JSON can hold them
-    status: int
-    score: float
-    reason: str
 
 
 class KeySet:

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import Status
-from metaqap_fast.records import Row, key_order
-from metaqap_fast.scores.done import Past
+from metaqap_fast.records import Past, Row, key_order
 from metaqap_fast.scores.schema import escaped
 from metaqap_fast.scores.table import ScoreTable
 

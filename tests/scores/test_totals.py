@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaqap_fast.errors import Status
-from metaqap_fast.records import Row, key_order
-from metaqap_fast.scores.done import Done, Past
+from metaqap_fast.records import Past, Row, key_order
+from metaqap_fast.scores.done import Done
 from metaqap_fast.scores.table import ScoreTable
 from metaqap_fast.scores.totals import EXTREMES, FAILURES, Totals
 from rows import a_row
@@ -112,8 +112,8 @@ def test_as_many_as_the_documents_say() -> None:
         of_rows.take(row)
     of_tables.take_table(ScoreTable.from_rows(rows, ABOUT))
     for totals in (of_rows, of_tables):
-        assert [score for score, _ in totals.worst] == pytest.approx([0, 0.01, 0.02, 0.03, 0.04])
-        assert [score for score, _ in totals.best] == pytest.approx([0.39, 0.38, 0.37, 0.36, 0.35])
+        assert [one.score for one in totals.worst] == pytest.approx([0, 0.01, 0.02, 0.03, 0.04])
+        assert [one.score for one in totals.best] == pytest.approx([0.39, 0.38, 0.37, 0.36, 0.35])
         assert len(totals.first_failures) == 10
         assert list(totals.percentiles()) == ["1", "5", "25", "50", "75", "95", "99"]
         assert totals.percentiles()["50"] == pytest.approx(0.195, abs=1e-4)
@@ -132,7 +132,7 @@ def test_a_score_outside_0_and_1_counts_as_the_nearest() -> None:
     for totals in (of_rows, of_tables):
         found = totals.percentiles()
         assert (found["1"], found["50"], found["99"]) == pytest.approx((0.005, 0.25, 0.985), abs=1e-4)
-        assert totals.worst == [(-0.5, rows[0].key.decode())]
+        assert totals.worst == [(-0.5, rows[0].key.decode(), "noise")]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -149,8 +149,8 @@ def test_the_extremes_of_a_long_table(seed: int) -> None:
     scores = np.random.default_rng(seed).permutation(3000) / 3000
     totals = Totals()
     totals.take_table(ScoreTable.from_rows(rows_of(scores.tolist()), ABOUT))
-    assert [score for score, _ in totals.worst] == pytest.approx([i / 3000 for i in range(5)])
-    assert [score for score, _ in totals.best] == pytest.approx([i / 3000 for i in range(2999, 2994, -1)])
+    assert [one.score for one in totals.worst] == pytest.approx([i / 3000 for i in range(5)])
+    assert [one.score for one in totals.best] == pytest.approx([i / 3000 for i in range(2999, 2994, -1)])
 
 
 def test_keys_of_any_bytes() -> None:

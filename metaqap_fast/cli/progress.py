@@ -118,7 +118,7 @@ class Report:
             )
         )
         if totals.reasons:
-            self._say("reasons: " + ", ".join(f"{n:,} {_escape(name)}" for name, n in totals.reasons.most_common()))
+            self._say("reasons: " + ", ".join(f"{n:,} {_escape(name)}" for name, n in totals.by_reason.items()))
         gone = (
             "removed: the image is gone"
             if summary.pruned

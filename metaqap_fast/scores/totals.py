@@ -73,6 +73,11 @@ class Totals:
         return {name: count for name, count in sorted(self.statuses.items()) if count and name != Status.ok.name}
 
     @property
+    def by_reason(self) -> dict[str, int]:
+        """`reasons`, the most frequent first, equal ones by name."""
+        return dict(sorted(self.reasons.items(), key=lambda one: (-one[1], one[0])))
+
+    @property
     def worst(self) -> list[Extreme]:
         """The worst images, the worst first; no image is among the best too."""
         first = sorted(self._worst, reverse=True)[: max(1, self.scored // 2)]
@@ -182,7 +187,7 @@ class Totals:
             "rows": self.rows,
             "scored": self.scored,
             "failed": self.failures,
-            "reasons": dict(self.reasons.most_common()),
+            "reasons": self.by_reason,
             "percentiles": self.percentiles(),
             "first_failures": self.first_failures,
             **{

@@ -105,8 +105,12 @@ class Summary:
 
     def told_of_listing(self) -> dict[str, Any]:
         """What `missing` has found since this was last asked for, for `add`."""
-        found = {"passed": self.passed, "changed": self.changed, "retried": self.retried}
-        found |= {"replaced": list(self._replaced)}
+        found = {
+            "passed": self.passed,
+            "changed": self.changed,
+            "retried": self.retried,
+            "replaced": list(self._replaced),
+        }
         self.passed = self.changed = self.retried = 0
         self._replaced.clear()
         return found

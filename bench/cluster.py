@@ -1,9 +1,10 @@
 """What Ray costs, and what a second worker brings: the same images by one process and by Ray's workers, by turns.
 
-    python -m metaqap_fast.bench.cluster [--images 600] [--rounds 2] [--precision auto]
+    python -m metaqap_fast.bench.cluster [--images 3600] [--rounds 2] [--precision auto]
 
 A rate is that of the images between a short and a long run, so that neither starting Ray nor compiling a model counts;
-both starts are given beside it. The workers have a core each, and so has the process on one core.
+both starts are given beside it. In runs of a few hundred images their noise tells. The workers have a core each, and
+so has the process on one core.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def seconds(folder: Path, images: int, options: list[str], precision: str, out: 
 def main() -> None:
     """Print each round and the medians as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--images", type=int, default=3600)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()

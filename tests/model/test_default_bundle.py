@@ -71,17 +71,18 @@ def test_readme_shows_what_the_examples_score() -> None:
     engine = scorer.engine
     alike = f"engine {engine.name} " in shown[1] and f"precision {engine.precision}," in shown[1]
     tolerance = 0.002 if alike else 0.009
-    lines = re.findall(r"^  (0\.\d{3})  (\S+)$", shown[1], re.M)
+    lines = re.findall(r"^  (0\.\d{3})  (\S+)(?:  \((.+)\))?$", shown[1], re.M)
     table = scorer.score(root / "examples")
     scorer.close()
     scores = dict(zip(table.paths, table.score, strict=True))
     summary = Summary()
     for row in table:
         summary.take(row)
-    wanted = [one.path for one in (*summary.totals.worst, *summary.totals.best)]
-    assert [name for _, name in lines] == wanted and len(lines) == 6
-    for value, name in lines:
+    wanted = [(one.path, one.reason) for one in (*summary.totals.worst, *summary.totals.best)]
+    assert [(name, reason) for _, name, reason in lines] == wanted and len(lines) == 6
+    for value, name, _ in lines:
         assert scores[name] == pytest.approx(float(value), abs=tolerance)
+    assert "reasons: " + ", ".join(f"{n} {name}" for name, n in summary.totals.by_reason.items()) in shown[1]
     assert f"{table.ok.sum()} scored, {(~table.ok).sum()} failed" in shown[1]
     listing = open_sources([root / "examples"])
     list(listing)

@@ -43,6 +43,7 @@ def shell(line: str, folder: Path, **more: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.nightly
 def test_wheels_travel_in_pieces_and_replace_nothing_of_the_machine(tmp_path: Path) -> None:
     """The documented lines as they stand, but for small pieces, other wheels, and a dry run of no steps."""
     split, join, venv, install, run = commands("gpu.md")

@@ -29,7 +29,7 @@ def test_rows_are_in_the_shares_that_runs_would_give_them(tmp_path: Path) -> Non
         assert set(ScoreTable.read(part).keys) == keys and keys
 
 
-@pytest.mark.full
+@pytest.mark.nightly
 def test_every_command_is_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metaqap_fast.bench.many_rows", "--rows", "600", "--work", tmp_path]
     subprocess.run([*command, "-o", tmp_path / "rows.json"], check=True, capture_output=True, timeout=120)

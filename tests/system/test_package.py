@@ -181,7 +181,7 @@ def test_wheel_and_source_distribution_work_outside_the_checkout(tree: Path, tmp
         assert linux_of(wheel) <= [2, 28]  # the manylinux that pyproject.toml names
 
 
-@pytest.mark.full
+@pytest.mark.nightly  # .ci/run installs the checkout in this way, and tests it
 def test_an_editable_installation_works_outside_the_checkout(tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip("install", "-e", tree, "--target", target, CC="/bin/false")

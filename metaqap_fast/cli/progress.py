@@ -117,8 +117,8 @@ class Report:
                 else "none new"
             )
         )
-        if totals.reasons:
-            self._say("reasons: " + ", ".join(f"{n:,} {_escape(name)}" for name, n in totals.by_reason.items()))
+        if reasons := totals.by_reason:
+            self._say("reasons: " + ", ".join(f"{n:,} {_escape(name)}" for name, n in reasons.items()))
         gone = (
             "removed: the image is gone"
             if summary.pruned

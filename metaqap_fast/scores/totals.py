@@ -75,7 +75,8 @@ class Totals:
     @property
     def by_reason(self) -> dict[str, int]:
         """`reasons`, the most frequent first, equal ones by name."""
-        return dict(sorted(self.reasons.items(), key=lambda one: (-one[1], one[0])))
+        given = [one for one in self.reasons.items() if one[1]]  # 0: the last such row was scored again
+        return dict(sorted(given, key=lambda one: (-one[1], one[0])))
 
     @property
     def worst(self) -> list[Extreme]:
@@ -111,7 +112,8 @@ class Totals:
         self.statuses[row.status.name] += 1
         if row.status == Status.ok:
             self._bins[_bin(row.score)] += 1
-            self._given(row.reason, 1)
+            if row.reason:
+                self.reasons[row.reason] += 1
             self._extreme(float(row.score), row.key, row.reason)
         else:
             self._failure(row.key, row.status, row.error)
@@ -121,8 +123,7 @@ class Totals:
         for status, count in zip(*np.unique(table.status, return_counts=True), strict=True):
             self.statuses[Status(status).name] += int(count)
         ok, scores = table.ok, table.score
-        for reason, count in Counter(table.reason).items():  # a failed row has none
-            self._given(reason, count)
+        self.reasons.update(filter(None, table.reason))  # a failed row has none
         self._bins += np.bincount(np.rint(np.clip(scores[ok], 0, 1) * np.float64(BINS)).astype(int), minlength=BINS + 1)
         most = np.flatnonzero(ok)
         if len(most) > 2 * EXTREMES:  # the others are neither
@@ -145,7 +146,8 @@ class Totals:
         key = os.fsencode(past.key)
         if past.status == Status.ok:
             self._bins[_bin(past.score)] -= 1
-            self._given(past.reason, -1)
+            if past.reason:
+                self.reasons[past.reason] -= 1
             for name in ("_worst", "_best"):
                 heap = [item for item in getattr(self, name) if item.path != _path(key)]
                 heapq.heapify(heap)
@@ -195,11 +197,6 @@ class Totals:
                 for name, found in extremes.items()
             },
         }
-
-    def _given(self, reason: str, count: int) -> None:
-        if reason:
-            self.reasons[reason] += count
-            self.reasons += Counter()  # those of 0 go
 
     def _extreme(self, score: float, key: bytes, reason: str) -> None:
         _keep(self._worst, Extreme(-score, _path(key), reason))

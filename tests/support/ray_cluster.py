@@ -46,15 +46,20 @@ def killing_workers(parts: Path, after_parts: Sequence[int]) -> Iterator[list[in
     killed: list[int] = []
     over = threading.Event()
 
+    def living() -> list[psutil.Process]:
+        """The workers that have not been killed: one that has can still be listed for a while."""
+        workers = psutil.process_iter(["cmdline"])
+        return [p for p in workers if p.pid not in killed and "ray::MapWorker" in " ".join(p.info["cmdline"] or ())]
+
     def kill() -> None:
         for count in after_parts:
             while not over.is_set() and len(list(parts.glob("part-*.h5"))) < count:
                 time.sleep(0.02)
-            for process in psutil.process_iter(["cmdline"]):
-                if not over.is_set() and any("ray::MapWorker" in text for text in process.info["cmdline"] or ()):
-                    killed.append(process.pid)
-                    process.kill()
-                    break
+            while not over.is_set() and not (workers := living()):
+                time.sleep(0.02)
+            if not over.is_set():
+                killed.append(workers[0].pid)
+                workers[0].kill()
 
     thread = threading.Thread(target=kill)
     thread.start()

@@ -216,8 +216,8 @@ def _entries(options: Options, count: int | None) -> Iterator[File]:
     return iter(First(options["sources"], count))
 
 
-def _score(bundle: Bundle, members: NDArray[np.float32]) -> float:
-    return float(combine(members[None, list(bundle.layout.scores)], bundle.meta)[0][0])
+def _score(bundle: Bundle, columns: NDArray[np.float32]) -> float:
+    return float(combine(bundle.readout(columns[None])[0], bundle.meta)[0][0])
 
 
 def _rounded(scores: Sequence[float]) -> list[float]:

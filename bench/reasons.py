@@ -22,15 +22,17 @@ from numpy.typing import NDArray
 
 from metaqap_fast.bench.baselines import Measure, cleanvision, laplacian_variance
 from metaqap_fast.bench.environment import describe
+from metaqap_fast.model.readout import NAMED
 from metaqap_fast.options import MODEL
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.train import rungs
 from metaqap_fast.train.damage import KINDS, Step, View
 from metaqap_fast.train.datasets import load, split
-from metaqap_fast.train.diagnose import BANDS, GOOD, area, banded
+from metaqap_fast.train.diagnose import BANDS, area, banded
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.opinion import opinions, read_cells
 from metaqap_fast.train.reasons import CAUSES, REASONS, severities
+from metaqap_fast.train.refit import good
 from metaqap_fast.train.rungs import Rung
 
 F64 = NDArray[np.float64]
@@ -59,7 +61,7 @@ def main() -> None:
     severity = severities(steps, opinions(read_cells(options.opinions)))
     data = load("biq2021", options.biq2021)
     test = split(data).test
-    good = [data.files[i] for i in test[data.mos[test] >= np.quantile(data.mos[test], GOOD)]]
+    pictures = [data.files[i] for i in test[good(data.mos[test])]]
     measures = others()
     with Scorer(options.model) as scorer:
         missing = [name for name in REASONS if name not in scorer.bundle.reasons]
@@ -67,14 +69,14 @@ def main() -> None:
             parser.error(f"{options.model} gives no reasons: {', '.join(missing)}")
         places = [scorer.bundle.reasons.index(name) for name in REASONS]
         damaged, damaged_others = given(scorer, rungs.views(files, steps), measures)
-        untouched, untouched_others = given(scorer, middle_views(good), measures)
+        untouched, untouched_others = given(scorer, middle_views(pictures), measures)
     found = {
         "photographs": len(files),
         "damaged images": len(steps),
-        "untouched images": len(good),
+        "untouched images": len(pictures),
         "reasons": table(damaged[:, places], untouched[:, places], severity),
         "beside": beside(damaged[:, places], untouched[:, places], severity, damaged_others, untouched_others),
-        "any reason, of untouched": float((untouched > 0).any(1).mean()),
+        "any reason, of untouched": float((untouched >= NAMED).any(1).mean()),
         "environment": describe(),
     }
     text = json.dumps(found, indent=1)
@@ -131,16 +133,16 @@ def _worse(measure: Measure, view: View) -> float:
 
 
 def table(damaged: F64, untouched: F64, severity: F64) -> dict[str, dict[str, Any]]:
-    """By reason: AUC in each band of severity, the share of untouched images over 0, what severe damage is called."""
+    """By reason: AUC in each band of severity, the share of untouched images that get it, what severe damage is."""
     found = {}
     for place, reason in enumerate(REASONS):
         row: dict[str, Any] = {
             f"AUC, {band}": area(damaged[rows, place], untouched[:, place])
             for band, rows in banded(severity[:, place]).items()
         }
-        row["of untouched"] = float((untouched[:, place] > 0).mean())
+        row["of untouched"] = float((untouched[:, place] >= NAMED).mean())
         severe = damaged[severity[:, place] >= BANDS["severe"][0]]
-        first = np.where(severe.max(1) > 0, severe.argmax(1), len(REASONS))
+        first = np.where(severe.max(1) >= NAMED, severe.argmax(1), len(REASONS))
         shares = np.bincount(first, minlength=len(REASONS) + 1) / max(len(first), 1)
         row["severe is called"] = {
             name: round(float(share), 3) for name, share in zip([*REASONS, "none"], shares, strict=True) if share

@@ -103,10 +103,10 @@ def inference(options: Options) -> Work:
 def combine(options: Options) -> Work:
     """Predictions in memory to scores and uncertainties, on the host."""
     bundle = bundles.load(options["model"])
-    predictions = np.random.default_rng(0).random((ROWS, 1, bundle.layout.columns), np.float32)
+    predictions = np.random.default_rng(0).random((ROWS, 1, bundle.readout.columns), np.float32)
     nothing: NDArray[np.uint8] = np.empty(0, np.uint8)
     stored = _Stored(predictions)
-    return Work(lambda: _exhaust(scored(stored, ((i, nothing) for i in range(ROWS)), bundle.meta, bundle.layout)))
+    return Work(lambda: _exhaust(scored(stored, ((i, nothing) for i in range(ROWS)), bundle.meta, bundle.readout)))
 
 
 class _Stored(Engine):

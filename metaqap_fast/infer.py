@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from metaqap_fast.engine.protocol import Engine
 from metaqap_fast.gpu_errors import translated
-from metaqap_fast.model.bundle import Layout
 from metaqap_fast.model.meta import MetaLearner, combine, combine_tensors
+from metaqap_fast.model.readout import NAMED, Readout
 from metaqap_fast.records import Scored
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def scored(
-    engine: Engine, items: Iterable[tuple[T, Any]], meta: MetaLearner, layout: Layout
+    engine: Engine, items: Iterable[tuple[T, Any]], meta: MetaLearner, readout: Readout
 ) -> Iterator[tuple[T, Scored]]:
     """Views to scores: an engine and the meta-learner, on the engine's device.
 
@@ -32,53 +32,48 @@ def scored(
         engine: what predicts.
         items: (tag, views [N, S, S, 3] uint8); N = 0 gives NaN.
         meta: the bundle's meta-learner.
-        layout: what the engine's columns are.
+        readout: the bundle's, which knows what the engine's columns are.
     """
     previous: tuple[list[T], Callable[[], NDArray[np.float32]]] | None = None
     for batch in engine.batches(items):
         if isinstance(batch.predictions, np.ndarray):
-            yield from _combined(batch.tags, batch.counts, batch.predictions, meta, layout)
+            yield from _combined(batch.tags, batch.counts, batch.predictions, meta, readout)
             continue
         with engine.on_stream(), translated(engine.device):
-            started = batch.tags, engine.read_back(_rows(batch.predictions, batch.counts, meta, layout))
+            started = batch.tags, engine.read_back(_rows(batch.predictions, batch.counts, meta, readout))
         if previous is not None:
-            yield from _finish(*previous, layout)
+            yield from _finish(*previous, readout)
         previous = started
     if previous is not None:
-        yield from _finish(*previous, layout)
+        yield from _finish(*previous, readout)
 
 
 def _combined(
-    tags: list[T], counts: list[int], predictions: NDArray[np.float32], meta: MetaLearner, layout: Layout
+    tags: list[T], counts: list[int], predictions: NDArray[np.float32], meta: MetaLearner, readout: Readout
 ) -> Iterator[tuple[T, Scored]]:
     """Image by image, so that none depends on what it was run with."""
     start = 0
-    none = np.full(layout.columns, np.nan, np.float32)
-    places, reasons = list(layout.scores), list(layout.reasons)
+    none = np.full((1, readout.columns), np.nan, np.float32)
     for tag, count in zip(tags, counts, strict=True):
-        if count:
-            columns = predictions[start : start + count].mean(axis=0)
-            members = columns[places]
-            yield tag, next(_results(members[None], *combine(members[None], meta), columns[None, reasons]))
-        else:
-            yield tag, Scored(none[places], np.nan, np.nan, none[reasons], False, -1)
+        columns = predictions[start : start + count].mean(axis=0, keepdims=True) if count else none
+        members, reasons = readout(columns)
+        yield tag, next(_results(members, *combine(members, meta), reasons))
         start += count
 
 
-def _rows(predictions: Tensor, counts: list[int], meta: MetaLearner, layout: Layout) -> Tensor:
-    """All columns, score and uncertainty of each image [B, columns + 2], on the device."""
+def _rows(predictions: Tensor, counts: list[int], meta: MetaLearner, readout: Readout) -> Tensor:
+    """Members, score, uncertainty and reasons of each image [B, M + 2 + R], on the device."""
     import torch
 
     with torch.inference_mode():
-        columns = view_means(predictions, counts)
-        members = columns[:, list(layout.scores)] if layout.reasons else columns
+        members, reasons = readout(view_means(predictions, counts))
         score, uncertainty = combine_tensors(members, meta)
-        return torch.cat([columns, score[:, None], uncertainty[:, None]], 1)
+        return torch.cat([members, score[:, None], uncertainty[:, None], reasons], 1)
 
 
-def _finish(tags: list[T], rows: Callable[[], NDArray[np.float32]], layout: Layout) -> Iterator[tuple[T, Scored]]:
-    found = rows()
-    columns = found[:, list(layout.scores)], found[:, -2], found[:, -1], found[:, list(layout.reasons)]
+def _finish(tags: list[T], rows: Callable[[], NDArray[np.float32]], readout: Readout) -> Iterator[tuple[T, Scored]]:
+    found, count = rows().copy(), len(readout.scores)  # the memory that was read into is used again
+    columns = found[:, :count], found[:, count], found[:, count + 1], found[:, count + 2 :]
     yield from zip(tags, _results(*columns), strict=True)
 
 
@@ -93,7 +88,7 @@ def _results(
     finite: list[bool] = np.all(np.isfinite(members), axis=1).tolist()
     worst = np.full(len(members), -1)
     if reasons.shape[1]:
-        worst = np.where(reasons.max(1) > 0, reasons.argmax(1), -1)
+        worst = np.where(reasons.max(1) >= NAMED, reasons.argmax(1), -1)
     # Converted for each batch, not for each image.
     return map(Scored, members, score.tolist(), uncertainty.tolist(), reasons, finite, worst.tolist())
 

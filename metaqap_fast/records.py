@@ -154,7 +154,7 @@ class Decoded:
 class Scored:
     """One image's members [M] (the mean over its views), score and uncertainty, and reasons [R]; NaN without views.
 
-    `finite`: whether all members are numbers. `worst`: the place of the largest of the reasons over 0, -1 if none is.
+    `finite`: whether all members are numbers. `worst`: the place of the largest reason that is named, -1 if none is.
     """
 
     members: NDArray[np.float32]
@@ -200,7 +200,7 @@ class Row:
         str, Stored(meaning="what a reader of the score should know, such as 'the first of 3 pictures'")
     ] = ""
     seen: Annotated[int, Stored("u8", meaning=SEEN, exported=False)] = 0  # what a later run compares
-    reason: Annotated[str, Stored(meaning="the worst of the reasons over 0, if any is", needs="reasons")] = ""
+    reason: Annotated[str, Stored(meaning="the worst of the reasons from 0.25 on, if any is", needs="reasons")] = ""
     reasons: Annotated[NDArray[np.float32], Stored("f4", range="0 none to 1 worst", needs="reasons")] = field(
         default_factory=lambda: np.array(np.nan, np.float32)
     )

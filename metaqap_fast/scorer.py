@@ -253,7 +253,7 @@ class Scorer:
             raise turn.failure
 
     def _scored(self, images: Iterable[Decoded]) -> Iterator[tuple[Decoded, Scored]]:
-        return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta, self.bundle.layout)
+        return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta, self.bundle.readout)
 
     def _row(self, image: Decoded, result: Scored) -> Row:
         error, meta = image.error, self.bundle.meta

@@ -1,8 +1,7 @@
-"""Fits the heads of reasons on what a member sees, calibrates them, and measures how well they tell.
+"""How well the reasons are told, on photographs that nothing was fitted on.
 
-The untouched photographs are those of the labelled set with high opinions. Half of those that are not held out teach,
-the other half and those that are held out calibrate; how many others are flagged is told by calibrating on each half of
-the held-out ones and looking at the other one.
+The untouched photographs are those of the labelled set with high opinions that were held out. They calibrate; how many
+others are flagged is told by calibrating on each half of them and looking at the other one.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from metaqap_fast.train import heads
 from metaqap_fast.train.opinion import Opinions
-from metaqap_fast.train.reasons import REASONS, Reasons, calibrated, fit, limit, severities
-from metaqap_fast.train.reasons import heads as reason_heads
-from metaqap_fast.train.refit import Material
+from metaqap_fast.train.reasons import REASONS, limit, severities
+from metaqap_fast.train.refit import Material, good
+from metaqap_fast.train.units import Units
 
 F64 = NDArray[np.float64]
-GOOD = 0.7  # quantile of opinions from which a photograph is a good one
 BANDS = {"mild": (0.1, 0.35), "middle": (0.35, 0.65), "severe": (0.65, 1.01)}  # of severity
 
 
@@ -39,34 +36,20 @@ class Diagnosis:
     named: F64
 
 
-def teach(seen: Material, said: Opinions, member: int, penalty: float = 0.1) -> Reasons:
-    """Heads of one member, fitted on rungs and good photographs, and calibrated on others."""
-    labelled, others = (seen.labelled[member][_good(seen.mos)][start::2] for start in (0, 1))
-    taught = seen.taught.pooled[member]
-    both = np.concatenate([taught, labelled])
-    severity = np.concatenate([severities(seen.taught.rungs, said), np.zeros((len(labelled), len(REASONS)))])
-    by = heads.standard(labelled, taught)
-    x = heads.standardised(both, by)
-    made = reason_heads(x, fit(heads.gram(x), severity, np.arange(len(both)), penalty), by)
-    others = np.concatenate([others, seen.held[member][_good(seen.held_mos)]])
-    factor, shift = calibrated(made(taught), made(others), np.nan_to_num(severity[: len(taught)], nan=0))
-    return Reasons(made.weights * factor, made.bias * factor + shift)
-
-
-def diagnose(seen: Material, said: Opinions, member: int, of: Reasons) -> Diagnosis:
-    """Measure heads on the validation photographs and on the held-out good ones."""
-    good = of(seen.held[member][_good(seen.held_mos)])
+def diagnose(seen: Material, said: Opinions, made: Units) -> Diagnosis:
+    """Measure units on the validation photographs and on the held-out good ones."""
+    untouched = made([member[good(seen.held_mos)] for member in seen.held])[:, 1:]
     single = np.array([len(rung.steps) == 1 for rung in seen.judged.rungs])
-    severity, given = severities(seen.judged.rungs, said)[single], of(seen.judged.pooled[member][single])
+    severity, given = severities(seen.judged.rungs, said)[single], made(seen.judged.pooled)[single, 1:]
     auc = np.full((len(REASONS), len(BANDS)), np.nan)
     named = np.full((len(REASONS), len(REASONS)), np.nan)
     for reason in range(len(REASONS)):
         for band, rows in banded(severity[:, reason]).items():
-            auc[reason, list(BANDS).index(band)] = area(given[rows, reason], good[:, reason])
+            auc[reason, list(BANDS).index(band)] = area(given[rows, reason], untouched[:, reason])
         severe = severity[:, reason] >= BANDS["severe"][0]
         if severe.any():
             named[reason] = np.bincount(given[severe].argmax(1), minlength=len(REASONS)) / severe.sum()
-    halves = good[::2], good[1::2]
+    halves = untouched[::2], untouched[1::2]
     flagged = [(one > limit(other)).mean(0) for one, other in (halves, halves[::-1])]
     return Diagnosis(auc, np.mean(flagged, axis=0), named)
 
@@ -81,7 +64,3 @@ def area(positive: F64, negative: F64) -> float:
     """Area under the curve: the chance that a positive is above a negative, ties half."""
     ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
     return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
-
-
-def _good(mos: F64) -> NDArray[np.bool_]:
-    return mos >= np.quantile(mos, GOOD)

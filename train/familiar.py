@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.train import heads
-from metaqap_fast.train.heads import F32, Standard
+from metaqap_fast.train.components import F32, Standard, standard, standardised
 from metaqap_fast.train.seen import Pooled
 
 F64 = NDArray[np.float64]
@@ -40,7 +39,7 @@ class Familiar:
 
     def distance(self, pooled: Pooled) -> F64:
         """[n] of raw taps [n, D]; about 1 for the photographs themselves."""
-        along, left = _parts(heads.standardised(pooled, self.by), self.directions)
+        along, left = _parts(standardised(pooled, self.by), self.directions)
         found: F64 = 0.5 * (along**2 / self.spread).mean(1) + 0.5 * left / self.rest
         return found
 
@@ -57,14 +56,14 @@ def fit(photographs: Pooled, others: Pooled, directions: int = DIRECTIONS) -> Fa
         others: [n, D] of photographs that are not among them: distances of seen ones are too small.
         directions: K, at most a fourth of m.
     """
-    by = heads.standard(photographs, photographs[:0])
-    x = heads.standardised(photographs, by)
+    by = standard(photographs, photographs[:0])
+    x = standardised(photographs, by)
     count = max(1, min(directions, len(x) // 4))
     values, vectors = np.linalg.eigh(x.astype(np.float64) @ x.T)
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
     found = ((vectors / np.sqrt(values)).T @ x).astype(np.float32)
     # Spread and rest are those of the others: along directions that were chosen for it, the seen ones spread more.
-    along, left = _parts(heads.standardised(others, by), found)
+    along, left = _parts(standardised(others, by), found)
     spread, rest = (along**2).mean(0), float(left.mean())
     half = Familiar(by, found, spread, rest, np.zeros(1))
     return Familiar(by, found, spread, rest, np.sort(half.distance(others)))

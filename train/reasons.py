@@ -1,22 +1,20 @@
 """Heads that say what is wrong with a picture: a severity from 0 to 1 for each of REASONS.
 
-Linear in the pooled taps that a member computes anyway, like the score. A head is fitted on the rungs, several kinds of
-damage at once among them, and then moved and scaled so that a stated share of good photographs is over 0, and damage
+They stand on the hidden units beside the members and are fitted on the rungs, several kinds of damage at once among
+them (see `hidden`); then they are moved and scaled so that a stated share of good photographs is given any, and damage
 that people call worst is at 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import beta
 
+from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.train.damage import BEST, KINDS
-from metaqap_fast.train.heads import F32, Standard
 from metaqap_fast.train.opinion import Opinions
 from metaqap_fast.train.rungs import Rung
 
@@ -36,7 +34,7 @@ REASONS = (
     "oversharpened",
 )
 WORST = 1.3  # opinion of what is at 1
-FLAGGED = 0.01  # of good photographs, at most
+FLAGGED = 0.01  # of good photographs, at most, are given a reason that they do not have
 SURE = 0.95  # how sure that is
 WORST_SHARE = 0.85  # of the largest severity of a reason: what counts as its worst rungs
 
@@ -108,51 +106,34 @@ def severities(rungs: Sequence[Rung], said: Opinions) -> F64:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Reasons:
-    """Heads on raw pooled taps: severity = taps @ weights + bias, cut off at 0 and 1. weights [D, R], bias [R]."""
-
-    weights: F64
-    bias: F64
-
-    def __call__(self, pooled: NDArray[np.float16]) -> F64:
-        """Pooled taps [n, D] -> [n, R], not cut off."""
-        given: F64 = pooled.astype(np.float32) @ self.weights.astype(np.float32) + self.bias
-        return given
-
-
-def fit(kernel: F32, severity: F64, rows: NDArray[np.int64], penalty: float) -> F64:
-    """Ridge regression of severities [m, R] of `rows` [m] of a kernel [n, n]: coefficients [n, R]; NaN is not asked."""
-    coefficients = np.zeros((len(kernel), severity.shape[1]))
-    for reason in range(severity.shape[1]):
-        asked = np.isfinite(severity[:, reason])
-        chosen = rows[asked]
-        system = kernel[np.ix_(chosen, chosen)].astype(np.float64) + 1.0
-        system[np.diag_indices_from(system)] += penalty
-        factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-        coefficients[chosen, reason] = cho_solve(factor, severity[asked, reason])
-    return coefficients
-
-
 def calibrated(given: F64, good: F64, severity: F64) -> tuple[F64, F64]:
     """Factor [R] and shift [R] that make given values severities.
 
-    After them no more than FLAGGED of good photographs are above 0, see `limit`, and the worst rungs have in the mean
-    the severity that they should have: 1 for what people call worst. A reason that no rung has is never given.
+    After them no more than FLAGGED of good photographs reach LEVEL, see `limit`, and the worst rungs have in the mean
+    the severity that they should have: 1 for what people call worst. A reason that no rung has is never given. All are
+    roots of severities, which the readout squares.
 
     Args:
-        given: [m, R] what the heads say of rungs.
-        good: [k, R] what they say of good photographs.
+        given: [m, R] what is said of rungs.
+        good: [k, R] what is said of good photographs.
         severity: [m, R] what rungs should be given.
     """
     threshold = limit(good)
-    factor = np.zeros(given.shape[1])
+    factor, shift = np.zeros(given.shape[1]), np.zeros(given.shape[1])
     for reason, should in enumerate(severity.T):
         if should.max() > 0:
             worst = should >= WORST_SHARE * should.max()
             above = given[worst, reason].mean() - threshold[reason]
-            factor[reason] = should[worst].mean() / max(float(above), 1e-6)
-    return factor, -threshold * factor
+            factor[reason] = max(should[worst].mean() - LEVEL, 0.05) / max(float(above), 1e-6)
+            shift[reason] = LEVEL - threshold[reason] * factor[reason]
+    return factor, shift
+
+
+def steeper(good: F64) -> F64:
+    """[R] how much more steeply calibrated roots [k, R] of good photographs fall below LEVEL, for half to be 0."""
+    middle = np.median(good, axis=0)
+    found: F64 = np.where((middle > 0) & (middle < LEVEL), middle / (LEVEL - middle).clip(1e-6), 0.0)
+    return found
 
 
 def limit(good: F64) -> F64:
@@ -166,9 +147,3 @@ def limit(good: F64) -> F64:
     above = max(int((bounds <= FLAGGED).sum()) - 1, 0)
     highest: F64 = np.sort(good, axis=0)[count - 1 - above]
     return highest
-
-
-def heads(x: F32, coefficients: F64, by: Standard) -> Reasons:
-    """From coefficients [n, R] of standardised rows x [n, D] to heads on raw taps."""
-    weights = (x.T @ coefficients.astype(np.float32)).astype(np.float64) / x.shape[1] * by.inverse[:, None]
-    return Reasons(weights, coefficients.sum(0) - by.mean @ weights)

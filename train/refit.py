@@ -1,7 +1,7 @@
-"""Fits the heads of a bundle's members anew, on photographs with opinions and on ladders, and gives it reasons.
+"""Fits hidden units beside a bundle's members, on photographs with opinions and on ladders, and gives it reasons.
 
-The networks stay as they are: whoever trains members runs this afterwards, on a CPU, and features are computed once.
-Everything is chosen and judged on rows that nothing was fitted on: one fold of the labelled set, and the validation
+The networks and their heads stay as they are: whoever trains members runs this afterwards, on a CPU, and features are
+computed once. Everything is judged on rows that nothing was fitted on: one fold of the labelled set, and the validation
 part of the photographs.
 """
 
@@ -10,31 +10,38 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.train import heads, rungs
+from metaqap_fast.train import hidden, rungs
+from metaqap_fast.train.components import components, joined
 from metaqap_fast.train.damage import KADIS, KINDS
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.members import Examples
-from metaqap_fast.train.opinion import Opinions, link, opinions, originals, read_cells, targets
+from metaqap_fast.train.opinion import Opinions, link, of_originals, opinions, read_cells, targets
+from metaqap_fast.train.reasons import REASONS, calibrated, severities, steeper
 from metaqap_fast.train.rehead import digest_of_body, read_head
 from metaqap_fast.train.rungs import Rung
 from metaqap_fast.train.seen import Eyes, Pooled, remember
 from metaqap_fast.train.trial import Trial, people, trial
+from metaqap_fast.train.units import Units, units
 
 log = logging.getLogger(__name__)
 
 F64 = NDArray[np.float64]
 HELD = 0  # the fold of the labelled set that is held out
 SEED = 2024
+GOOD = 0.7  # quantile of opinions from which a photograph is a good one
+BETTER = 0.4  # and one to be damaged for training
+SEED_OF_BETTER = 77
 LEFT_OUT = 5  # folds of KADIS' kinds, each left out of training once
 
 
@@ -45,20 +52,39 @@ class Settings:
     Attributes:
         images: of the labelled set that heads are fitted on, and as many as a fourth of it that are held out.
         photographs: that are damaged for training; 0 for all there are.
+        better: of the better labelled images, how many are damaged for training too: more photographs and cameras.
         judged: photographs of the validation part, each damaged in every way.
         kinds: of five levels, that each photograph is damaged by.
         precision: of the features.
-        penalty: on the change of a head.
-        still: weight of a labelled photograph, whose score is not to change, beside a rung's of 1.
+        components: of each member's taps, that the units see.
+        layers: that are fitted for the score, and as many for the reasons.
+        reason_units: of the one that is taught what these say in the mean.
+        steps: of every fit; that one takes four times as many.
+        mos: weight of a labelled photograph's opinion, beside a rung's of 1.
+        still: weight of its score as it is.
+        cells: weight of the mean over photographs at each level of each kind.
+        dropout: share of the components that is left out at random.
     """
 
     images: int = 10_000
     photographs: int = 0
+    better: int = 900
     judged: int = 16
     kinds: int = 3
     precision: str = "fp32"
-    penalty: float = 0.3
-    still: float = 1.0
+    components: int = 1024
+    layers: int = 4
+    reason_units: int = 32
+    steps: int = 400
+    mos: float = 10.0
+    still: float = 10.0
+    cells: float = 1.0
+    dropout: float = 0.2
+
+    @property
+    def weights(self) -> hidden.Weights:
+        """Of the fits for the score."""
+        return hidden.Weights(mos=self.mos, still=self.still, cells=self.cells, dropout=self.dropout, steps=self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +97,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What heads are fitted and judged on.
+    """What units are fitted and judged on.
 
     `labelled` and `held` are each member's pooled taps of photographs, `mos` and `held_mos` their opinions.
     """
@@ -91,7 +117,7 @@ Heads = list[tuple[F64, float]]  # of each member: weights [D] and bias on raw p
 def see(
     bundle: Bundle, data: Examples, photographs: Path, cells: Path, work: Path, settings: Settings | None = None
 ) -> Material:
-    """What a bundle's members see in everything that heads are fitted on; kept under `work`.
+    """What a bundle's members see in everything that units are fitted on; kept under `work`.
 
     Args:
         bundle: with members that the native kernel runs.
@@ -103,26 +129,35 @@ def see(
     """
     settings = settings or Settings()
     said = read_cells(cells)  # before hours are spent
-    parts = {part: rungs.photographs(photographs, part) for part in ("train", "validation")}
-    teaching = parts["train"][: settings.photographs or None]
+    used = {
+        "labelled": np.flatnonzero(data.folds != HELD)[: settings.images],
+        "held": np.flatnonzero(data.folds == HELD)[: max(1, settings.images // 4)],
+    }
+    mos = data.mos[used["labelled"]]
+    better = used["labelled"][mos >= np.quantile(mos, BETTER)]
+    rng = np.random.default_rng(SEED_OF_BETTER)
+    files = {part: rungs.photographs(photographs, part) for part in ("train", "validation")}
+    files["train"] = files["train"][: settings.photographs or None]
+    files["better"] = [data.files[i] for i in rng.permutation(better)[: settings.better]]
     plans = {
-        "train": rungs.plan(len(teaching), settings.kinds, 2, 2, SEED),
-        "validation": rungs.everything(min(settings.judged, len(parts["validation"])), SEED),
+        "train": rungs.plan(len(files["train"]), settings.kinds, 2, 2, SEED),
+        "better": rungs.sparse(len(files["better"]), 3, rng),
+        "validation": rungs.everything(min(settings.judged, len(files["validation"])), SEED),
+    }
+    caches = {
+        "train": f"train-{settings.kinds}-kinds",
+        "better": f"better-of-{settings.images}",
+        "validation": "validation",
     }
     folder = cache_of(bundle, work, settings)
-    caches = {"train": folder / f"train-{settings.kinds}-kinds", "validation": folder / "validation"}
     eyes = Eyes(bundle, settings.precision)
 
     def views_of(files: Sequence[Path], steps: Sequence[Rung]) -> Callable[[int, int], Any]:
         return lambda start, stop: rungs.views(files, steps[start:stop])
 
     seen = {
-        part: Seen(steps, remember(eyes, len(steps), views_of(parts[part], steps), caches[part]))
+        part: Seen(steps, remember(eyes, len(steps), views_of(files[part], steps), folder / caches[part]))
         for part, steps in plans.items()
-    }
-    used = {
-        "labelled": np.flatnonzero(data.folds != HELD)[: settings.images],
-        "held": np.flatnonzero(data.folds == HELD)[: max(1, settings.images // 4)],
     }
 
     def images(files: Sequence[Path]) -> Callable[[int, int], Any]:
@@ -137,10 +172,18 @@ def see(
         data.mos[used["labelled"]],
         pooled["held"],
         data.mos[used["held"]],
-        seen["train"],
+        together(seen["train"], seen["better"]),
         seen["validation"],
         said,
     )
+
+
+def together(first: Seen, second: Seen) -> Seen:
+    """Both, as if their photographs were in one list."""
+    count = 1 + max(rung.photograph for rung in first.rungs)
+    moved = [replace(rung, photograph=rung.photograph + count) for rung in second.rungs]
+    pooled = [np.concatenate(both) for both in zip(first.pooled, second.pooled, strict=True)]
+    return Seen([*first.rungs, *moved], pooled)
 
 
 def cache_of(bundle: Bundle, work: Path, settings: Settings) -> Path:
@@ -172,76 +215,103 @@ def scores(bundle: Bundle, pooled: Sequence[Pooled], of: Heads) -> F64:
 
 
 class Refit:
-    """New heads for a bundle's members, from what they see; kernels are computed once, for every fit.
+    """Hidden units for a bundle, from what its members see; components are computed once, for every fit.
 
     Args:
         bundle: the members.
         seen: what they see.
+        settings: see `Settings`.
     """
 
-    def __init__(self, bundle: Bundle, seen: Material) -> None:
-        self._bundle, self._seen, self._own = bundle, seen, own_heads(bundle)
+    def __init__(self, bundle: Bundle, seen: Material, settings: Settings) -> None:
+        self._bundle, self._seen, self._settings = bundle, seen, settings
         self.said: Opinions = opinions(seen.cells)
-        steps, rows = seen.taught.rungs, len(seen.taught.rungs)
-        own = scores(bundle, seen.taught.pooled, self._own)
-        self.kept = link(steps, own, self.said)
-        self._targets = targets(steps, own, self.said, self.kept)
-        self._original = originals(steps)
-        self._standard, self._x, self._kernels = [], [], []
+        steps, own = seen.taught.rungs, own_heads(bundle)
+        score = scores(bundle, seen.taught.pooled, own)
+        kept = targets(steps, score, self.said, link(steps, score, self.said)) / of_originals(steps, score)
+        self._parts = []
         for taught, labelled in zip(seen.taught.pooled, seen.labelled, strict=True):
-            both = np.concatenate([taught, labelled])
-            self._standard.append(heads.standard(labelled, taught))
-            self._x.append(heads.standardised(both, self._standard[-1]))
-            self._kernels.append(heads.gram(self._x[-1]))
-            log.info("kernel of %d rows", len(both))
-        self._still = np.arange(rows, rows + len(seen.mos))
+            self._parts.append(components(labelled, taught, settings.components, SEED))
+            log.info("%d components", self._parts[-1].directions.shape[1])
+        self._severity = severities(steps, self.said)
+        roots = np.sqrt(self._severity)  # the readout squares them
+        self._taught = hidden.lessons(steps, joined(self._parts, seen.taught.pooled), score, kept, roots)
+        self._labelled = hidden.Photographs(
+            joined(self._parts, seen.labelled),
+            torch.tensor(scores(bundle, seen.labelled, own), dtype=torch.float32),
+            torch.tensor(seen.mos, dtype=torch.float32),
+            torch.tensor(good(seen.mos)),
+        )
 
-    def fit(self, settings: Settings, without: Sequence[str] = ()) -> Heads:
-        """Heads by these weights.
+    def fit(self, reasons_only: bool = False) -> Units:
+        """The units, with reasons calibrated; with `reasons_only` they leave scores as they are, to the last bit."""
+        settings = self._settings
+        said = [layer.reasons for layer in self._reason_layers(settings.layers)]
+        both = torch.cat([self._taught.x, self._labelled.x])
+        reasons = hidden.distil(hidden.mean_of(said), both, settings.reason_units, SEED, 4 * settings.steps)
+        scores_by = [] if reasons_only else self._score_layers(self._taught, settings.layers)
+        return self._calibrated(self._units(hidden.joined_layers(scores_by, reasons)))
 
-        Args:
-            settings: `penalty` and `still` are read.
-            without: kinds that are left out, and all that are like them.
-        """
-        steps = self._seen.taught.rungs
-        out = {i for i, kind in enumerate(KINDS) if kind.name in without or kind.like in without}
-        pairs = np.array([bool(rung.steps) and not any(step.kind in out for step in rung.steps) for rung in steps])
-        rows = np.flatnonzero(pairs)
-        drops = self._targets - self._targets[self._original]
-        fitted = []
-        for member, (weights, bias) in enumerate(self._own):
-            now = predictions([self._seen.taught.pooled[member]], [(weights, bias)])[:, 0]
-            asked = heads.Change(
-                rows, self._original[rows], drops[rows] - (now - now[self._original])[rows], np.ones(len(rows))
-            )
-            count = len(self._still)
-            still = heads.Change(
-                self._still, np.full(count, -1), np.zeros(count), np.full(count, max(1e-6, settings.still))
-            )
-            coefficients = heads.solve(self._kernels[member], heads.join(asked, still), settings.penalty)
-            change = heads.raw(self._x[member], coefficients, self._standard[member])
-            # The constant cancels within a content: the labelled photographs keep their mean.
-            moved = self._seen.labelled[member].astype(np.float32) @ change.astype(np.float32)
-            fitted.append((weights + change, bias - float(moved.mean())))
-        return fitted
+    def _reason_layers(self, count: int) -> list[hidden.Layer]:
+        weights, layers = replace(self._settings.weights, score=0.0, reasons=1.0), []
+        for place in range(count):
+            layers.append(hidden.fit(self._taught, self._labelled, weights, hidden.FOR_REASONS, SEED + 100 + place))
+            log.info("reasons: %d of %d layers", place + 1, count)
+        return layers
 
-    def judge(self, of: Heads | None = None) -> tuple[Trial, dict[str, float]]:
+    def _score_layers(self, taught: hidden.Lessons, count: int) -> list[hidden.Layer]:
+        layers = []
+        for place in range(count):
+            layers.append(hidden.fit(taught, self._labelled, self._settings.weights, hidden.FOR_SCORE, SEED + place))
+            log.info("score: %d of %d layers", place + 1, count)
+        return layers
+
+    def _units(self, layer: hidden.Layer) -> Units:
+        """On raw taps. A layer changes the score; a unit, every member's prediction."""
+        factor = np.ones(1 + len(REASONS))
+        factor[0] = 1 / sum(self._bundle.meta.weights)
+        return units(layer, self._parts).scaled(factor, np.zeros_like(factor))
+
+    def _calibrated(self, made: Units) -> Units:
+        """So that a stated share of good photographs that were not taught is flagged."""
+        seen = self._seen
+        others = made([member[good(seen.held_mos)] for member in seen.held])[:, 1:]
+        severity = np.sqrt(np.nan_to_num(self._severity, nan=0))
+        factor, shift = calibrated(made(seen.taught.pooled)[:, 1:], others, severity)
+        scaled = made.scaled(np.concatenate([[1.0], factor]), np.concatenate([[0.0], shift]))
+        return replace(scaled, steeper=steeper(others * factor + shift))
+
+    def judge(self, made: Units | None = None) -> tuple[Trial, dict[str, float]]:
         """The trial on the validation photographs, and agreement with opinions on the held-out fold."""
-        of = of or self._own
-        judged = scores(self._bundle, self._seen.judged.pooled, of)
-        held = scores(self._bundle, self._seen.held, of)
-        return trial(self._seen.judged.rungs, judged, self._seen.cells), measure(held, self._seen.held_mos)
+        seen, own = self._seen, own_heads(self._bundle)
+        judged, held = (scores(self._bundle, pooled, own) for pooled in (seen.judged.pooled, seen.held))
+        if made is not None:
+            judged, held = judged + self._moved(made(seen.judged.pooled)), held + self._moved(made(seen.held))
+        return trial(seen.judged.rungs, judged, seen.cells), measure(held, seen.held_mos)
 
-    def unseen_kinds(self, settings: Settings) -> float:
-        """Agreement with people over the 125 cells, each scored by heads that were not taught its kind."""
+    def _moved(self, given: F64) -> F64:
+        """[n] what the score changes by when every member's prediction does."""
+        moved: F64 = given[:, 0] * sum(self._bundle.meta.weights)
+        return moved
+
+    def unseen_kinds(self) -> float:
+        """Agreement with people over the 125 cells, each scored by a layer that was not taught its kind."""
         order = np.random.default_rng(SEED).permutation(KADIS)
         means = np.full((len(KINDS), 6), np.nan)
         each = []
         for fold in range(LEFT_OUT):
             kinds = [int(kind) for kind in order[fold::LEFT_OUT]]
-            of = self.fit(settings, [KINDS[kind].name for kind in kinds])
-            found, _ = self.judge(of)
+            names = {KINDS[kind].name for kind in kinds}
+            out = {i for i, kind in enumerate(KINDS) if kind.name in names or kind.like in names}
+            left = hidden.without(self._taught, self._seen.taught.rungs, out)
+            (layer,) = self._score_layers(left, 1)
+            found, _ = self.judge(self._units(layer))
             means[kinds] = found.cells[kinds]
             each.append(people(found.cells, self._seen.cells, kinds))
         log.info("agreement within each fold of kinds left out: %s", ", ".join(f"{value:.3f}" for value in each))
         return people(means, self._seen.cells)
+
+
+def good(mos: F64) -> NDArray[np.bool_]:
+    """Which photographs are good ones, by their opinions."""
+    return mos >= np.quantile(mos, GOOD)

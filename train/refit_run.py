@@ -1,4 +1,4 @@
-"""One command from a bundle to one with better heads and reasons: see, fit, choose, judge, write."""
+"""One command from a bundle to one with hidden units and reasons: see, fit, judge, write."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from metaqap_fast.errors import UsageError
 from metaqap_fast.input.files import Listing
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.train import familiar, opinion
-from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose, teach
+from metaqap_fast.train import familiar
+from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Heads, Material, Refit, Settings, cache_of, see
+from metaqap_fast.train.refit import Material, Refit, Settings, cache_of, see
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.seen import Eyes, remember
-from metaqap_fast.train.trial import Trial
+from metaqap_fast.train.units import Units
 
 log = logging.getLogger(__name__)
 
-PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
-STILL = (0.3, 1.0, 3.0)
 MAY_LOSE = 0.002  # of SROCC on the held-out fold
 
 
@@ -47,7 +45,7 @@ def refit(
     reasons_only: bool = False,
     changes: dict[str, Any] | None = None,
 ) -> str:
-    """Fit a bundle's heads anew and write a bundle with them; returns the figures as text.
+    """Fit hidden units beside a bundle's members and write a bundle with them; returns the figures as text.
 
     Args:
         name: of the labelled set, see `datasets.load`, as are root, low and high.
@@ -62,70 +60,44 @@ def refit(
         bundle_name: of the new bundle.
         strange: folder of pictures that are no photographs, to measure how well they are told from them.
         reasons_only: leave the scores as they are.
-        changes: entries of `Settings`; `penalty` and `still`, if given, are not searched for.
+        changes: entries of `Settings`.
     """
-    changes = changes or {}
-    settings = _settings(changes)
+    settings = _settings(changes or {})
     bundle = bundles.load(model)
     _, _, data = prepare(name, root, work, None, low, high)
     seen = see(bundle, data, photographs, opinions, work, settings)
-    figures, new, chosen = ({}, None, settings) if reasons_only else _heads(bundle, seen, settings, changes)
-    said = opinion.opinions(seen.cells)
-    taught = [teach(seen, said, member) for member in range(len(bundle.members))]
-    diagnoses = [diagnose(seen, said, member, of) for member, of in enumerate(taught)]
-    member = int(np.argmax([np.nanmean(one.auc) for one in diagnoses]))
-    figures |= {
-        "settings": asdict(chosen),
-        "reasons": {one.name: _table(each) for one, each in zip(bundle.members, diagnoses, strict=True)},
-        "reasons are given by": bundle.members[member].name,
-    }
+    fits = Refit(bundle, seen, settings)
+    made = fits.fit(reasons_only)
+    figures = {} if reasons_only else _scores(fits, made)
+    figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if strange is not None:
         figures["AUC of unfamiliar"] = _unfamiliar(bundle, seen, strange, work, settings)
-    revise(bundle, seen, new, output, bundle_name or f"{bundle.name}-heads", taught[member], member, asdict(chosen))
+    revise(bundle, seen, made, output, bundle_name or f"{bundle.name}-heads", reasons_only, asdict(settings))
     text = json.dumps(figures, indent=2)
     (output / "heads.json").write_text(text + "\n")
     return text
 
 
-def _heads(
-    bundle: Bundle, seen: Material, settings: Settings, changes: dict[str, Any]
-) -> tuple[dict[str, Any], Heads, Settings]:
-    """Other heads for the score: their figures, they themselves, and the settings that were chosen."""
-    fits = Refit(bundle, seen)
-    before, before_held = fits.judge()
-    tried = [
-        (each, *fits.judge(fits.fit(each)))
-        for each in (
-            replace(settings, penalty=penalty, still=still)
-            for penalty in ([settings.penalty] if "penalty" in changes else PENALTIES)
-            for still in ([settings.still] if "still" in changes else STILL)
-        )
-    ]
-    for each, found, held in tried:
-        log.info("penalty %g, still %g: %s", each.penalty, each.still, _brief(found, held))
-    log.info("as it is: %s", _brief(before, before_held))
-    good = [one for one in tried if one[2]["srocc"] >= before_held["srocc"] - MAY_LOSE]
-    if not good:
+def _scores(fits: Refit, made: Units) -> dict[str, Any]:
+    """Figures of the score, as it was and with the units."""
+    (before, before_held), (after, after_held) = fits.judge(), fits.judge(made)
+    kept = after_held["srocc"] >= before_held["srocc"] - MAY_LOSE
+    if not kept:
         log.warning(
-            "every setting loses more than %g of SROCC on the held-out fold: the bundle written is worse there. "
-            "Take more labelled images (--set images=N)",
+            "the bundle written loses more than %g of SROCC on the held-out fold (%.4f, it was %.4f). Take more "
+            "labelled images (--set images=N), or let them weigh more (--set mos=20)",
             MAY_LOSE,
+            after_held["srocc"],
+            before_held["srocc"],
         )
-        good = tried
-    chosen, after, after_held = max(good, key=lambda one: one[1].people + _adjacent(one[1]))
-    unseen = fits.unseen_kinds(chosen)
-    return (
-        {
-            "keeps SROCC on the held-out fold": after_held["srocc"] >= before_held["srocc"] - MAY_LOSE,
-            "as it was": before.summary() | before_held,
-            "refitted": after.summary() | after_held,
-            "agreement with people on kinds left out": unseen,
-            "adjacent": {"as it was": before.adjacent, "refitted": after.adjacent},
-            "above": {"as it was": before.above, "refitted": after.above},
-        },
-        fits.fit(chosen),
-        chosen,
-    )
+    return {
+        "keeps SROCC on the held-out fold": kept,
+        "as it was": before.summary() | before_held,
+        "refitted": after.summary() | after_held,
+        "agreement with people on kinds left out": fits.unseen_kinds(),
+        "adjacent": {"as it was": before.adjacent, "refitted": after.adjacent},
+        "above": {"as it was": before.above, "refitted": after.above},
+    }
 
 
 def _unfamiliar(
@@ -162,19 +134,22 @@ def _settings(changes: dict[str, Any]) -> Settings:
             raise UsageError(f"there is no setting {entry!r}: {', '.join(known)}")
     try:
         settings = replace(Settings(), **changes)
-        if min(settings.images, settings.judged, settings.kinds, settings.penalty) <= 0 or settings.still < 0:
-            raise ValueError("images, judged, kinds and penalty are above 0, still at least 0")
+        whole = (
+            settings.images,
+            settings.better,
+            settings.judged,
+            settings.kinds,
+            settings.components,
+            settings.layers,
+            settings.reason_units,
+        )
+        if min(*whole, settings.steps) <= 0 or min(settings.mos, settings.still, settings.cells) < 0:
+            raise ValueError("counts are above 0, weights at least 0")
+        if not 0 <= settings.dropout < 1:
+            raise ValueError("dropout is from 0 to less than 1")
     except (TypeError, ValueError) as error:
         raise UsageError(f"--set: {error}") from None
     return settings
-
-
-def _adjacent(found: Trial) -> float:
-    return float(np.mean(list(found.adjacent.values())))
-
-
-def _brief(found: Trial, held: dict[str, float]) -> str:
-    return f"people {found.people:.3f}, adjacent {_adjacent(found):.3f}, SROCC {held['srocc']:.4f}"
 
 
 def _known(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Another head for a member that is there: its weights replaced, and outputs beside its prediction.
+"""Another head for a member that is there: its weights replaced, and shares of hidden units beside its prediction.
 
 The product that gives the prediction stays an operation of its own, so that it is the same to the last bit whatever
 stands beside it.
@@ -7,6 +7,7 @@ stands beside it.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,29 +30,15 @@ def read_head(model: ModelProto) -> tuple[F64, float]:
     return _constant(model, product.input[1]).ravel(), float(_constant(model, added.input[1]).ravel()[0])
 
 
-def replace_head(model: ModelProto, weights: F64, bias: float) -> None:
-    """Give a member's prediction other weights [D] and another bias; changes the model.
-
-    Raises:
-        MetaqapError: as `read_head`, or weights of another number.
-    """
-    product, added = _head(model)
-    for name, value in ((product.input[1], weights[:, None]), (added.input[1], np.float64(bias))):
-        old = _tensor(model, name)
-        if list(old.dims) != list(value.shape):
-            raise MetaqapError(f"a head of {list(old.dims)} cannot become one of {list(value.shape)}")
-        old.CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), name))
-
-
-def add_outputs(model: ModelProto, weights: F64, bias: F64) -> None:
-    """Put R columns beside a member's prediction, [N, 1] -> [N, 1 + R]; changes the model.
+def add_units(model: ModelProto, weights: NDArray[np.floating[Any]], bias: F64) -> None:
+    """Put U columns beside a member's prediction, [N, 1] -> [N, 1 + U]; changes the model.
 
     Columns that were added before are replaced.
 
     Args:
         model: the member.
-        weights: [D, R] on the pooled taps that the prediction reads.
-        bias: [R].
+        weights: [D, U] on the pooled taps that the prediction reads; stored as fp16.
+        bias: [U].
     """
     graph = model.graph
     product, _ = _head(model)
@@ -61,12 +48,13 @@ def add_outputs(model: ModelProto, weights: F64, bias: F64) -> None:
     for node in kept:
         node.output[:] = [ALONE if name == result.name else name for name in node.output]
     made = [
+        helper.make_node("Cast", [f"{BESIDE}.weights.fp16"], [f"{BESIDE}.weights"], to=TensorProto.FLOAT),
         helper.make_node("MatMul", [product.input[0], f"{BESIDE}.weights"], [f"{BESIDE}.product"], f"{BESIDE}.product"),
         helper.make_node("Add", [f"{BESIDE}.product", f"{BESIDE}.bias"], [BESIDE], BESIDE),
         helper.make_node("Concat", [ALONE, BESIDE], [result.name], f"{BESIDE}.concat", axis=1),
     ]
-    values = {f"{BESIDE}.weights": weights, f"{BESIDE}.bias": bias}
-    tensors += [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in values.items()]
+    tensors.append(numpy_helper.from_array(np.asarray(weights, np.float16), f"{BESIDE}.weights.fp16"))
+    tensors.append(numpy_helper.from_array(np.asarray(bias, np.float32), f"{BESIDE}.bias"))
     columns = helper.make_tensor_value_info(result.name, TensorProto.FLOAT, ["batch", 1 + len(bias)])
     nodes = [*kept, *made]
     del graph.node[:], graph.initializer[:], graph.output[:]

@@ -1,4 +1,4 @@
-"""Writes a bundle with other heads: the same networks, new weights of their last step, reasons beside the score."""
+"""Writes a bundle with hidden units: the same networks and heads, shares of the units beside their predictions."""
 
 from __future__ import annotations
 
@@ -16,68 +16,65 @@ from metaqap_fast import __version__
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import FORMAT_VERSION, Bundle
 from metaqap_fast.model.meta import spread
-from metaqap_fast.train.members import SEED
-from metaqap_fast.train.meta import calibrate, held_out, stepwise
-from metaqap_fast.train.reasons import REASONS, Reasons
-from metaqap_fast.train.recipe import FOLDS
-from metaqap_fast.train.refit import Heads, Material, predictions
-from metaqap_fast.train.rehead import add_outputs, replace_head
-from metaqap_fast.train.ridge import grouped_folds
+from metaqap_fast.train.meta import calibrate
+from metaqap_fast.train.reasons import REASONS
+from metaqap_fast.train.refit import Material, own_heads, predictions
+from metaqap_fast.train.rehead import add_units
+from metaqap_fast.train.units import Units
 
 F64 = NDArray[np.float64]
+DIGITS = 7  # of the last layer's numbers, which are read as float32
 
 
 def revise(
     bundle: Bundle,
     seen: Material,
-    of: Heads | None,
+    made: Units,
     out: Path,
     name: str,
-    reasons: Reasons | None = None,
-    member: int = 0,
+    reasons_only: bool = False,
     training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the bundle; returns its `bundle.json`.
 
-    With other heads the meta-learner is fitted anew on the held-out fold, and so is the uncertainty. A member whose
-    weight is 0 then is left in with it, so that what was measured stays what is shipped.
+    The meta-learner stays: the units were fitted for it. The uncertainty is calibrated anew on the held-out fold.
 
     Args:
-        bundle: whose networks are taken.
-        seen: what they see, for the meta-learner.
-        of: heads of each member; None leaves scores and uncertainties as they are, to the last bit.
+        bundle: whose members are taken.
+        seen: what they see, for the uncertainty.
+        made: the units.
         out: folder; what is in it of an older bundle is replaced.
         name: of the new bundle.
-        reasons: heads of reasons; None for none.
-        member: that gives them.
+        reasons_only: the units leave scores as they are, and so the uncertainties stay.
         training: facts for `bundle.json`.
     """
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     entries = [dict(entry) for entry in bundle.document["members"]]
-    for place, one in enumerate(bundle.members):
+    for place, (one, share) in enumerate(zip(bundle.members, made.shares, strict=True)):
         model = onnx.load(one.file)
-        if of is not None:
-            replace_head(model, *of[place])
-        entries[place].pop("outputs", None)
-        if reasons is not None and place == member:
-            add_outputs(model, reasons.weights, reasons.bias)
-            entries[place]["outputs"] = list(REASONS)
+        start = made.start if place == 0 else np.zeros_like(made.start)  # the shares are added up
+        add_units(model, share, start)
+        entries[place]["units"] = len(start)
         onnx.save(model, out / one.file.name)
         names = [one.file.name]
         if "ranges" in entries[place]:
             names.append(entries[place]["ranges"])
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in names}
-    learner, held = dict[str, Any](), dict[str, Any]()
-    if of is not None:
-        learner, held["held_out"] = _learner(predictions(seen.held, of), seen.held_mos)
+    learner, held = ({}, {}) if reasons_only else _uncertainty(bundle, seen, made)
     document = {
         **bundle.document,
         "format_version": FORMAT_VERSION,
         "name": name,
         "members": entries,
-        "meta_learner": {**bundle.document["meta_learner"], **learner},  # what is of no head stays
+        "hidden": {
+            "reasons": list(REASONS),
+            "weights": [[_rounded(value) for value in row] for row in made.weights],
+            "bias": [_rounded(value) for value in made.bias],
+            "steeper": [_rounded(value) for value in made.steeper],
+        },
+        "meta_learner": {**bundle.document["meta_learner"], **learner},
         "training": {
             **bundle.document.get("training", {}),
             "heads": {"of": bundle.name, "program_version": __version__, **held, **(training or {})},
@@ -88,17 +85,15 @@ def revise(
     return document
 
 
-def _learner(members: F64, mos: F64) -> tuple[dict[str, Any], dict[str, float]]:
-    """The meta-learner's entry, and what it reaches on rows that it was not fitted on."""
-    folds = grouped_folds(np.arange(len(mos)), FOLDS, SEED)
-    selection = stepwise(members, mos, folds)
-    kept = np.flatnonzero(selection.weights)
-    score = held_out(members[:, kept], mos, folds)
-    floor, slope = calibrate(score, spread(members[:, kept], score, selection.weights[kept]), mos)
-    entry = {
-        "weights": selection.weights.tolist(),
-        "intercept": selection.intercept,
-        "variance_floor": floor,
-        "variance_slope": slope,
-    }
-    return entry, {key: round(value, 4) for key, value in measure(score, mos).items()}
+def _uncertainty(bundle: Bundle, seen: Material, made: Units) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Entries of the meta-learner, and what the score reaches on the held-out fold."""
+    members = predictions(seen.held, own_heads(bundle)) + made(seen.held)[:, :1]
+    weights = np.array(bundle.meta.weights)
+    score = members @ weights + bundle.meta.intercept
+    floor, slope = calibrate(score, spread(members, score, weights), seen.held_mos)
+    figures = {key: round(value, 4) for key, value in measure(score, seen.held_mos).items()}
+    return {"variance_floor": floor, "variance_slope": slope}, {"held_out": figures}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

@@ -72,10 +72,21 @@ def plan(count: int, kinds: int, pairs: int, probes: int, seed: int) -> list[Run
         for kind in islice(ladders, kinds):
             rungs += [Rung(photograph, (Step(kind, level),), draw) for level in range(len(KINDS[kind].levels))]
         for _ in range(pairs):
-            both = rng.choice(LADDERS, 2, replace=False)
-            steps = tuple(Step(int(kind), int(rng.integers(len(KINDS[kind].levels)))) for kind in both)
-            rungs.append(Rung(photograph, steps, draw))
+            rungs.append(Rung(photograph, _both(rng), draw))
         rungs += [Rung(photograph, (Step(kind, 0),), draw) for kind in islice(checks, probes)]
+    return rungs
+
+
+def sparse(count: int, kinds: int, rng: np.random.Generator) -> list[Rung]:
+    """Rungs for many photographs: each as it is, by some kinds at two neighbouring levels, and by two kinds at once."""
+    ladders, rungs = _deal(rng, LADDERS), []
+    for photograph in range(count):
+        draw = int(rng.integers(2**31))
+        rungs.append(Rung(photograph, (), draw))
+        for kind in islice(ladders, kinds):
+            level = int(rng.integers(len(KINDS[kind].levels) - 1))
+            rungs += [Rung(photograph, (Step(kind, level + more),), draw) for more in (0, 1)]
+        rungs.append(Rung(photograph, _both(rng), draw))
     return rungs
 
 
@@ -104,6 +115,12 @@ def views(files: Sequence[Path], rungs: Sequence[Rung], threads: int = 2) -> Ite
 
 def _view(sources: dict[int, View], rung: Rung) -> View:
     return damaged(sources[rung.photograph], rung.steps, rung.seed)
+
+
+def _both(rng: np.random.Generator) -> tuple[Step, ...]:
+    """Two kinds, each at some level."""
+    kinds = rng.choice(LADDERS, 2, replace=False)
+    return tuple(Step(int(kind), int(rng.integers(len(KINDS[kind].levels)))) for kind in kinds)
 
 
 def _deal(rng: np.random.Generator, cards: Sequence[int]) -> Iterator[int]:

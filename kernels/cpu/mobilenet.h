@@ -86,6 +86,10 @@ int64_t mobilenet_workspace(const Network *network, int set);
 // maximum of every channel, [3 C].
 double mobilenet_run(const Network *network, int set, const uint8_t *image, void *workspace, float *taps);
 
+// What else reads the taps: sums[u] is row u of `weights` [units, count] times `taps` [count]. Added up in the same order by
+// any number of threads, which no library of linear algebra promises.
+void mobilenet_units(const float *weights, int units, int64_t count, const float *taps, float *sums);
+
 // The same run by a clock: `seconds` [blocks][PARTS] of each block's parts. Reading the clock costs a few percent.
 enum { STEM, EXPAND, COUNT, DEPTHWISE, PROJECT, PARTS };
 double mobilenet_times(const Network *network, int set, const uint8_t *image, void *workspace, float *taps, double *seconds);

@@ -30,8 +30,7 @@ def deviation(bundle: Bundle, predict: Predict, views: NDArray[np.uint8], images
     Returns:
         Largest and mean absolute difference of the scores, and the largest of any member, on the MOS scale.
     """
-    members = list(bundle.layout.scores)
-    wanted, found = reference(bundle, views)[:, members], predict(views)[:, members]
+    wanted, found = (bundle.readout(columns)[0] for columns in (reference(bundle, views), predict(views)))
     scores = [combine(each, bundle.meta)[0] for each in (wanted, found)]
     if not np.isfinite(found).all():
         raise MetaqapError(f"{bundle.name}: {how} gives predictions that are not numbers: use another precision")

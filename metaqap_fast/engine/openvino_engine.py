@@ -62,7 +62,7 @@ class OpenVINOEngine(Engine):
         if self.precision != wanted:
             raise MetaqapError(f"OpenVINO compiled {bundle.name} in {self.precision}, where {wanted} was asked for")
         self.device = f"cpu: {shared_core().get_property('CPU', 'FULL_DEVICE_NAME')}, {counted(threads, 'thread')}"
-        self._columns = bundle.layout.columns
+        self._columns = bundle.readout.columns
         # Twice as many as run at once: while one is read and filled again, the next is there already.
         count = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests = [compiled.create_infer_request() for _ in range(count)]

@@ -10,17 +10,18 @@ import json
 import math
 import os
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model.meta import MetaLearner
+from metaqap_fast.model.readout import Readout
 from metaqap_fast.options import MODEL
 
 FORMAT = "metaqap-bundle"
 FORMAT_VERSION = 2
-READABLE = (1, 2)  # in version 1 members have no outputs beside their prediction
+READABLE = (1, 2)  # in version 1 members give predictions alone
 MODELS = Path(__file__).parent  # the bundles that ship in the package, by name
 
 
@@ -30,35 +31,33 @@ class BundleError(MetaqapError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One base network: `file` takes [N, S, S, 3] uint8 RGB and gives [N, 1 + R] float32.
+    """One base network: `file` takes [N, S, S, 3] uint8 RGB and gives [N, 1 + U] float32.
 
-    The first column is on the MOS scale. `outputs` names the R others, severities of reasons for a low score: 0 or less
-    where there is none, 1 where it could not be worse. `ranges` are activation ranges (tensor name -> low, high)
-    measured on photographs, from which an engine makes its INT8 network; empty where the member has none.
+    The first column is on the MOS scale; the others are the member's shares of the hidden units, see `readout`.
+    `ranges` are activation ranges (tensor name -> low, high) measured on photographs, from which an engine makes its
+    INT8 network; empty where the member has none.
     """
 
     name: str
     file: Path
     ranges: dict[str, tuple[float, float]]
-    outputs: tuple[str, ...] = ()
+    units: int = 0
 
     @property
     def columns(self) -> int:
-        """1 + R."""
-        return 1 + len(self.outputs)
+        """1 + U."""
+        return 1 + self.units
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Which of an engine's columns are the members' predictions, and which severities of reasons."""
+class Hidden:
+    """The last layer of the hidden units: `weights` [U, 1 + R], `bias` [1 + R] and `steeper` [R], see `readout`; and
+    the names of its R severities."""
 
-    scores: tuple[int, ...]
-    reasons: tuple[int, ...] = ()
-
-    @property
-    def columns(self) -> int:
-        """Of an engine's rows."""
-        return len(self.scores) + len(self.reasons)
+    reasons: tuple[str, ...]
+    weights: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+    steeper: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,8 @@ class Bundle:
 
     `view_size` is the side S of the members' input in pixels; `document` the whole `bundle.json`;
     `digest` the sha256 of `bundle.json`, which holds the digests of all other files: compiled models are kept under
-    it. It is empty where a bundle is made of another's members in memory.
+    it. It is empty where a bundle is made of another's members in memory. `hidden` is the last layer of the hidden
+    units.
     """
 
     name: str
@@ -77,18 +77,22 @@ class Bundle:
     view_size: int
     digest: str
     document: dict[str, Any]
+    hidden: Hidden | None = None
 
     @property
-    def layout(self) -> Layout:
-        """What the columns are that an engine gives: those of the members, side by side."""
-        places = list(accumulate((member.columns for member in self.members), initial=0))
-        scores = tuple(places[:-1])
-        return Layout(scores, tuple(place for place in range(places[-1]) if place not in scores))
+    def readout(self) -> Readout:
+        """What becomes of the columns that an engine gives: those of the members, side by side."""
+        first = list(accumulate((member.columns for member in self.members), initial=0))
+        units = tuple(range(one + 1, next_one) for one, next_one in pairwise(first) if next_one > one + 1)
+        scores = tuple(first[:-1])
+        if self.hidden is None:
+            return Readout(scores)
+        return Readout(scores, units, self.hidden.weights, self.hidden.bias, self.hidden.steeper)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Names of all members' outputs, in the order of `layout.reasons`."""
-        return tuple(name for member in self.members for name in member.outputs)
+        """Names of the severities that the units give."""
+        return () if self.hidden is None else self.hidden.reasons
 
 
 def available() -> list[str]:
@@ -140,7 +144,7 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
             str(entry["name"]),
             path / entry["file"],
             _ranges(path / entry["ranges"]) if "ranges" in entry else {},
-            tuple(str(name) for name in entry.get("outputs", ())),
+            int(entry.get("units", 0)),
         )
         for entry in document["members"]
     )
@@ -166,12 +170,36 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         raise ValueError("meta_learner: small_variance does not fall to 0")
     if not members or len(meta.weights) != len(members) or not any(meta.weights):
         raise ValueError(f"{len(meta.weights)} weights for {len(members)} members")
-    named = [name for member in members for name in member.outputs]
-    if len(set(named)) < len(named) or not all(named):
-        raise ValueError("two outputs of one name, or one without a name")
+    hidden = _hidden(document.get("hidden"), {member.units for member in members})
     if not 32 <= size <= 4096:
         raise ValueError(f"view_size {size}")
-    return Bundle(str(document["name"]), path, members, meta, size, digest, document)
+    return Bundle(str(document["name"]), path, members, meta, size, digest, document, hidden)
+
+
+def _hidden(entry: Any, units: set[int]) -> Hidden | None:
+    """The last layer of the hidden units. `units`: how many each member gives."""
+    if entry is None:
+        if units != {0}:
+            raise ValueError("members give hidden units, and nothing says what becomes of them")
+        return None
+    found = Hidden(
+        tuple(str(name) for name in entry["reasons"]),
+        tuple(tuple(float(value) for value in row) for row in entry["weights"]),
+        tuple(float(value) for value in entry["bias"]),
+        tuple(float(value) for value in entry["steeper"]),
+    )
+    count = len(found.reasons)
+    if units - {0} != {len(found.weights)} or not found.weights:
+        raise ValueError(f"hidden: {len(found.weights)} rows of weights for {sorted(units)} units")
+    if {len(row) for row in (*found.weights, found.bias)} != {1 + count} or len(found.steeper) != count:
+        raise ValueError("hidden: a column for the score and one for each reason are needed")
+    if not all(math.isfinite(value) for row in (*found.weights, found.bias, found.steeper) for value in row):
+        raise ValueError("hidden: a value that is no number")
+    if min(found.steeper, default=0) < 0:
+        raise ValueError("hidden: steeper is at least 0")
+    if len(set(found.reasons)) < count or not all(found.reasons):
+        raise ValueError("two reasons of one name, or one without a name")
+    return found
 
 
 def _points(entry: Any) -> tuple[tuple[float, float], ...]:

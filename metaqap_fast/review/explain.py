@@ -14,6 +14,7 @@ from metaqap_fast.decode import DecodeOptions, Limits, create, views
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.input import open_sources
 from metaqap_fast.input.reading import read_bytes
+from metaqap_fast.model.readout import NAMED
 from metaqap_fast.records import Row
 from metaqap_fast.scorer import Scorer
 
@@ -55,7 +56,7 @@ class Explanation:
         lines = [f"score {row.score:.3f}, give or take {row.uncertainty:.3f}; {row.width} x {row.height} pixels"]
         found = sorted(zip(row.reasons.tolist(), self.names, strict=True), reverse=True)
         if found:
-            named = [f"{name.replace('_', ' ')} {severity:.2f}" for severity, name in found if severity > 0]
+            named = [f"{name.replace('_', ' ')} {severity:.2f}" for severity, name in found if severity >= NAMED]
             lines.append(f"reasons: {', '.join(named) or 'none'}")
         worst, best = (np.unravel_index(f(self.quality), self.quality.shape) for f in (np.argmin, np.argmax))
         if self.quality[best] - self.quality[worst] < SPREAD:

@@ -21,15 +21,15 @@ from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.infer import scored, view_means
 from metaqap_fast.input.files import Listing
 from metaqap_fast.model import bundle as bundles
-from metaqap_fast.model.bundle import Layout
 from metaqap_fast.model.meta import MetaLearner, combine
+from metaqap_fast.model.readout import Readout
 from metaqap_fast.records import DeviceViews, LaneBatch
 from metaqap_fast.run import run
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.table import ScoreTable
 
 META = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
-LAYOUT = Layout((0, 1))
+READOUT = Readout((0, 1))
 
 
 class Means:
@@ -74,7 +74,7 @@ def expected(views: np.ndarray) -> list[float]:
 @pytest.mark.parametrize("batch", [1, 4, 64])
 def test_any_grouping_gives_each_image_its_own_score(counts: tuple[int, ...], batch: int) -> None:
     items = images(*counts)
-    results = list(scored(engine(Means(batch)), items, META, LAYOUT))
+    results = list(scored(engine(Means(batch)), items, META, READOUT))
     assert [tag for tag, _ in results] == list(range(len(counts)))
     for (_, views), (_, result) in zip(items, results, strict=True):
         if not len(views):
@@ -109,7 +109,7 @@ def test_batches_are_run_as_images_come(  # an image must not wait for the whole
             taken.append(tag)
             yield tag, views
 
-    next(scored(engine(Means(4)), source(), META, LAYOUT))
+    next(scored(engine(Means(4)), source(), META, READOUT))
     assert len(taken) <= 3 * 4
 
 

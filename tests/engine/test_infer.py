@@ -11,11 +11,11 @@ import torch
 
 from metaqap_fast.engine.protocol import Batch, Engine
 from metaqap_fast.infer import scored, view_means
-from metaqap_fast.model.bundle import Layout
 from metaqap_fast.model.meta import MetaLearner, combine
+from metaqap_fast.model.readout import Readout
 
 META = MetaLearner((0.5, 0.25, 0.2), 0.1, ((0.0, 0.01), (1.0, 0.04)), 2.0)
-LAYOUT = Layout((0, 1, 2))
+READOUT = Readout((0, 1, 2))
 COUNTS = [1, 3, 0, 2]
 RNG = np.random.default_rng(5)
 PREDICTIONS = [RNG.random((count, 3), np.float32) for count in COUNTS]
@@ -41,7 +41,7 @@ class Given(Engine):
 @pytest.mark.parametrize("tensors", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_each_image_gets_the_mean_of_its_own_views(size: int, tensors: bool) -> None:
-    results = list(scored(Given(size, tensors), zip("abcd", PREDICTIONS, strict=True), META, LAYOUT))
+    results = list(scored(Given(size, tensors), zip("abcd", PREDICTIONS, strict=True), META, READOUT))
     assert [tag for tag, _ in results] == list("abcd")
     for (_, result), rows in zip(results, PREDICTIONS, strict=True):
         assert result.finite == bool(len(rows)) and result.worst == -1
@@ -56,18 +56,33 @@ def test_each_image_gets_the_mean_of_its_own_views(size: int, tensors: bool) -> 
 
 @pytest.mark.parametrize("tensors", [False, True])
 def test_reasons_stand_beside_predictions_and_are_cut_to_0_and_1(tensors: bool) -> None:
-    layout = Layout((0, 2, 4), (3, 1, 5))
-    given = [RNG.random((count, 6), np.float32) for count in COUNTS]
-    given[0][:, [1, 3, 5]] = [-0.5, 1.5, 0.25]
-    given[1][:, [1, 3, 5]], given[3][:, [1, 3, 5]] = [0.1, 0.2, 0.3], [-0.1, 0, -0.2]
-    results = dict(scored(Given(2, tensors), zip("abcd", given, strict=True), META, layout))
-    assert results["a"].reasons.tolist() == [1.0, 0.0, 0.25] and np.isnan(results["c"].reasons).all()
-    assert [results[tag].worst for tag in "abcd"] == [0, 2, -1, -1]  # of those over 0
+    """Three members, two units; each unit is what all members give for it."""
+    weights = ((0.125, 1.0, 0.0, 0.25), (0.0, 0.0, 1.0, 0.25))
+    readout = Readout(
+        (0, 3, 6), (range(1, 3), range(4, 6), range(7, 9)), weights, (0.0, 0.0, 0.0, -0.25), (0.0, 0.5, 0.0)
+    )
+    given = [RNG.random((count, 9), np.float32) for count in COUNTS]
+    shares = [1, 2, 4, 5, 7, 8]
+    given[0][:, shares] = [1, -0.5, 1, 0.5, -0.5, -0.5]  # 1.5 and -0.5
+    given[1][:, shares], given[3][:, shares] = [0.1, 0.2, 0.1, 0.3, 0, 0], [-0.1, 0, 0, -0.2, 0, 0]
+    results = dict(scored(Given(2, tensors), zip("abcd", given, strict=True), META, readout))
+    assert results["a"].reasons == pytest.approx([1.0, 0.0, 0.125**2]) and np.isnan(results["c"].reasons).all()
+    assert results["b"].reasons == pytest.approx([0.2**2, 0.5**2, 0], abs=1e-6)
+    assert [results[tag].worst for tag in "abcd"] == [0, 1, -1, -1]
     assert [results[tag].finite for tag in "abcd"] == [True, True, False, True]
-    for tag in "abd":
-        rows = given["abcd".index(tag)]
-        assert results[tag].members == pytest.approx(rows.mean(0)[[0, 2, 4]], abs=1e-6)
-        assert results[tag].score == pytest.approx(combine(rows.mean(0)[None, [0, 2, 4]], META)[0][0], abs=1e-6)
+    for tag, change in (("a", 0.1875), ("b", 0.025), ("d", 0.0)):
+        members = given["abcd".index(tag)].mean(0)[[0, 3, 6]] + np.float32(change)
+        assert results[tag].members == pytest.approx(members, abs=1e-6)
+        assert results[tag].score == pytest.approx(combine(members[None], META)[0][0], abs=1e-6)
+
+
+def test_a_unit_that_is_no_number_is_no_score() -> None:
+    readout = Readout((0,), (range(1, 2),), ((1.0, 1.0),), (0.0, 0.0), (0.0,))
+    meta = MetaLearner((1.0,), 0.0, ((0.0, 0.01),), 1.0)
+    rows = np.array([[0.5, np.nan]], np.float32)
+    for tensors in (False, True):
+        ((_, result),) = scored(Given(1, tensors), [("a", rows)], meta, readout)
+        assert not result.finite and np.isnan(result.score)
 
 
 @pytest.mark.parametrize("tensors", [False, True])
@@ -77,12 +92,12 @@ def test_a_batch_with_fewer_results_than_images_is_an_error(tensors: bool, monke
     batch = Batch(["a", "b"], [1], torch.from_numpy(rows) if tensors else rows)
     monkeypatch.setattr(engine, "batches", lambda items: iter([batch]))
     with pytest.raises(ValueError, match="zip"):
-        list(scored(engine, [], META, LAYOUT))
+        list(scored(engine, [], META, READOUT))
 
 
 def test_an_array_engine_gives_the_same_bits_in_any_batch() -> None:
-    alone = [result for _, result in scored(Given(1), enumerate(PREDICTIONS), META, LAYOUT)]
-    together = [result for _, result in scored(Given(4), enumerate(PREDICTIONS), META, LAYOUT)]
+    alone = [result for _, result in scored(Given(1), enumerate(PREDICTIONS), META, READOUT)]
+    together = [result for _, result in scored(Given(4), enumerate(PREDICTIONS), META, READOUT)]
     for one, other in zip(alone, together, strict=True):
         assert one.members.tobytes() == other.members.tobytes()
         assert np.array_equal([one.score, one.uncertainty], [other.score, other.uncertainty], equal_nan=True)
@@ -97,9 +112,9 @@ def test_members_of_earlier_images_are_not_overwritten() -> None:
             memory.append(rows.numpy())
             return lambda: memory[-1]
 
-    layout = Layout((0, 2), (1,))
+    readout = Readout((0, 2), (range(1, 2), range(1, 2)), ((0.5, 1.0),), (0.0, 0.0), (0.0,))
     meta = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
-    results = [result for _, result in scored(Reused(2, True), enumerate(PREDICTIONS[:2]), meta, layout)]
+    results = [result for _, result in scored(Reused(2, True), enumerate(PREDICTIONS[:2]), meta, readout)]
     before = [(result.members.copy(), result.reasons.copy()) for result in results]
     memory[0][:] = 9
     for result, (members, reasons) in zip(results, before, strict=True):

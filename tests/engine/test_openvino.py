@@ -32,7 +32,7 @@ def test_bf16_that_was_not_compiled_is_refused(bundle: Path, monkeypatch: pytest
 
 def test_int8_that_was_not_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_engine, "quantize", lambda *arguments, **options: None)
-    with pytest.raises(MetaqapError, match=r"^OpenVINO compiled biq2021-v1 in fp32, where int8 was asked for$"):
+    with pytest.raises(MetaqapError, match=r"^OpenVINO compiled biq2021-v2 in fp32, where int8 was asked for$"):
         OpenVINOEngine(bundles.load(), "int8")
 
 

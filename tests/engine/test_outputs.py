@@ -1,10 +1,9 @@
-"""Outputs beside a member's prediction: the same in every engine, and the prediction is what it was to the last bit."""
+"""Hidden units beside the members: the same in every engine, and predictions are what they were to the last bit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,39 +14,48 @@ from torch import nn
 from metaqap_fast.engine.gpu import torch_engine
 from metaqap_fast.engine.native.engine import NativeEngine
 from metaqap_fast.engine.native.isa import Isa
+from metaqap_fast.engine.native.library import library as native_library
 from metaqap_fast.engine.native.reader import Unsuited, read
 from metaqap_fast.engine.openvino_core import library, shared_core
 from metaqap_fast.engine.openvino_engine import OpenVINOEngine
 from metaqap_fast.engine.protocol import Engine
 from metaqap_fast.engine.samples import generated
 from metaqap_fast.infer import scored
-from metaqap_fast.model.bundle import Bundle, Layout, Member
+from metaqap_fast.model.bundle import Bundle, Hidden, Member
 from metaqap_fast.model.meta import MetaLearner
-from metaqap_fast.train.rehead import add_outputs, read_head, replace_head
+from metaqap_fast.model.readout import Readout
+from metaqap_fast.train.rehead import add_units, read_head
 from native_reference import exported, member, need
 
 VIEWS = generated(512, 3)
 META = MetaLearner((0.5, 0.5), 0.0, ((0.0, 0.01),), 1.0)
-NAMES = ("noise", "banding", "colour cast")
+NAMES = ("noise", "banding")
+UNITS = 3
+LAST = ((0.1, 1.0, 0.0), (-0.1, 0.0, 1.0), (0.0, 0.5, -0.5))  # of units: to the score and to both reasons
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle, NDArray[np.float64]]:
-    """Two small members; the same with three outputs of the first; and weights of these, on the pooled taps."""
+    """Two small members; the same with three hidden units; and the first one's share of them, on its pooled taps."""
     folder = tmp_path_factory.mktemp("outputs")
-    plain = []
+    plain, members = [], []
+    rng = np.random.default_rng(0)
     for i in range(2):
         path = folder / f"member{i}.onnx"
         exported(member(["ds_r1_k3_s2_e1_c16"], 96, activation=nn.ReLU6, views=VIEWS[:1]), path)
         plain.append(Member(f"member{i}", path, {}))
-    model = onnx.load(plain[0].file)
-    weights = np.random.default_rng(0).normal(0, 0.05, (len(read_head(model)[0]), len(NAMES)))
-    add_outputs(model, np.zeros_like(weights), np.zeros(len(NAMES)))  # replaced by the next
-    add_outputs(model, weights, np.array([0.5, -0.25, 0.0]))
-    onnx.save(model, folder / "named.onnx")
-    named = replace(plain[0], file=folder / "named.onnx", outputs=NAMES)
+        model = onnx.load(path)
+        weights = rng.normal(0, 0.05, (len(read_head(model)[0]), UNITS))
+        add_units(model, np.zeros_like(weights), np.zeros(UNITS))  # replaced by the next
+        add_units(model, weights, np.array([0.5, -0.25, 0.0]))
+        onnx.save(model, folder / f"units{i}.onnx")
+        members.append(replace(plain[0], file=folder / f"units{i}.onnx", units=UNITS))
     first = Bundle("plain", folder, tuple(plain), META, 512, "", {})
-    return first, replace(first, members=(named, plain[1])), weights
+    return (
+        first,
+        replace(first, members=tuple(members), hidden=Hidden(NAMES, LAST, (0.0, 0.5, 0.0), (0.0, 1.0))),
+        weights,
+    )
 
 
 def rows(engine: Engine) -> Iterator[NDArray[np.float32]]:
@@ -60,8 +68,12 @@ def rows(engine: Engine) -> Iterator[NDArray[np.float32]]:
 
 def test_columns_of_members_stand_side_by_side(bundles: tuple[Bundle, Bundle, NDArray[np.float64]]) -> None:
     plain, named, _ = bundles
-    assert plain.layout == Layout((0, 1)) and plain.reasons == ()
-    assert named.layout == Layout((0, 4), (1, 2, 3)) and named.reasons == NAMES and named.layout.columns == 5
+    assert plain.readout == Readout((0, 1)) and plain.reasons == ()
+    assert (
+        named.readout == Readout((0, 4), (range(1, 4), range(5, 8)), LAST, (0.0, 0.5, 0.0), (0.0, 1.0))
+        and named.readout.columns == 8
+    )
+    assert named.readout.reasons == 2 and plain.readout.reasons == 0
 
 
 @pytest.mark.parametrize("engine", ["native", "openvino"])
@@ -74,7 +86,7 @@ def test_the_prediction_is_the_same_to_the_last_bit(
     assert plain.shape == (3, 2) and named[:, [0, 4]].tobytes() == plain.tobytes()
 
 
-def test_every_engine_gives_the_same_outputs(bundles: tuple[Bundle, Bundle, NDArray[np.float64]]) -> None:
+def test_every_engine_gives_the_same_units(bundles: tuple[Bundle, Bundle, NDArray[np.float64]]) -> None:
     need(Isa.AVX2, "fp32")
     named = bundles[1]
     native, openvino, torch = (
@@ -89,17 +101,29 @@ def test_every_engine_gives_the_same_outputs(bundles: tuple[Bundle, Bundle, NDAr
     assert openvino == pytest.approx(native, abs=2e-3) and torch == pytest.approx(native, abs=2e-3)
 
 
+@pytest.mark.parametrize(("units", "taps"), [(1, 15), (3, 16), (5, 1003), (0, 7)])
+def test_shares_are_products_with_the_taps(units: int, taps: int) -> None:
+    rng = np.random.default_rng(units)
+    weights, values = rng.normal(0, 1, (units, taps)).astype(np.float32), rng.normal(0, 1, taps).astype(np.float32)
+    found = np.full(units + 1, 7, np.float32)  # one more, that is not written to
+    native_library().mobilenet_units(weights.ctypes.data, units, taps, values.ctypes.data, found.ctypes.data)
+    assert found[:-1] == pytest.approx(weights.astype(np.float64) @ values, rel=1e-5, abs=1e-5) and found[-1] == 7
+
+
 def test_severities_are_the_mean_of_views_cut_off_at_0_and_1(
     bundles: tuple[Bundle, Bundle, NDArray[np.float64]],
 ) -> None:
     named = bundles[1]
     engine = OpenVINOEngine(named, "fp32")
     raw = np.stack(list(rows(OpenVINOEngine(named, "fp32"))))
-    found = [result for _, result in scored(engine, [(0, VIEWS), (1, VIEWS[:0])], META, named.layout)]
+    found = [result for _, result in scored(engine, [(0, VIEWS), (1, VIEWS[:0])], META, named.readout)]
     engine.close()
-    assert found[0].reasons == pytest.approx(raw[:, 1:4].mean(0).clip(0, 1), abs=1e-6)
-    assert found[0].members == pytest.approx(raw[:, [0, 4]].mean(0), abs=1e-6)
-    assert np.isnan(found[1].reasons).all() and len(found[1].reasons) == 3
+    columns = raw.mean(0)
+    given = (columns[1:4] + columns[5:8]).clip(0) @ np.array(LAST) + [0.0, 0.5, 0.0]
+    roots = np.where(given[1:] < 0.5, 0.5 + [1.0, 2.0] * (given[1:] - 0.5), given[1:])
+    assert found[0].reasons == pytest.approx(roots.clip(0, 1) ** 2, abs=1e-5) and (roots > 0.01).any()
+    assert found[0].members == pytest.approx(columns[[0, 4]] + given[0], abs=1e-5) and abs(given[0]) > 0.01
+    assert np.isnan(found[1].reasons).all() and len(found[1].reasons) == 2
 
 
 def test_outputs_of_other_values_are_refused(bundles: tuple[Bundle, Bundle, NDArray[np.float64]]) -> None:
@@ -111,16 +135,3 @@ def test_outputs_of_other_values_are_refused(bundles: tuple[Bundle, Bundle, NDAr
     product.input(0).replace_source_output(doubled.output(0))
     with pytest.raises(Unsuited, match="do not read the pooled values of the prediction"):
         read(model)
-
-
-def test_a_head_is_replaced(bundles: tuple[Bundle, Bundle, NDArray[np.float64]], tmp_path: Path) -> None:
-    model = onnx.load(bundles[1].members[0].file)
-    weights, bias = read_head(model)
-    replace_head(model, 2 * weights, 2 * bias)
-    doubled = tmp_path / "doubled.onnx"
-    onnx.save(model, doubled)
-    changed = replace(bundles[1], members=(replace(bundles[1].members[0], file=doubled), bundles[1].members[1]))
-    before, after = (np.stack(list(rows(OpenVINOEngine(bundle, "fp32")))) for bundle in (bundles[1], changed))
-    assert (
-        after[:, 0] == pytest.approx(2 * before[:, 0], rel=1e-4) and after[:, 1:].tobytes() == before[:, 1:].tobytes()
-    )

@@ -16,13 +16,13 @@ from metaqap_fast.decode.lanes import Lanes
 from metaqap_fast.engine.gpu.engine import DeviceEngine, Graph
 from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.infer import scored
-from metaqap_fast.model.bundle import Layout
 from metaqap_fast.model.meta import MetaLearner
+from metaqap_fast.model.readout import Readout
 from metaqap_fast.records import Decoded, Encoded
 from stream_order import Event, Order, Stream, stand_in
 
 META = MetaLearner((0.5, 0.25), 0.1, ((0.0, 0.01),), 2.0)
-LAYOUT = Layout((0, 1))
+READOUT = Readout((0, 1))
 SIZE = 64
 
 
@@ -91,7 +91,7 @@ def run(order: Order, photo: Any, widths: list[int]) -> int:
     engine = DeviceEngine(Runner(order), "test", "fp16", "cuda:0", None)
     with order.watching():
         items = ((image, image.views) for image in lanes.stream(files(photo, widths)))
-        count = sum(1 for _ in scored(engine, items, META, LAYOUT))
+        count = sum(1 for _ in scored(engine, items, META, READOUT))
     lanes.close()
     return count
 

@@ -82,7 +82,7 @@ def test_the_merged_network_builds(library: Library, precision: str) -> None:
 def test_scores_on_photographs(views: np.ndarray, wanted: np.ndarray, precision: str) -> None:
     """By OpenVINO, which reads the graph's weights and 8-bit steps but computes in fp32."""
     found = by_openvino(graph.merged(BUNDLE, precision), views)
-    scores = [combine(columns[:, list(BUNDLE.layout.scores)], BUNDLE.meta)[0] for columns in (wanted, found)]
+    scores = [combine(BUNDLE.readout(columns)[0], BUNDLE.meta)[0] for columns in (wanted, found)]
     assert np.abs(scores[0] - scores[1]).max() <= TOLERANCE[precision]
     if precision == "fp32":
         assert np.abs(wanted - found).max() < 1e-4

@@ -82,8 +82,26 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"format": "other"}, "not a metaqap-bundle"),
         ({"members": []}, "damaged"),
         (
-            {"members": [{"name": m, "file": f"{m}.onnx", "outputs": ["noise"]} for m in ("mean", "max")]},
-            "two outputs of one name",
+            {"members": [{"name": m, "file": f"{m}.onnx", "units": 1} for m in ("mean", "max")]},
+            "nothing says what becomes of them",
+        ),
+        *(
+            (
+                {
+                    "members": [{"name": m, "file": f"{m}.onnx", "units": units} for m in ("mean", "max")],
+                    "hidden": {"weights": weights, "bias": bias, "reasons": reasons, "steeper": steeper},
+                },
+                message,
+            )
+            for units, weights, bias, reasons, steeper, message in (
+                (2, [[0.1, 1]], [0, 0], ["noise"], [0], "1 rows of weights"),
+                (1, [[0.1, 1]], [0, 0, 0], ["noise"], [0], "a column for the score"),
+                (1, [[0.1, 1]], [0, 0], ["noise", "banding"], [0], "a column for the score"),
+                (1, [[0.1, float("nan")]], [0, 0], ["noise"], [0], "no number"),
+                (1, [[0.1, 1]], [0, 0], ["noise"], [-1], "at least 0"),
+                (1, [[0.1, 1]], [0, 0], ["noise"], [], "a column for the score"),
+                (1, [[0.1, 1, 1]], [0, 0, 0], ["noise", "noise"], [0, 0], "two reasons of one name"),
+            )
         ),
         ({"members": [{"name": "x", "file": "x.onnx"}] * 2}, "no digest"),
         ({"meta_learner": {"weights": [1.0], "intercept": 0, "variance_floor": 0, "variance_slope": 0}}, "1 weights"),

@@ -42,7 +42,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(model, folder / "mean.onnx")
     document = json.loads((folder / "bundle.json").read_text())
     document["format_version"] = 2
-    document["members"][0]["outputs"] = NAMES
+    document["members"][0]["units"] = 2
+    document["hidden"] = {"reasons": NAMES, "weights": [[0, 1.5, 0], [0, 0, 1.5]], "bias": [0, 0, 0], "steeper": [0, 0]}
     document["files"]["mean.onnx"] = hashlib.sha256((folder / "mean.onnx").read_bytes()).hexdigest()
     (folder / "bundle.json").write_text(json.dumps(document))
     return folder
@@ -64,8 +65,8 @@ def test_reasons_come_with_the_scores(bundle: Path, images: Path, tmp_path: Path
     assert plain.reasons == tuple(NAMES) and table.attributes["reasons"] == NAMES
     names = [key.decode() for key in table.keys]
     assert names == ["black.png", "bright.png", "dim.png", "empty.png", "good.png"]
-    assert table.reason == ["underexposed", "overexposed", "underexposed", "", ""]
-    wanted = [[1, 0], [0, 0.4], [0.2, 0], [np.nan, np.nan], [0, 0]]
+    assert table.reason == ["underexposed", "overexposed", "", "", ""]  # dim is below what is named
+    wanted = [[1, 0], [0, 0.6**2], [0.3**2, 0], [np.nan, np.nan], [0, 0]]
     assert table.reasons == pytest.approx(np.array(wanted), abs=2e-3, nan_ok=True)
     assert table.members.shape == (5, 2) and table[1].reasons.tolist() == table.reasons[1].tolist()
     for name in ("scores.h5", "scores.csv"):

@@ -30,7 +30,7 @@ def members(engine: engines.Engine) -> NDArray[np.float32]:
 
 
 def scores(found: NDArray[np.float32]) -> list[float]:
-    return [float(score) for score in combine(found[:, list(BUNDLE.layout.scores)], BUNDLE.meta)[0]]
+    return [float(score) for score in combine(BUNDLE.readout(found)[0], BUNDLE.meta)[0]]
 
 
 def convolutions(engine: OpenVINOEngine) -> dict[str, int]:

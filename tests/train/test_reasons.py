@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.train.damage import KINDS, Step, named
-from metaqap_fast.train.heads import gram, standard, standardised
 from metaqap_fast.train.opinion import opinions
-from metaqap_fast.train.reasons import CAUSES, FLAGGED, REASONS, calibrated, fit, heads, limit, severities
+from metaqap_fast.train.reasons import CAUSES, FLAGGED, REASONS, calibrated, limit, severities, steeper
 from metaqap_fast.train.rungs import Rung
 
 SAID = opinions(np.tile(np.linspace(4.5, 1.2, 5), (25, 1)))
@@ -39,8 +39,12 @@ def test_a_share_of_good_photographs_is_flagged_and_the_worst_are_at_1() -> None
     severity = np.where(rng.random((500, 2)) < 0.3, 0.9, 0.0)
     raw, good = severity * 3 + rng.normal(0, 0.1, (500, 2)) - 7, rng.normal(-7, 0.1, (1000, 2))
     factor, shift = calibrated(raw, good, severity)
-    assert ((good * factor + shift) > 1e-9).sum(0).tolist() == [4, 4]  # of a thousand
+    assert ((good * factor + shift) > LEVEL + 1e-9).sum(0).tolist() == [4, 4]  # of a thousand
     assert (raw * factor + shift)[severity[:, 0] > 0.7, 0].mean() == pytest.approx(0.9)
+    assert (factor > 0).all()
+    steep = steeper(good * factor + shift)
+    moved = np.minimum(good * factor + shift, LEVEL + (1 + steep) * (good * factor + shift - LEVEL))
+    assert np.median(moved, axis=0) == pytest.approx(0, abs=1e-6) and steeper(np.full((3, 2), -1.0)).tolist() == [0, 0]
     factor, shift = calibrated(raw, good, severity * [1, 0])
     assert (factor[1], shift[1]) == (0, 0) and np.isfinite(factor).all()
 
@@ -50,17 +54,3 @@ def test_others_exceed_the_limit_in_no_more_than_a_share_of_all_cases() -> None:
     shares = [norm.sf(limit(rng.normal(size=(600, 1)))[0]) for _ in range(400)]
     assert 0.92 < np.mean(np.array(shares) <= FLAGGED) < 0.99
     assert limit(np.arange(10.0)[:, None]) == 9  # so few that nothing is sure
-
-
-def test_heads_give_on_raw_taps_what_was_fitted() -> None:
-    rng = np.random.default_rng(2)
-    pooled = rng.normal(2, 1, (200, 30)).astype(np.float16)
-    truth = pooled[:, :2].astype(np.float64) - pooled[:, 2:4]
-    severity = truth.copy()
-    severity[:50, 1] = np.nan
-    by = standard(pooled, pooled[:0])
-    x = standardised(pooled, by)
-    made = heads(x, fit(gram(x), severity, np.arange(200), 0.1), by)
-    found = made(pooled)
-    assert found.shape == (200, 2)
-    assert found[:, 0] == pytest.approx(truth[:, 0], abs=0.2) and found[:50, 1] == pytest.approx(truth[:50, 1], abs=0.2)

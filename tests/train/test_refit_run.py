@@ -23,6 +23,9 @@ from native_reference import exported, member, need
 
 pytestmark = pytest.mark.full
 LEVELS = 5
+FEW = [
+    part for one in ("components=32", "layers=1", "reason_units=4", "steps=20", "better=4") for part in ("--set", one)
+]
 SIZE = 512
 
 
@@ -74,14 +77,14 @@ def test_from_a_bundle_to_one_with_better_heads(
     command = [
         "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--model", there / "bundle",
         "--photographs", there / "photographs", "--opinions", there / "cells.csv", "--work", tmp_path / "work",
-        "--strange", there / "photographs", "--set", "judged=1", "--set", "kinds=2", "-o", tmp_path / "out",
+        "--strange", there / "photographs", "--set", "judged=1", "--set", "kinds=2", *FEW, "-o", tmp_path / "out",
     ]  # fmt: skip
     result = cli(*command)
     assert result.exit_code == 0, result.stderr
     made = bundles.load(tmp_path / "out")
     assert made.name == "small-heads" and made.reasons == REASONS and made.document["format_version"] == 2
     figures = json.loads((tmp_path / "out/heads.json").read_text())
-    assert figures["reasons are given by"] == "small" and set(figures["reasons"]["small"]) == set(REASONS)
+    assert set(figures["reasons"]) == set(REASONS)
     for when in ("as it was", "refitted"):
         assert {"agreement with people over 125 cells", "srocc", "plcc"} <= set(figures[when])
     assert figures["AUC of unfamiliar"]["small"]["AUC"] >= 0
@@ -91,10 +94,10 @@ def test_from_a_bundle_to_one_with_better_heads(
         raise AssertionError("seen already")
 
     monkeypatch.setattr(rungs, "damaged", nothing)
-    again = cli(*command[:-1], tmp_path / "again", "--set", "penalty=1", "--set", "still=1")
+    again = cli(*command[:-1], tmp_path / "again", "--set", "still=1")
     assert again.exit_code == 0, again.stderr
     settings = json.loads((tmp_path / "again/heads.json").read_text())["settings"]
-    assert settings["penalty"] == settings["still"] == 1
+    assert settings["still"] == 1 and settings["layers"] == 1
     other = cli(*command[:-1], tmp_path / "other", "--set", "kinds=1")
     assert isinstance(other.exception, AssertionError)  # other damage is not what was seen
 

@@ -66,7 +66,7 @@ def create(
         def start(fresh: bool) -> TensorRTRunner:
             plans = [part.plan(fresh) for part in parts]
             known = [part.compiled() for part in parts]
-            widths = [bundle.layout.columns] if layout == "merged" else [member.columns for member in bundle.members]
+            widths = [bundle.readout.columns] if layout == "merged" else [member.columns for member in bundle.members]
             return TensorRTRunner(library, plans, bundle.view_size, widths, batch, gpu.device, known)
 
         try:

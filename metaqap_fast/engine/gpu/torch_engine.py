@@ -80,7 +80,7 @@ def create(bundle: Bundle, precision: str, gpu: Gpu | None, batch: int | None = 
     name = f"cuda:{gpu.index}: {gpu.name}" if gpu else f"cpu: {counted(torch.get_num_threads(), 'thread')}"
 
     def make(batch: int) -> TorchRunner:
-        sizes = bundle.view_size, bundle.layout.columns, batch, device
+        sizes = bundle.view_size, bundle.readout.columns, batch, device
         if gpu is None:
             return TorchRunner(network, *sizes)
         try:

@@ -113,7 +113,7 @@ class NativeEngine(Engine):
         self.precision = precision
         isa = path(precision) if isa is None else isa
         self._kernels = kernels(bundle, isa, precision)
-        self._columns = bundle.layout.columns
+        self._columns = bundle.readout.columns
         count = threads or len(os.sched_getaffinity(0))
         core = shared_core()
         self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}, {isa.name}, {counted(count, 'thread')}"

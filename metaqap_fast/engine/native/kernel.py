@@ -42,7 +42,10 @@ class Kernel:
         ]  # what reads the output of each block
         self._layout, self._isa = layout(isa, bool(ranges)) if made is None else made, isa
         self._size, self._taps = network.size, len(network.weights)
-        self._others, self._others_bias = np.ascontiguousarray(network.others.T), network.others_bias  # [R, D], [R]
+        self._units, self._units_bias = (
+            np.ascontiguousarray(network.units.T, np.float32),
+            network.units_bias,
+        )  # [U, D], [U]
         self._network = self._layout.network(network, inputs, after)
         self.workspace = int(library().mobilenet_workspace(ctypes.byref(self._network), isa))
 
@@ -84,12 +87,13 @@ class Kernel:
         return list(ctypes.cast(self._network.block, ctypes.POINTER(BlockC * count)).contents)
 
     def columns(self, view: NDArray[np.uint8], workspace: NDArray[np.uint8]) -> list[float]:
-        """One view's prediction, and the outputs beside it; arguments as of `run`."""
+        """One view's prediction, and the member's shares of the hidden units; arguments as of `run`."""
         prediction, taps = self.run(view, workspace)
-        if not len(self._others_bias):
-            return [prediction]
-        # einsum sums in one order, whatever the number of threads; a matrix product may not.
-        return [prediction, *(np.einsum("rd,d->r", self._others, taps) + self._others_bias).tolist()]
+        units = np.empty(len(self._units), np.float32)
+        if len(units):
+            places = (self._units.ctypes.data, *self._units.shape, taps.ctypes.data, units.ctypes.data)
+            library().mobilenet_units(*places)
+        return [prediction, *(units + self._units_bias).tolist()]
 
 
 def layout(isa: Isa, eight: bool) -> Layout:

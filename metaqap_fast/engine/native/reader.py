@@ -46,8 +46,8 @@ class Block:
 class Network:
     """A member: (pixel - mean) * scale [3], `stem`, `blocks`, `epsilon` under the deviations' root, and the head.
 
-    The head's `weights` [D] stand in the order of the taps: mean, deviation, maximum of each. `others` [D, R] and
-    `others_bias` [R] are of the outputs beside the prediction.
+    The head's `weights` [D] stand in the order of the taps: mean, deviation, maximum of each. `units` [D, U] and
+    `units_bias` [U] are of the columns beside the prediction.
     """
 
     size: int
@@ -58,8 +58,8 @@ class Network:
     epsilon: float
     weights: Floats
     bias: float
-    others: Floats
-    others_bias: Floats
+    units: Floats
+    units_bias: Floats
 
 
 def read(model: Any) -> Network:
@@ -195,7 +195,7 @@ def _head(model: Any, taps: list[Any]) -> tuple[float, Floats, float, Floats, Fl
         _pooled(maximum, "ReduceMax", tap)
         epsilons.add(_deviation(deviation, tap))
     epsilon = _one(sorted(epsilons), "epsilon")
-    (_, weights, bias), *others = heads
+    (_, weights, bias), *units = heads
     if weights.shape[1] != 1:
         raise Unsuited("a head of more than one prediction")
     none = np.zeros((len(weights), 0), np.float32)
@@ -203,8 +203,8 @@ def _head(model: Any, taps: list[Any]) -> tuple[float, Floats, float, Floats, Fl
         epsilon,
         weights[:, 0],
         float(bias[0]),
-        np.concatenate([none, *(head[1] for head in others)], 1),
-        np.concatenate([none[0], *(head[2] for head in others)]),
+        np.concatenate([none, *(head[1] for head in units)], 1),
+        np.concatenate([none[0], *(head[2] for head in units)]),
     )
 
 

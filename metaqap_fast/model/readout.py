@@ -1,0 +1,100 @@
+"""From an engine's columns to the members' predictions and the reasons: one hidden layer beside the members.
+
+A member gives its prediction and, it may be, its share of U hidden units. The units see what all members see. Their
+last layer, which is too small to be worth a place in an engine, corrects every prediction and says what is wrong with a
+picture:
+
+    unit_u   = max(0, sum_m columns[m, u])
+    change   = bias_0 + sum_u weights[u, 0] unit_u             added to every member's prediction
+    root     = bias_r + sum_u weights[u, r] unit_u             of reason r = 1 ... R
+    severity = max(0, min(root, 1/2 + (1 + steeper_r) (root - 1/2)))^2
+
+The square, because mild damage has to be told from none, and counts for little where severities themselves are
+fitted. Below 1/2, where no reason is named, a root may fall more steeply, so that good photographs are near 0. A model
+without units has predictions alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEVEL = 0.5  # root from which a reason is named
+NAMED = LEVEL**2  # severity from which a reason is named; bundles are calibrated so that few good photographs reach it
+Values = TypeVar("Values", NDArray[np.float32], "Tensor")
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """What the columns are that an engine gives, and the last layer of the hidden units.
+
+    Attributes:
+        scores: columns of the members' predictions.
+        units: for each member that has a share of the U units, its columns; empty without units.
+        weights: [U, 1 + R].
+        bias: [1 + R].
+        steeper: [R], at least 0.
+    """
+
+    scores: tuple[int, ...]
+    units: tuple[range, ...] = ()
+    weights: tuple[tuple[float, ...], ...] = ()
+    bias: tuple[float, ...] = (0.0,)
+    steeper: tuple[float, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Of an engine's rows."""
+        return len(self.scores) + sum(map(len, self.units))
+
+    @property
+    def reasons(self) -> int:
+        """R."""
+        return len(self.bias) - 1
+
+    def __call__(self, columns: Values) -> tuple[Values, Values]:
+        """Columns [B, columns] to members [B, M] and severities [B, R], float32, on the same device.
+
+        Severities are 0 where there is nothing and 1 where it could not be worse; they are not cut off there. A row
+        depends on itself alone.
+        """
+        # By slices: a list of columns is a tensor that has to go to the device, for which the host waits.
+        members = _side_by_side([columns[:, place : place + 1] for place in self.scores])
+        if not self.units:
+            return members, columns[:, :0]
+        hidden: Any = sum(columns[:, places.start : places.stop] for places in self.units)
+        device, library = getattr(columns, "device", "cpu"), type(columns).__module__
+        weights, bias, steeper = _constants((*self.weights, self.bias, (0.0, *self.steeper)), device, library)
+        # A product would add up in another order for another number of rows; this is small.
+        given = (hidden.clip(0)[:, :, None] * weights).sum(1) + bias
+        roots = given[:, 1:] - ((LEVEL - given[:, 1:]) * steeper[1:]).clip(0)
+        return members + given[:, :1], roots.clip(0) ** 2
+
+
+def _side_by_side(columns: list[Values]) -> Values:
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate(columns, 1)
+    import torch
+
+    return torch.cat(columns, 1)
+
+
+@lru_cache(maxsize=16)
+def _constants(rows: tuple[tuple[float, ...], ...], device: Any, library: str) -> tuple[Any, Any, Any]:
+    """All rows but the last two, and these, as arrays or as tensors on a device, made once: to bring them there makes
+    the host wait."""
+    if library == "numpy":
+        made = np.array(rows, np.float32)
+        return made[:-2], made[-2], made[-1]
+    import torch
+
+    with torch.inference_mode(False):
+        brought = torch.tensor(rows, device=device)
+        return brought[:-2], brought[-2], brought[-1]

@@ -1,0 +1,64 @@
+"""The hidden units of a bundle as they read raw taps, and their last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.train.components import Components
+from metaqap_fast.train.hidden import Layer
+from metaqap_fast.train.seen import Pooled
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """U hidden units beside a bundle's members, see `metaqap_fast.model.readout`.
+
+    Attributes:
+        shares: of each member, weights [D, U] on its raw taps.
+        start: [U] what the shares are added to.
+        weights: [U, 1 + R] of the last layer.
+        bias: [1 + R].
+        steeper: [R] for roots below the level from which a reason is named.
+    """
+
+    shares: list[F32]
+    start: F64
+    weights: F64
+    bias: F64
+    steeper: F64
+
+    def __call__(self, pooled: Sequence[Pooled]) -> F64:
+        """[n, 1 + R] from the members' raw taps [n, D]: the change of the score, and roots of severities."""
+        hidden = np.zeros((len(pooled[0]), len(self.start)))
+        for seen, share in zip(pooled, self.shares, strict=True):
+            hidden += seen.astype(np.float32) @ share
+        given: F64 = (hidden + self.start).clip(0) @ self.weights + self.bias
+        return given
+
+    def scaled(self, factor: F64, shift: F64) -> Units:
+        """With every column [1 + R] times a factor, and moved."""
+        return replace(self, weights=self.weights * factor, bias=self.bias * factor + shift)
+
+
+def units(layer: Layer, parts: Sequence[Components]) -> Units:
+    """A layer on members' coordinates, side by side, as units on their raw taps."""
+    weights, start = (values.detach().numpy() for values in (layer.units.weight, layer.units.bias))
+    start, place, shares = start.astype(np.float64), 0, []
+    for part in parts:
+        count = part.directions.shape[1]
+        share, offset = part.raw(weights[:, place : place + count].T)
+        shares.append(share)
+        start, place = start + offset, place + count
+    # A unit may be scaled, as its last layer makes up for it: weights of at most 1 keep their digits as fp16.
+    scale = np.max([np.abs(share).max(0) for share in shares], axis=0).clip(1e-30)
+    last, bias = (values.detach().numpy().astype(np.float64) for values in (layer.last.weight, layer.last.bias))
+    return Units(
+        [share / scale for share in shares], start / scale, last.T * scale[:, None], bias, np.zeros(len(bias) - 1)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import threading
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -24,17 +25,26 @@ class Fault:
     times: int = 1
 
 
+class Request(NamedTuple):
+    """What was asked: by which library, and with whose key for which region, both empty if it is not signed."""
+
+    method: str
+    path: str
+    agent: str
+    key: str
+    region: str
+
+
 @dataclass
 class Server:
     """The server, from `with` to its end; use it with `environment`.
 
-    latency: seconds before each answer. faults: see `Fault`; may be changed at any time. requests: method and path of
-    each one so far.
+    latency: seconds before each answer. faults: see `Fault`; may be changed at any time. requests: each one so far.
     """
 
     latency: float = 0.0
     faults: list[Fault] = field(default_factory=list)
-    requests: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     slow: float = 30.0  # seconds in the middle of a slow body
 
     def __enter__(self) -> Server:
@@ -71,7 +81,7 @@ class Server:
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        self.requests.append((environ["REQUEST_METHOD"], path))
+        self.requests.append(_request(environ))
         time.sleep(self.latency)
         fault = self._fault(path) if environ["REQUEST_METHOD"] in ("GET", "HEAD") else None
         if fault in ("500", "503", "403"):
@@ -101,6 +111,12 @@ class Server:
         yield whole[: len(whole) // 2]
         _reset(environ)
         raise ConnectionResetError
+
+
+def _request(environ: dict[str, Any]) -> Request:
+    scope = re.search(r"Credential=([^/]+)/\d+/([^/]+)", environ.get("HTTP_AUTHORIZATION", ""))
+    key, region = scope.groups() if scope else ("", "")
+    return Request(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_USER_AGENT", ""), key, region)
 
 
 def _reset(environ: dict[str, Any]) -> None:

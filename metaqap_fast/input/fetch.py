@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from metaqap_fast.errors import ImageError, MetaqapError, UsageError
+from metaqap_fast.input import objects
 from metaqap_fast.input.places import plain
 
 TRIES = 5
@@ -65,8 +66,10 @@ def file_system(url: str) -> tuple[Any, str]:
         protocol = url.split("://")[0]
         settings = {"use_listings_cache": False, **SETTINGS.get("s3" if protocol == "s3a" else protocol, {})}
         files, path = fsspec.core.url_to_fs(url, **settings)
-        if hasattr(files, "retries"):  # s3fs has tries of its own
+        if hasattr(files, "retries"):  # s3fs and gcsfs have tries of their own
             files.retries = 1
+        if objects.is_s3(files):
+            importlib.import_module("obstore")
         return files, str(path)
     except ImportError as error:
         needed = "pip install 'metaqap-fast[remote]'"
@@ -150,11 +153,12 @@ def fetch(files: Any, path: str, start: int, stop: int) -> bytes:
     def ask() -> bytes:
         if start == stop:
             return b""
-        if getattr(files, "async_impl", False):
+        found = objects.get(files, path, start, stop, SECONDS) if objects.is_s3(files) else None
+        if found is None and getattr(files, "async_impl", False):
             from fsspec import asyn
 
             found = asyn.sync(files.loop, _in_time, files, path, start, stop)
-        else:
+        elif found is None:
             found = files.cat_file(path, start=start, end=stop)
         if len(found) != stop - start:
             raise OSError(f"{len(found)} bytes came instead of {stop - start}")

@@ -176,6 +176,8 @@ class RemoteWalk:
             place = Place(folder.files, info["name"], info)
             name = place.address.rpartition(b"/")[2]
             if place.address == folder.address or not name:  # what stands for the folder itself
+                if place.is_folder and place.path.endswith("/"):  # or the first of two slashes in a row
+                    self._counts["folder without a name"] += 1
                 continue
             if why := left_out(name, place.is_folder):
                 self._counts[why] += 1

@@ -19,7 +19,7 @@ ORDER = """
     formats.jpeg formats.png formats.webp formats.heif
     formats.raw
     formats
-    input.data input.lists input.memory input.places input.reading input.source
+    input.data input.lists input.memory input.objects input.places input.reading input.source
     input.blocks input.fetch input.members input.chosen
     input.tables input.tar input.zipped
     input.inflate

@@ -1,0 +1,139 @@
+"""Objects of buckets are read by obstore, with what s3fs knows of credentials and regions; a few keys by s3fs itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archives import FILES, JPEG, STORED
+from archives import found as rows
+from metaqap_fast.errors import MetaqapError
+from metaqap_fast.input import fetch, objects, open_sources
+
+BUCKET = "s3://data"
+ODD = ("d//e.jpg", "tab\t.jpg", "100%.jpg", "a%20b.jpg", "a b+c&d=e.jpg", "ü😀.jpg", "x#y.jpg", "[z]~*'.jpg")
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Any]:
+    import botocore.session
+
+    from metaqap_fast.bench.s3_server import Server, put
+
+    with Server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        put(STORED)
+        put({f"odd/{name}": JPEG + name.encode() for name in ODD}, "odd")
+        client = botocore.session.get_session().create_client("s3", endpoint_url=server.environment["AWS_ENDPOINT_URL"])
+        client.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        client.put_object(Bucket="far", Key="1.jpg", Body=JPEG)
+        client.close()
+        yield server
+
+
+@pytest.fixture
+def server(started: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    import fsspec
+    import s3fs
+
+    monkeypatch.setattr(fetch, "PAUSE", 0.001)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {})
+    s3fs.S3FileSystem.clear_instance_cache()
+    objects._store.cache_clear()
+    started.requests.clear()
+    yield started
+
+
+def asked(server: Any, path: str) -> list[Any]:
+    """What was asked about an object, or about all in a folder."""
+    return [request for request in server.requests if request.path.startswith(path) and request.method == "GET"]
+
+
+@pytest.mark.full
+def test_bytes_come_by_obstore(server: Any) -> None:
+    """s3fs needs five times the processor time: python -m metaqap_fast.bench.sources."""
+    assert rows(f"{BUCKET}/photos") == FILES
+    assert len(rows(f"{BUCKET}/shards/a.tar")) == len(FILES)
+    read = asked(server, "/data/photos/") + asked(server, "/data/shards/")
+    assert len(read) > len(FILES)
+    assert {request.agent.partition("/")[0] for request in read} == {"object_store"}
+
+
+@pytest.mark.full
+def test_every_key(server: Any) -> None:
+    expected = {name: JPEG + name.encode() for name in ODD}
+    assert rows("s3://odd/odd", "s3://odd/odd/d//e.jpg") == expected
+    assert len({request.agent for request in asked(server, "/odd/odd/")}) == 2
+    source = open_sources(["s3://odd/odd"])
+    assert len(list(source)) == len(ODD) - 1 and source.left_out == {"folder without a name": 1}
+
+
+@pytest.mark.full
+def test_credentials_of_a_profile_are_renewed(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a program that gives other ones each time."""
+    soon = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    program = tmp_path / "keys.py"
+    program.write_text(
+        "import json, time\n"
+        "keys = {'Version': 1, 'AccessKeyId': f'K{time.time_ns()}', 'SecretAccessKey': 's'}\n"
+        f"print(json.dumps({{**keys, 'Expiration': '{soon}'}}))"
+    )
+    (tmp_path / "config").write_text(f"[profile mine]\ncredential_process = {sys.executable} {program}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    monkeypatch.setattr(objects, "FRESH", timedelta())
+    assert len(rows(f"{BUCKET}/photos/0/000.jpg", f"{BUCKET}/photos/0/003.jpg")) == 2
+    keys = [request.key for request in asked(server, "/data/photos/")]
+    assert all(key.startswith("K") for key in keys) and len(set(keys)) == len(keys) == 2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("settings", "key"), [({"anon": True}, ""), ({"key": "MINE", "secret": "s"}, "MINE"), ({}, "test")]
+)
+def test_settings_of_fsspec(server: Any, settings: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    monkeypatch.setitem(fsspec.config.conf, "s3", settings)
+    assert len(rows(f"{BUCKET}/photos/0")) > 10
+    assert {request.key for request in asked(server, "/data/photos/")} == {key}
+
+
+@pytest.mark.full
+def test_a_bucket_in_another_region(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "AMAZON", "127.0.0.1")
+    assert rows("s3://far") == {"1.jpg": JPEG}
+    assert {request.region for request in asked(server, "/far/1.jpg")} == {"eu-west-1"}
+
+
+def test_without_obstore_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MetaqapError, match=r"pip install 'metaqap-fast\[remote\]'"):
+        open_sources(["s3://bucket/photos"])
+
+
+def test_what_went_wrong_in_a_few_words() -> None:
+    start = "Generic S3 error: Error performing GET http://127.0.0.1:1/data/a.jpg in 1.2ms - "
+    body = '<?xml version="1.0"?>\n<Error><Code>SlowDown</Code><Message>Please.</Message></Error>'
+    told = {
+        start + "Server returned non-2xx status code: 500 Internal Server Error: ": (
+            "the server answers 500 Internal Server Error"
+        ),
+        start + f"Server returned non-2xx status code: 503 Service Unavailable: {body}": (
+            "the server answers 503 Service Unavailable, SlowDown"
+        ),
+        start + "HTTP error: error sending request\n\nDebug source:\nGeneric {HttpError {\n  kind: Connect,\n"
+        '  Os {\n message: "Connection refused",': "no connection: Connection refused",
+        start + "HTTP error: error sending request\n\nDebug source:\nHttpError {\n  kind: Connect,\n"
+        "  InvalidCertificate(\n    UnknownIssuer,": "no connection: certificate, UnknownIssuer",
+        "Generic S3 error: something\nnew\n\nDebug source:\nNew {": "Generic S3 error: something new",
+    }
+    assert {text: objects.reason(text) for text in told} == told

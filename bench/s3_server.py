@@ -127,11 +127,11 @@ def _reset(environ: dict[str, Any]) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def put(files: dict[str, bytes], bucket: str = "data") -> None:
-    """Objects into a bucket of the server that the environment names."""
+def put(files: dict[str, bytes], bucket: str = "data", url: str = "") -> None:
+    """Objects into a bucket of a server, that of the environment if there is no URL."""
     import botocore.session
 
-    client = botocore.session.get_session().create_client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client = botocore.session.get_session().create_client("s3", endpoint_url=url or os.environ["AWS_ENDPOINT_URL"])
     client.create_bucket(Bucket=bucket)
     for name, content in files.items():
         client.put_object(Bucket=bucket, Key=name, Body=content)
@@ -139,11 +139,16 @@ def put(files: dict[str, bytes], bucket: str = "data") -> None:
 
 
 def main() -> None:
-    """A server in a process of its own, until its standard input ends; says its URL. Argument: the latency."""
+    """A server in a process of its own, behind a `Replay`, until its standard input ends; says the URLs of both.
+
+    Argument: the latency.
+    """
     import sys
 
-    with Server(float(sys.argv[1])) as server:
-        print(server.environment["AWS_ENDPOINT_URL"], flush=True)
+    from metaqap_fast.bench.s3_replay import Replay
+
+    with Server() as server, Replay(server.environment["AWS_ENDPOINT_URL"], float(sys.argv[1])) as replay:
+        print(server.environment["AWS_ENDPOINT_URL"], replay.url, flush=True)
         sys.stdin.read()
 
 

@@ -110,15 +110,15 @@ def lay_out(folder: Path, files: dict[str, bytes]) -> dict[str, list[str]]:
 
 
 @contextmanager
-def bucket(latency: float) -> Iterator[None]:
-    """An S3 server in a process of its own; the environment names it."""
+def bucket(latency: float) -> Iterator[str]:
+    """An S3 server in a process of its own, to read from: the environment names it. To be written to: its other URL."""
     command = [sys.executable, "-m", "metaqap_fast.bench.s3_server", str(latency)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None and server.stdout is not None
-        url = server.stdout.readline().strip()
+        written, url = server.stdout.readline().split()
         os.environ.update({**ENVIRONMENT, "AWS_ENDPOINT_URL": url, "FSSPEC_S3_ENDPOINT_URL": url})
         try:
-            yield
+            yield written
         finally:
             server.stdin.close()
 
@@ -139,11 +139,11 @@ def compare(images: int, repeats: int, forms: Sequence[str] = (), model: str = "
     """Rates of every form (or of some), beside that of the folder in the same round; `model`: "" for a tiny one."""
     rates: dict[str, list[float]] = {}
     costs: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as name, bucket(LATENCY):
+    with tempfile.TemporaryDirectory() as name, bucket(LATENCY) as written:
         work, files = Path(name), jpegs(images)
         sources = lay_out(work, files)
         tars = {Path(path).name: Path(path).read_bytes() for path in sources["tar"]}
-        put({**tars, **{f"files/{name}": content for name, content in files.items()}})
+        put({**tars, **{f"files/{name}": content for name, content in files.items()}}, url=written)
         sources["tar in a bucket"] = [f"s3://data/{name}" for name in tars]
         sources["files in a bucket"] = ["s3://data/files"]
         sources = {form: paths for form, paths in sources.items() if not forms or form in forms}

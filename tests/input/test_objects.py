@@ -1,4 +1,4 @@
-"""Objects of buckets are read by obstore, with what s3fs knows of credentials and regions; a few keys by s3fs itself."""
+"""Objects of buckets are read by obstore, with what s3fs knows (credentials, regions); a few keys by s3fs itself."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from metaqap_fast.records import Encoded, Entry
 AHEAD_BYTES = 1 << 24  # a larger file is not read ahead: many at a time would fill the memory
 WAITING_BYTES = 256 << 20  # that were read ahead and not yet asked for; beyond them no other file is read ahead
 READERS = 8  # threads
-DISTANT = 64  # files that are read at once over a network
+DISTANT = 128  # files that are read at once over a network
 
 
 def read_bytes(entry: Entry, max_bytes: int = MAX_BYTES) -> Encoded:

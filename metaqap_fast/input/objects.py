@@ -1,6 +1,7 @@
-"""Bytes of objects in S3 buckets, by obstore: s3fs needs five times the processor time for each.
+"""Objects in S3 buckets: their names page by page, by s3fs, and their bytes, by obstore.
 
-s3fs still lists. What it has found for that (credentials, endpoint, region, certificates) is used here too.
+s3fs needs five times the processor time to read one. What it has found to list them (credentials, endpoint, region,
+certificates) is used to read them too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ BROKEN = {
     "Interrupted": "the answer broke off",
     "Timeout": "no whole answer in time",
 }
+SLASH = ord("/")
 _lock = Lock()
 
 
@@ -65,6 +67,41 @@ def get(files: Any, path: str, start: int, stop: int, seconds: float) -> bytes |
         raise PermissionError(reason(str(error))) from None
     except obstore.exceptions.BaseError as error:
         raise OSError(reason(str(error))) from None
+
+
+def page(files: Any, path: str, token: str) -> tuple[list[dict[str, Any]], str]:
+    """Some of what is in a folder, 1,000 names at most, and a token for the page after it; empty if there is none.
+
+    Pages are in the order of the bytes of their names, those of folders with a slash at their end.
+
+    Args: an s3fs file system; bucket and folder; an earlier page's token.
+    """
+    bucket, folder, _ = files.split_path(path)
+    if files.version_aware or bucket.endswith("--x-s3"):  # in no order
+        return files.ls(path, detail=True), ""
+    prefix = folder.rstrip("/") + "/" if folder else ""
+    asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", **files.req_kw}
+    if token:
+        asked["ContinuationToken"] = token
+    found = files.call_s3("list_objects_v2", **asked)
+    folders = (
+        {"name": f"{bucket}/{each['Prefix'][:-1]}", "type": "directory"} for each in found.get("CommonPrefixes", ())
+    )
+    objects = (
+        {**each, "name": f"{bucket}/{each['Key']}", "type": "file", "size": each["Size"]}
+        for each in found.get("Contents", ())
+    )
+    return [*folders, *objects], found["NextContinuationToken"] if found.get("IsTruncated") else ""
+
+
+def settled(name: bytes, last: bytes) -> bool:
+    """Whether no later page can hold what comes before a name in the order of keys.
+
+    Keys have a folder before all names that go on where its own ends: `a/` before `a-1.jpg`; pages have it after them.
+
+    Args: a name in a folder; the last one of the pages so far.
+    """
+    return all(name[:end] + b"/" <= last for end, letter in enumerate(name) if letter < SLASH)
 
 
 def reason(text: str) -> str:

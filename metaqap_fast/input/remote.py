@@ -22,6 +22,7 @@ from metaqap_fast.input.folders import File
 from metaqap_fast.input.kinds import kind_of
 from metaqap_fast.input.lists import read_list
 from metaqap_fast.input.members import Archive, check_size
+from metaqap_fast.input.objects import is_s3, page, settled
 from metaqap_fast.input.places import key_of, plain
 from metaqap_fast.input.source import extension, junk, left_out, walked_from
 from metaqap_fast.records import Stamp, key_order
@@ -161,57 +162,76 @@ class RemoteWalk:
     def __iter__(self) -> Iterator[RemoteFile | Archive]:
         return self._walk(self._place, self._key, None)
 
-    def _walk(self, folder: Place, prefix: bytes, coming: Future[list[Any]] | None) -> Iterator[RemoteFile | Archive]:
-        try:
-            infos = coming.result() if coming else _listed(folder)
-        except OSError as error:
-            if not prefix:
-                raise MetaqapError(
-                    f"cannot list {folder.address.decode(errors='backslashreplace')}: {line(error)}"
-                ) from None
-            yield RemoteFile(prefix, folder.files, folder.path, -1, "")  # one failed row: it must not vanish
-            return
-        inside: list[tuple[bytes, Place]] = []
-        for info in infos:
-            place = Place(folder.files, info["name"], info)
-            name = place.address.rpartition(b"/")[2]
-            if place.address == folder.address or not name:  # what stands for the folder itself
-                if place.is_folder and place.path.endswith("/"):  # or the first of two slashes in a row
-                    self._counts["folder without a name"] += 1
-                continue
-            if why := left_out(name, place.is_folder):
-                self._counts[why] += 1
-            elif place.is_folder or extension(name) in EXTENSIONS or kind_of(name) is not None:
-                inside.append((name + b"/" if place.is_folder else name, place))
-            else:
-                self._counts["no image extension"] += 1
-        inside.sort(key=lambda item: key_order(item[0]))
-        for (name, place), listing in _with_listings(inside):
-            key = prefix + b"/" + name if prefix else name
-            if place.is_folder:
-                yield from self._walk(place, key.rstrip(b"/"), listing)
-            else:
-                yield place.item(key, False)
+    def _walk(self, folder: Place, prefix: bytes, coming: Future[Page] | None) -> Iterator[RemoteFile | Archive]:
+        inside: list[tuple[bytes, Place]] = []  # that may not be the next ones in the order of keys
+        last, pages, begun = b"", _pages(folder, coming), False
+        while True:
+            try:
+                infos, token = next(pages)
+            except OSError as error:
+                if begun or not prefix:
+                    where = folder.address.decode(errors="backslashreplace")
+                    raise MetaqapError(f"cannot list {where}: {line(error)}") from None
+                yield RemoteFile(prefix, folder.files, folder.path, -1, "")  # one failed row: it must not vanish
+                return
+            begun = True
+            for info in infos:
+                place = Place(folder.files, info["name"], info)
+                name = place.address.rpartition(b"/")[2]
+                if place.address == folder.address or not name:  # what stands for the folder itself
+                    if place.is_folder and place.path.endswith("/"):  # or the first of two slashes in a row
+                        self._counts["folder without a name"] += 1
+                    continue
+                last = max(last, name + b"/" if place.is_folder else name)
+                if why := left_out(name, place.is_folder):
+                    self._counts[why] += 1
+                elif place.is_folder or extension(name) in EXTENSIONS or kind_of(name) is not None:
+                    inside.append((name + b"/" if place.is_folder else name, place))
+                else:
+                    self._counts["no image extension"] += 1
+            inside.sort(key=lambda item: key_order(item[0]))
+            ready = next((n for n, (name, _) in enumerate(inside) if token and not settled(name, last)), len(inside))
+            for (name, place), listing in _with_listings(inside[:ready]):
+                key = prefix + b"/" + name if prefix else name
+                if place.is_folder:
+                    yield from self._walk(place, key.rstrip(b"/"), listing)
+                else:
+                    yield place.item(key, False)
+            del inside[:ready]
+            if not token:
+                return
 
 
-def _listed(folder: Place) -> list[Any]:
-    found: list[Any] = again(folder.files, partial(folder.files.ls, folder.path, detail=True))
-    return found
+Page = tuple[list[Any], str]  # what is known of some in a folder; a token for the next page, empty for the last one
 
 
-def _with_listings(
-    inside: Iterable[tuple[bytes, Place]],
-) -> Iterator[tuple[tuple[bytes, Place], Future[list[Any]] | None]]:
-    """Each with its listing on the way, if it is a folder."""
+def _page(folder: Place, token: str = "") -> Page:
+    files, path = folder.files, folder.path
+    if is_s3(files):
+        return again(files, partial(page, files, path, token))
+    return again(files, partial(files.ls, path, detail=True)), ""
+
+
+def _pages(folder: Place, coming: Future[Page] | None) -> Iterator[Page]:
+    """Each is asked for while the one before it is looked through."""
+    coming = coming or pool().submit(_page, folder)
+    while coming is not None:
+        infos, token = coming.result()
+        coming = pool().submit(_page, folder, token) if token else None
+        yield infos, token
+
+
+def _with_listings(inside: Iterable[tuple[bytes, Place]]) -> Iterator[tuple[tuple[bytes, Place], Future[Page] | None]]:
+    """Each with its first page on the way, if it is a folder."""
     items = list(inside)
     folders = iter([place for _, place in items if place.is_folder])
-    coming: list[Future[list[Any]]] = []
+    coming: list[Future[Page]] = []
     for item in items:
         if not item[1].is_folder:
             yield item, None
             continue
         while len(coming) < FOLDERS_AHEAD and (place := next(folders, None)) is not None:
-            coming.append(pool().submit(_listed, place))
+            coming.append(pool().submit(_page, place))
         yield item, coming.pop(0)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from archives import FILES, JPEG, STORED
 from archives import found as rows
 from metaqap_fast.errors import MetaqapError
-from metaqap_fast.input import fetch, objects, open_sources
+from metaqap_fast.input import fetch, objects, open_sources, remote
+from metaqap_fast.records import key_order
 
 BUCKET = "s3://data"
 ODD = ("d//e.jpg", "tab\t.jpg", "100%.jpg", "a%20b.jpg", "a b+c&d=e.jpg", "ü😀.jpg", "x#y.jpg", "[z]~*'.jpg")
@@ -112,6 +116,71 @@ def test_a_bucket_in_another_region(server: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(objects, "AMAZON", "127.0.0.1")
     assert rows("s3://far") == {"1.jpg": JPEG}
     assert {request.region for request in asked(server, "/far/1.jpg")} == {"eu-west-1"}
+
+
+@pytest.mark.full
+def test_a_folder_of_many_pages(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of the first page are there before the last page is."""
+    everything = [entry.key for entry in open_sources([BUCKET])]
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
+    server.requests.clear()
+    entries = iter(open_sources([f"{BUCKET}/photos/0", BUCKET]))
+    first = next(entries).key
+    pages = len(server.requests)
+    assert [first, *(entry.key for entry in entries)] == everything
+    assert pages + 5 < len(server.requests)
+
+
+class Files:
+    """A bucket whose pages are as S3 makes them."""
+
+    protocol = "s3"
+
+    def __init__(self, names: set[str], size: int) -> None:
+        self.names, self.size = names, size
+
+    def unstrip_protocol(self, path: str) -> str:
+        return f"s3://{path}"
+
+    def page(self, path: str, token: str) -> tuple[list[dict[str, Any]], str]:
+        start = f"{path}/".partition("/")[2]
+        inside = (name.removeprefix(start) for name in self.names if name.startswith(start))
+        shown = sorted({name[: name.find("/") + 1] or name for name in inside}, key=str.encode)
+        some, more = shown[int(token or 0) :][: self.size], int(token or 0) + self.size
+        infos = [
+            {"name": f"{path}/{name}".rstrip("/"), "type": "directory" if name.endswith("/") else "file", "size": 1}
+            for name in some
+        ]
+        return infos, str(more) if more < len(shown) else ""
+
+
+@given(
+    st.sets(st.text("a-/b!", min_size=1, max_size=5).filter(lambda name: "//" not in f"/{name}/")), st.integers(1, 4)
+)
+def test_pages_in_the_order_of_keys(names: set[str], size: int) -> None:
+    names = {f"{name}.jpg" for name in names}
+    files = Files(names, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote, "is_s3", lambda files: True)
+        patch.setattr(remote, "page", Files.page)
+        place = remote.Place(files, "data", {"type": "directory"})
+        keys = [entry.key for entry in remote.RemoteWalk(place, b"", Counter())]
+    assert keys == sorted((name.encode() for name in names), key=key_order)
+
+
+def test_a_page_that_does_not_come_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(files: Files, path: str, token: str) -> tuple[list[dict[str, Any]], str]:
+        if token == "2":
+            raise FileNotFoundError("gone")
+        return files.page(path, token)
+
+    monkeypatch.setattr(remote, "is_s3", lambda files: True)
+    monkeypatch.setattr(remote, "page", page)
+    place = remote.Place(Files({f"a/{i}.jpg" for i in range(4)}, 2), "data", {"type": "directory"})
+    walk = iter(remote.RemoteWalk(place, b"", Counter()))
+    assert next(walk).key == b"a/0.jpg"  # a folder 1 might come before 1.jpg
+    with pytest.raises(MetaqapError, match="cannot list s3://data/a: no such file"):
+        next(walk)
 
 
 def test_without_obstore_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

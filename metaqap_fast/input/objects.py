@@ -48,15 +48,14 @@ def get(files: Any, path: str, start: int, stop: int, seconds: float) -> bytes |
     """
     obstore = importlib.import_module("obstore")
     bucket, key, version = files.split_path(path)
-    # Access points, directory buckets and what s3fs is told to add to requests.
+    # Access points, directory buckets, versions, and what s3fs is told to add to requests.
     special = bucket.startswith("arn:") or bucket.endswith("--x-s3") or files.s3_additional_kwargs
-    if special or key != key.strip("/"):  # obstore would take a slash for none
+    if special or version or key != key.strip("/"):  # obstore would take a slash for none
         return None
     with _lock:  # the first of many threads makes it
         store = _store(files, bucket, seconds)
-    options = {"range": (start, stop), **({"version": version} if version else {})}
     try:
-        return bytes(obstore.get(store, key, options=options).bytes())
+        return bytes(obstore.get_range(store, key, start=start, end=stop))
     except FileNotFoundError:
         raise FileNotFoundError("no such file") from None
     except ValueError as error:

@@ -26,6 +26,7 @@ ODD = ("d//e.jpg", "tab\t.jpg", "100%.jpg", "a%20b.jpg", "a b+c&d=e.jpg", "Ã¼ðŸ˜
 @pytest.fixture(scope="module")
 def started() -> Iterator[Any]:
     import botocore.session
+    import s3fs  # fsspec looks at the environment once, which is not yet that of the server
 
     from metaqap_fast.bench.s3_server import Server, put
 
@@ -39,6 +40,8 @@ def started() -> Iterator[Any]:
         client.put_object(Bucket="far", Key="1.jpg", Body=JPEG)
         client.close()
         yield server
+        s3fs.S3FileSystem.clear_instance_cache()
+        objects._store.cache_clear()
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ def started() -> Iterator[Any]:
             patch.setenv(name, value)
         put(STORED)
         yield server
+        s3fs.S3FileSystem.clear_instance_cache()
+        objects._store.cache_clear()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ ORDER = """
     decode.local
     decode.device decode.worker
     decode.lanes
-    model.meta
+    model.meta model.readout
     model.bundle
     model
     engine.cache engine.cpu engine.cuda engine.protocol engine.samples

@@ -118,8 +118,12 @@ def a_tap_twice(model: Any) -> None:
 def a_tap_less(model: Any) -> None:
     values = [entry.get_source_output() for tap in read_by_head(model)[:-2] for entry in tap]
     values += [entry.get_source_output() for entry in read_by_head(model)[-1]]
-    weights = op.constant(np.ones((sum(value.shape[1] for value in values), 1), np.float32))
-    head(model).output(0).replace(op.matmul(op.concat(values, 1), weights, False, False).output(0))
+    pooled = op.concat(values, 1)
+    for product in [place.get_node() for place in head(model).input_value(0).get_target_inputs()]:  # and of the units
+        weights = op.constant(
+            np.ones((pooled.output(0).shape[1], product.output(0).partial_shape[1].get_length()), "f4")
+        )
+        product.output(0).replace(op.matmul(pooled, weights, False, False).output(0))
 
 
 def two_predictions(model: Any) -> None:

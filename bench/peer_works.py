@@ -70,7 +70,7 @@ def eager_loop(bundle: Bundle) -> Callable[[bytes], float]:
     @torch.no_grad()
     def score(path: bytes) -> float:
         views = torch.from_numpy(load_views(path, bundle.view_size))
-        return _score(bundle, np.array([float(member(views).mean()) for member in members], np.float32))
+        return _score(bundle, np.concatenate([member(views).mean(0).numpy() for member in members]))
 
     return score
 
@@ -87,8 +87,8 @@ def onnxruntime(options: Options) -> Work:
 
     def score(path: bytes) -> float:
         views = load_views(path, bundle.view_size)
-        means = [float(session.run(None, {session.get_inputs()[0].name: views})[0].mean()) for session in sessions]
-        return _score(bundle, np.array(means, np.float32))
+        means = [session.run(None, {session.get_inputs()[0].name: views})[0].mean(0) for session in sessions]
+        return _score(bundle, np.concatenate(means))
 
     return _one_by_one(score, options, "onnxruntime", "pillow")
 

@@ -28,7 +28,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,13 @@ def short(key: bytes) -> bytes:
 
 def processor_seconds() -> float:
     """Of this process and those that it started, without the server: what others on the machine do adds nothing."""
-    here = psutil.Process()
-    mine = [here, *(child for child in here.children(True) if not any("s3_server" in word for word in child.cmdline()))]
-    return sum(times.user + times.system for times in (process.cpu_times() for process in mine))
+    here, total = psutil.Process(), 0.0
+    for process in (here, *here.children(True)):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if not any("s3_server" in word for word in process.cmdline()):
+                times = process.cpu_times()
+                total += times.user + times.system
+    return total
 
 
 def compare(images: int, repeats: int, forms: Sequence[str] = (), model: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -141,17 +141,7 @@ def without(whole: Lessons, rungs: Sequence[Rung], kinds: set[int]) -> Lessons:
     """The same lessons, less the rungs on which one of some kinds has a part."""
     out = {row for row, rung in enumerate(rungs) if any(step.kind in kinds for step in rung.steps)}
     contents = [np.array([row for row in rows if row not in out]) for rows in whole.contents]
-    return Lessons(
-        whole.x,
-        whole.score,
-        whole.kept,
-        whole.severity,
-        whole.original,
-        whole.milder,
-        whole.cell,
-        whole.probe,
-        contents,
-    )
+    return replace(whole, contents=contents)
 
 
 def fit(taught: Lessons, photographs: Photographs, weights: Weights, units: int, seed: int) -> Layer:
@@ -161,7 +151,7 @@ def fit(taught: Lessons, photographs: Photographs, weights: Weights, units: int,
         torch.manual_seed(seed)
         layer = Layer(taught.x.shape[1], units, 1 + taught.severity.shape[1])
         drop = _dropout(weights.dropout, taught.x.shape[1])
-        optimizer, schedule = _optimizer(layer, weights.steps)
+        learn = _learning(layer, weights.steps)
         for _ in range(weights.steps):
             chosen = rng.permutation(len(taught.contents))[:CONTENTS]
             rows = np.concatenate([taught.contents[place] for place in chosen])
@@ -176,10 +166,7 @@ def fit(taught: Lessons, photographs: Photographs, weights: Weights, units: int,
             if weights.reasons:
                 good = on_labelled[photographs.good[labelled]]
                 loss = loss + weights.reasons * _severities(taught.severity[rows], on_rungs[:, 1:], good[:, 1:])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+            learn(loss)
     return layer.eval()
 
 
@@ -224,16 +211,12 @@ def distil(teacher: Callable[[Tensor], Tensor], x: Tensor, units: int, seed: int
             said = teacher(x)
             layer, drop = Layer(x.shape[1], units, said.shape[1]), _dropout(0.2, x.shape[1])
             spread = said.square().mean(0).clamp_min(1e-6).rsqrt()  # a column counts like another
-        optimizer, schedule = _optimizer(layer, steps)
+        learn = _learning(layer, steps)
         for _ in range(steps):
             seen = drop(x[torch.from_numpy(rng.permutation(len(x))[: 2 * PHOTOGRAPHS])])
             with torch.no_grad():
                 wanted = teacher(seen)
-            loss = ((layer(seen) - wanted) * spread).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            learn(((layer(seen) - wanted) * spread).square().mean())
     return layer.eval()
 
 
@@ -263,9 +246,18 @@ def joined_layers(scores: Sequence[Layer], reasons: Layer) -> Layer:
     return layer.eval()
 
 
-def _optimizer(layer: Layer, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _learning(layer: Layer, steps: int) -> Callable[[Tensor], None]:
+    """A step of so many, to be called with its loss."""
     optimizer = torch.optim.AdamW(layer.parameters(), lr=RATE, weight_decay=DECAY)
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+
+    def learn(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+
+    return learn
 
 
 def _dropout(share: float, inputs: int) -> Callable[[Tensor], Tensor]:

@@ -16,8 +16,7 @@ without units has predictions alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -48,6 +47,7 @@ class Readout:
     weights: tuple[tuple[float, ...], ...] = ()
     bias: tuple[float, ...] = (0.0,)
     steeper: tuple[float, ...] = ()
+    _made: dict[Any, tuple[Any, Any, Any]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def columns(self) -> int:
@@ -70,12 +70,27 @@ class Readout:
         if not self.units:
             return members, columns[:, :0]
         hidden: Any = sum(columns[:, places.start : places.stop] for places in self.units)
-        device, library = getattr(columns, "device", "cpu"), type(columns).__module__
-        weights, bias, steeper = _constants((*self.weights, self.bias, (0.0, *self.steeper)), device, library)
+        weights, bias, steeper = self._constants(columns)
         # A product would add up in another order for another number of rows; this is small.
         given = (hidden.clip(0)[:, :, None] * weights).sum(1) + bias
-        roots = given[:, 1:] - ((LEVEL - given[:, 1:]) * steeper[1:]).clip(0)
+        roots = given[:, 1:] - ((LEVEL - given[:, 1:]) * steeper).clip(0)
         return members + given[:, :1], roots.clip(0) ** 2
+
+    def _constants(self, columns: Values) -> tuple[Any, Any, Any]:
+        """`weights`, `bias` and `steeper` as arrays, or as tensors where the columns are; made once: to bring them
+        there makes the host wait."""
+        place = None if isinstance(columns, np.ndarray) else columns.device
+        if place not in self._made:
+            values = self.weights, self.bias, self.steeper
+            if place is None:
+                weights, bias, steeper = (np.array(each, np.float32) for each in values)
+            else:
+                import torch
+
+                with torch.inference_mode(False):
+                    weights, bias, steeper = (torch.tensor(each, device=place) for each in values)
+            self._made[place] = weights, bias, steeper
+        return self._made[place]
 
 
 def _side_by_side(columns: list[Values]) -> Values:
@@ -84,17 +99,3 @@ def _side_by_side(columns: list[Values]) -> Values:
     import torch
 
     return torch.cat(columns, 1)
-
-
-@lru_cache(maxsize=16)
-def _constants(rows: tuple[tuple[float, ...], ...], device: Any, library: str) -> tuple[Any, Any, Any]:
-    """All rows but the last two, and these, as arrays or as tensors on a device, made once: to bring them there makes
-    the host wait."""
-    if library == "numpy":
-        made = np.array(rows, np.float32)
-        return made[:-2], made[-2], made[-1]
-    import torch
-
-    with torch.inference_mode(False):
-        brought = torch.tensor(rows, device=device)
-        return brought[:-2], brought[-2], brought[-1]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from archives import FILES, JPEG, STORED
 from archives import found as rows
+from buckets import forget, serving
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.input import fetch, objects, open_sources, remote
 from metaqap_fast.records import key_order
@@ -26,33 +27,25 @@ ODD = ("d//e.jpg", "tab\t.jpg", "100%.jpg", "a%20b.jpg", "a b+c&d=e.jpg", "Ã¼ðŸ˜
 @pytest.fixture(scope="module")
 def started() -> Iterator[Any]:
     import botocore.session
-    import s3fs  # fsspec looks at the environment once, which is not yet that of the server
 
-    from metaqap_fast.bench.s3_server import Server, put
+    from metaqap_fast.bench.s3_server import put
 
-    with Server() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        put(STORED)
+    with serving(STORED) as server:
         put({f"odd/{name}": JPEG + name.encode() for name in ODD}, "odd")
         client = botocore.session.get_session().create_client("s3", endpoint_url=server.environment["AWS_ENDPOINT_URL"])
         client.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         client.put_object(Bucket="far", Key="1.jpg", Body=JPEG)
         client.close()
         yield server
-        s3fs.S3FileSystem.clear_instance_cache()
-        objects._store.cache_clear()
 
 
 @pytest.fixture
 def server(started: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import fsspec
-    import s3fs
 
     monkeypatch.setattr(fetch, "PAUSE", 0.001)
     monkeypatch.setitem(fsspec.config.conf, "s3", {})
-    s3fs.S3FileSystem.clear_instance_cache()
-    objects._store.cache_clear()
+    forget()
     started.requests.clear()
     yield started
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from archives import FILES, STORED, as_tar
 from archives import found as rows
+from buckets import serving
 from images import encode
 from metaqap_fast.errors import MetaqapError, UsageError
-from metaqap_fast.input import fetch, objects, open_sources
+from metaqap_fast.input import fetch, open_sources
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.scores.table import ScoreTable
 
@@ -24,19 +25,8 @@ BUCKET = "s3://data"
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Any]:
-    import s3fs
-
-    from metaqap_fast.bench.s3_server import Server, put
-
-    with Server() as server, pytest.MonkeyPatch.context() as patch:
-        s3fs.S3FileSystem.clear_instance_cache()  # of an earlier server's, if these tests do not run all together
-        objects._store.cache_clear()
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        put(STORED)
+    with serving(STORED) as server:
         yield server
-        s3fs.S3FileSystem.clear_instance_cache()
-        objects._store.cache_clear()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say of a build: the kernel is a plain shared library, so one wheel is for every Python."""
+"""What pyproject.toml cannot say of a build: its C is plain shared libraries, so one wheel is for every Python."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-# A path that the C compiler does not know is left out (kernels/cpu/paths.h); without a C compiler, the kernel.
+# Without a C compiler they are left out, and a path of the kernel that it does not know (kernels/cpu/paths.h).
 KERNEL = Extension(
     "metaqap_fast.engine.native._mobilenet",
     sources=sorted(glob("kernels/cpu/*.c")),
@@ -23,13 +23,20 @@ KERNEL = Extension(
     libraries=["m"],
     optional=True,
 )
+SCAN = Extension(
+    "metaqap_fast.formats._scan",
+    sources=["kernels/jpeg/scan.c"],
+    extra_compile_args=["-O3", "-g0"],
+    extra_link_args=["-s"],
+    optional=True,
+)
 
 
 class SharedLibrary(build_ext):
-    """Names the kernel without a Python's version: it is loaded with ctypes and holds nothing of Python's."""
+    """Names them without a Python's version: they are loaded with ctypes and hold nothing of Python's."""
 
-    def build_extension(self, ext: Extension) -> None:
-        """Its files are compiled side by side: one after the other they take a minute."""
+    def build_extensions(self) -> None:
+        """The kernel's files are compiled side by side: one after the other they take a minute."""
         compiled = self.compiler.compile
 
         def side_by_side(sources: Sequence[str], *args: Any, **options: Any) -> list[str]:
@@ -38,7 +45,7 @@ class SharedLibrary(build_ext):
                 return [name for each in objects for name in each]
 
         self.compiler.compile = side_by_side
-        super().build_extension(ext)
+        super().build_extensions()
 
     def get_ext_filename(self, fullname: str) -> str:
         """Where it stands below the folder of packages."""
@@ -53,4 +60,4 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(ext_modules=[KERNEL], cmdclass={"build_ext": SharedLibrary, "bdist_wheel": PlatformWheel})
+setup(ext_modules=[KERNEL, SCAN], cmdclass={"build_ext": SharedLibrary, "bdist_wheel": PlatformWheel})

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.bench import plots, stats
-from metaqap_fast.bench.baselines import title
 from metaqap_fast.bench.figures import Figures, Section
 from metaqap_fast.bench.quality import F64, LEVELS, coverage, ordered_pairs
 from metaqap_fast.bench.stats import Interval
@@ -23,7 +22,6 @@ from metaqap_fast.evaluation import METRICS, bootstrap, measure, srocc
 Rows = list[dict[str, Any]]
 FEWEST = 5  # images that a correlation needs
 METRIC_DRAWS = 200  # each fits a logistic again
-_OF_AN_IMAGE = {"case", "set", "name", "mos"}  # in the rows of baselines; all else is what a measure says
 
 
 def sections(figures: Figures) -> list[Section]:
@@ -39,6 +37,8 @@ def sections(figures: Figures) -> list[Section]:
     if sets or "unavailable" in by_case:
         made.append(parity(sets, by_case.get("unavailable", [])))
     if "stranger" in by_case:
+        from metaqap_fast.bench.families import strangers
+
         made.append(strangers(by_case["stranger"], by_case.get("baseline", [])))
     if "distortion" in by_case:
         made.append(monotonicity(by_case["distortion"]))
@@ -101,35 +101,6 @@ def parity(rows: Rows, unavailable: Rows) -> Section:
     table += [["", row["precision"], "", row["reason"], "", ""] for row in unavailable]
     columns = ["set", "precision", "against", "largest difference", "mean difference", "SROCC lost"]
     return Section("Parity of precisions", columns, table)
-
-
-def strangers(rows: Rows, baselines: Rows) -> Section:
-    """Every set of a table by its family: agreement and coverage, and beside them what other measures reach."""
-    others = list(dict.fromkeys(name for row in baselines for name in row if name not in _OF_AN_IMAGE))
-    table: list[list[Any]] = []
-    for family, name in sorted({(row["family"], row["set"]) for row in rows}):
-        group = [row for row in rows if row["set"] == name]
-        good = [row for row in group if row["score"] is not None]
-        inside = coverage(*(column(good, key) for key in ("mos", "score", "uncertainty")))
-        beside = [row for row in baselines if row["set"] == name]
-        found = dict(zip(METRICS, metrics(good), strict=True))
-        table.append(
-            [
-                family, name, group[0]["part"], len(good), *(found[metric] for metric in ("srocc", "plcc", "krocc")),
-                mean(inside[95]), *(_rank(beside, other) for other in others), group[0]["licence"],
-            ]
-        )  # fmt: skip
-    columns = ["family", "set", "part", "images", "SROCC", "PLCC", "KROCC", "inside the 95 % interval"]
-    note = "95 % bootstrap intervals over images. The columns of other measures are SROCC, on the same images."
-    return Section("Sets by family", [*columns, *map(title, others), "licence"], table, note)
-
-
-def _rank(rows: Rows, name: str) -> Any:
-    """SROCC of a baseline where it says something."""
-    known = [row for row in rows if row.get(name) is not None]
-    if len(known) < FEWEST:
-        return f"under {FEWEST} images"
-    return srocc(column(known, name), column(known, "mos"))
 
 
 def monotonicity(rows: Rows) -> Section:

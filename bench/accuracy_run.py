@@ -58,6 +58,7 @@ def strangers(
     precision: str,
     options: dict[str, Any],
     count: int | None,
+    measured_count: int | None,
     say: Say,
 ) -> Iterator[Row]:
     """Scores of the sets of a table, and what other measures say of the same images.
@@ -68,14 +69,17 @@ def strangers(
         precision: of the scores.
         options: of `Scorer`, without the precision.
         count: images of each set, drawn with a fixed seed; all if None.
+        measured_count: how many of them the other measures are computed of; all if None.
         say: progress.
     """
     for one in sets:
-        about = {"family": one.family, "part": one.part, "licence": one.licence, "recipe": one.recipe}
+        about = {"family": one.family, "part": one.part, "opinions": one.opinions, "licence": one.licence}
         data = replace(one.data, name=one.name)
+        contents, groups = (dict(zip(data.keys, names or (), strict=False)) for names in (data.reference, one.group))
         for row in labelled(data, [precision], options, count, False, say):
-            yield {**row, **about, "case": "stranger"}
-        rows = _chosen(data, count)
+            name = row["name"]
+            yield {**row, **about, "content": contents.get(name), "group": groups.get(name), "case": "stranger"}
+        rows = _some(_chosen(data, count), measured_count) if measures else []
         say(f"{one.name}: {', '.join(measures)} of {len(rows)} images")
         for i in rows:
             found = {name: finite(value) for name, value in measured(data.files[i], measures).items()}
@@ -85,9 +89,13 @@ def strangers(
 def _chosen(data: DataSet, count: int | None) -> Any:
     """The test rows of a set with an official split, all of any other, or some of them."""
     rows: Any = split(data).test if data.official is not None else np.arange(len(data.files))
-    if count is not None and count < len(rows):
-        rows = np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
-    return rows
+    return _some(rows, count)
+
+
+def _some(rows: Any, count: int | None) -> Any:
+    if count is None or count >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
 
 
 def labelled(

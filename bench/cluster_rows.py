@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast.bench.environment import brief
+from metaqap_fast.bench.printed import printed
 from metaqap_fast.bench.tiny import write_tiny
 
 TARS, DIFFERENT = 100, 5
@@ -108,10 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, cluster() as address:
         work = Path(name)
         found = measured(shards(work, options.rows), write_tiny(work / "tiny"), work / "scores.h5", address)
-    text = json.dumps({**brief(), **found}, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    printed({**brief(), **found}, options.output)
 
 
 if __name__ == "__main__":

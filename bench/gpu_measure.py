@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,11 @@ def make_engine(
 
 def decoder_for(settings: Settings, on_gpu: bool, **options: Any) -> Decoder:
     """A decoder for the device, or for the CPU."""
-    size = bundles.load(settings.model).view_size
+    bundle = bundles.load(settings.model)
+    plain = DecodeOptions(bundle.view_size, fine=bundle.has_fine)
     if not on_gpu:
-        return create_decoder(DecodeOptions(size))
-    return create_decoder(DecodeOptions(size, batch_size=settings.batch, **options), gpu=settings.gpu)
+        return create_decoder(plain)
+    return create_decoder(replace(plain, batch_size=settings.batch, **options), gpu=settings.gpu)
 
 
 def encoded(settings: Settings) -> list[Encoded]:

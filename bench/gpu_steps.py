@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def parity(settings: Settings, engine: str, precision: str, layout: str = "merge
         for kind in ("cpu decoder", "gpu decoder") if settings.gpu is not None else ("cpu decoder",):
             decoder = decoder_for(settings, on_gpu=kind == "gpu decoder")
             images = decoder.stream(read_all(Listing([folder])))
-            found = list(scored(made, ((image, image.views) for image in images), bundle.meta, bundle.readout))
+            items = ((image, image.views) for image in images)
+            found = list(scored(made, items, bundle.meta, bundle.readout, attrgetter("fine")))
             part = compare(np.array([result.score for _, result in found]), wanted["score"], wanted["ok"])
             part["failures"] = [f"{i.key!r}: {i.error.reason}" for i, _ in found if i.error is not None][:KEPT]
             out[f"{Path(folder).name}, {kind}"] = part
@@ -271,7 +273,8 @@ def memory(settings: Settings, engine: str, precision: str, images: int = 50_000
     every, seconds = (1000, 40 * settings.seconds) if settings.gpu is not None else (2, 600.0)
     limit = time.monotonic() + seconds
     stream = decoder.stream(endless(data))
-    for image, _ in scored(made, ((image, image.views) for image in stream), bundle.meta, bundle.readout):
+    items = ((image, image.views) for image in stream)
+    for image, _ in scored(made, items, bundle.meta, bundle.readout, attrgetter("fine")):
         sound(image)
         done += 1
         if done % every == 0:

@@ -9,7 +9,6 @@ command runs in a process of its own; its peak is the most that it or a process 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from metaqap_fast import __version__
+from metaqap_fast.bench.printed import printed
 from metaqap_fast.errors import Status
 from metaqap_fast.scores.done import Done
 from metaqap_fast.scores.durable import write_scores
@@ -146,10 +146,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         found = many_rows(options.rows, Path(folder))
-    text = json.dumps(found, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    printed(found, options.output)
     sys.exit(any(each["peak_mb"] > LIMIT_MB for each in found["commands"].values()))
 
 

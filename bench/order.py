@@ -9,13 +9,13 @@ in every way at every level, and every model sees the same pixels. See `metaqap_
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metaqap_fast.bench.environment import describe
+from metaqap_fast.bench.printed import printed
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.options import MODEL
 from metaqap_fast.scorer import Scorer
@@ -44,10 +44,7 @@ def main() -> None:
             found["models"][str(model)] = order(model, files, cells, options.precision)
     except MetaqapError as error:
         parser.error(str(error))
-    text = json.dumps(found, indent=1)
-    if options.output:
-        options.output.write_text(text + "\n")
-    print(text)
+    printed(found, options.output)
 
 
 def order(model: str, files: list[Path], cells: F64, precision: str) -> dict[str, Any]:

@@ -194,10 +194,10 @@ def load_views(path: bytes, size: int) -> Views:
 
     pixels = load_rgb(path)
     height, width = pixels.shape[:2]
-    target = target_size(width, height, size, "fit")
+    target = target_size(width, height, size)
     if target != (width, height):
         pixels = np.array(Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC))
-    return cut(pixels, size, "fit")
+    return cut(pixels, size)
 
 
 def _one_by_one(score: Callable[[bytes], float], options: Options, *names: str, comparable: bool = True) -> Work:

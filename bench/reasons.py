@@ -11,7 +11,6 @@ see the same pixels.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.bench.baselines import Measure, cleanvision, laplacian_variance
 from metaqap_fast.bench.environment import describe
+from metaqap_fast.bench.printed import printed
 from metaqap_fast.model.readout import NAMED
 from metaqap_fast.options import MODEL
 from metaqap_fast.scorer import Scorer
@@ -30,9 +30,9 @@ from metaqap_fast.train.damage import KINDS, Step, View
 from metaqap_fast.train.datasets import load, split
 from metaqap_fast.train.diagnose import BANDS, area, banded
 from metaqap_fast.train.features import middle_views
+from metaqap_fast.train.material import good
 from metaqap_fast.train.opinion import opinions, read_cells
 from metaqap_fast.train.reasons import CAUSES, REASONS, severities
-from metaqap_fast.train.refit import good
 from metaqap_fast.train.rungs import Rung
 
 F64 = NDArray[np.float64]
@@ -79,10 +79,7 @@ def main() -> None:
         "any reason, of untouched": float((untouched >= NAMED).any(1).mean()),
         "environment": describe(),
     }
-    text = json.dumps(found, indent=1)
-    if options.output:
-        options.output.write_text(text + "\n")
-    print(text)
+    printed(found, options.output)
 
 
 def planned(count: int) -> list[Rung]:

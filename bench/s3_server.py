@@ -46,6 +46,8 @@ class Server:
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     slow: float = 30.0  # seconds in the middle of a slow body
+    waiting: int = 0  # requests that have no answer yet
+    most: int = 0  # of them at once
 
     def __enter__(self) -> Server:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -82,7 +84,12 @@ class Server:
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         self.requests.append(_request(environ))
+        with self._lock:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
         time.sleep(self.latency)
+        with self._lock:
+            self.waiting -= 1
         fault = self._fault(path) if environ["REQUEST_METHOD"] in ("GET", "HEAD") else None
         if fault in ("500", "503", "403"):
             start(f"{fault} failed", [("Content-Length", "0")])

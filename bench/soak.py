@@ -10,7 +10,6 @@ slope times the number of images is the growth that is reported.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -24,6 +23,7 @@ import numpy as np
 import psutil
 
 from metaqap_fast import __version__
+from metaqap_fast.bench.printed import printed
 from metaqap_fast.options import MODEL
 from metaqap_fast.scores.table import ScoreTable
 
@@ -121,10 +121,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     result = soak(options.images, options.model, options.interval)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    printed(result, options.output, indent=2)
     grown = {
         name: value for name, value in result["growth_after_warm_up"].items() if value > LIMITS[name.split("_")[1]]
     }

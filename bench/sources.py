@@ -36,6 +36,7 @@ import numpy as np
 import psutil
 
 from metaqap_fast.bench.environment import brief
+from metaqap_fast.bench.printed import printed
 from metaqap_fast.bench.s3_server import ENVIRONMENT, put
 from metaqap_fast.bench.tiny import write_tiny
 from metaqap_fast.errors import Status
@@ -128,21 +129,25 @@ def short(key: bytes) -> bytes:
     return key.rpartition(b"/")[2]
 
 
-def processor_seconds() -> float:
-    """Of this process and those that it started, without the server: what others on the machine do adds nothing."""
-    here, total = psutil.Process(), 0.0
+def processor_seconds() -> tuple[float, float]:
+    """Of this process and those that it started, and of the server: what others on the machine do adds nothing."""
+    here, program, server = psutil.Process(), 0.0, 0.0
     for process in (here, *here.children(True)):
         with suppress(psutil.NoSuchProcess):  # it has just ended
-            if not any("s3_server" in word for word in process.cmdline()):
-                times = process.cpu_times()
-                total += times.user + times.system
-    return total
+            times = process.cpu_times()
+            if any("s3_server" in word for word in process.cmdline()):
+                server += times.user + times.system
+            else:
+                program += times.user + times.system
+    return program, server
 
 
 def compare(images: int, repeats: int, forms: Sequence[str] = (), model: str = "") -> dict[str, Any]:
     """Rates of every form (or of some), beside that of the folder in the same round; `model`: "" for a tiny one."""
     rates: dict[str, list[float]] = {}
+    elsewhere: dict[str, list[float]] = {}
     costs: dict[str, list[float]] = {}
+    server: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, bucket(LATENCY) as written:
         work, files = Path(name), jpegs(images)
         sources = lay_out(work, files)
@@ -159,25 +164,35 @@ def compare(images: int, repeats: int, forms: Sequence[str] = (), model: str = "
                     key = "name" if form in ("parquet", "arrow") else ""
                     run(scorer, Ahead(open_sources(sources[form], key=key)), out, "overwrite")
                     seconds = time.monotonic() - start
-                    spent = processor_seconds() - spent
+                    mine, its = (after - before for after, before in zip(processor_seconds(), spent, strict=True))
                     if turn:
                         rates.setdefault(form, []).append(images / seconds)
-                        costs.setdefault(form, []).append(spent / images)
+                        elsewhere.setdefault(form, []).append(images / (seconds - its / (os.cpu_count() or 1)))
+                        costs.setdefault(form, []).append(mine / images)
+                        server.setdefault(form, []).append(its / images)
                     table = ScoreTable.read(out)
                     assert table.ok.all() and len(table) == images, form
                     scores[form] = dict(zip(map(short, table.keys), map(tuple, table.members.tolist()), strict=True))
-    beside = {
-        form: statistics.median(mine / folder for mine, folder in zip(found, rates["folder"], strict=True))
-        for form, found in rates.items()
-    }
+
+    def beside(found: list[float]) -> list[float]:
+        return [round(mine / folder, 3) for mine, folder in zip(found, rates["folder"], strict=True)]
+
+    def middle(found: dict[str, list[float]], scale: float = 1.0) -> dict[str, float]:
+        return {form: round(scale * statistics.median(each), 3) for form, each in found.items()}
+
     return {
         "model": model or "a tiny one",
         "images": images,
         "bytes": sum(map(len, files.values())),
         "latency": LATENCY,
-        "images_per_second": {form: round(statistics.median(found), 1) for form, found in rates.items()},
-        "beside_the_folder": {form: round(ratio, 3) for form, ratio in beside.items()},
-        "processor_ms_per_image": {form: round(1000 * statistics.median(found), 3) for form, found in costs.items()},
+        "images_per_second": middle(rates),
+        "beside_the_folder": middle({form: beside(found) for form, found in rates.items()}),
+        "beside_the_folder_each_round": {form: beside(found) for form, found in rates.items()},
+        "beside_the_folder_if_the_server_took_no_processor": middle(
+            {form: beside(found) for form, found in elsewhere.items()}
+        ),
+        "processor_ms_per_image": middle(costs, 1000),
+        "processor_ms_of_the_server_per_image": middle(server, 1000),
         "least_processor_ms_per_image": {form: round(1000 * min(found), 3) for form, found in costs.items()},
         "same_scores": {form: found == scores["folder"] for form, found in scores.items()},
     }
@@ -276,10 +291,7 @@ def main() -> None:
     options = parser.parse_args()
     forms = [form for form in options.forms.split(",") if form]
     found = large(options.work) if options.large else compare(options.images, options.repeats, forms, options.model)
-    text = json.dumps({**brief(), **found}, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    printed({**brief(), **found}, options.output)
 
 
 if __name__ == "__main__":

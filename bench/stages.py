@@ -204,7 +204,9 @@ def _decoder(bundle: Bundle, options: Options) -> Decoder:
     gpu = choose(options["engine"], options["device"]).gpu
     batch = options.get("batch_size") or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
     index = None if gpu is None else gpu.index
-    return create_decoder(DecodeOptions(bundle.view_size, batch_size=batch), gpu=index, limits=Limits())
+    return create_decoder(
+        DecodeOptions(bundle.view_size, batch_size=batch, fine=bundle.has_fine), gpu=index, limits=Limits()
+    )
 
 
 def _views(bundle: Bundle, options: Options) -> list[Any]:

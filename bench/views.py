@@ -9,11 +9,10 @@ from typing import Any
 
 from metaqap_fast.bench import peers, throughput
 from metaqap_fast.bench.baselines import title
+from metaqap_fast.bench.families import SETS
 from metaqap_fast.bench.figures import Figures, Section, median, show
 from metaqap_fast.bench.runs import RunError, read
 from metaqap_fast.bench.stats import Interval
-
-SETS = "Sets by family"  # the table of `accuracy` that has other measures
 
 
 def hours(paths: Sequence[Path]) -> Section:

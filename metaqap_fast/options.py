@@ -20,11 +20,6 @@ PRECISION: Precision = "auto"
 
 DEVICE = "auto"
 
-Views = Literal["fit", "unscaled"]
-VIEWS: tuple[Views, ...] = get_args(Views)
-VIEW: Views = "fit"
-OLD_VIEWS = {"native": "unscaled"}  # names of version 0.1, still accepted
-
 Raw = Literal["preview", "develop"]
 RAWS: tuple[Raw, ...] = get_args(Raw)
 RAW: Raw = "preview"
@@ -48,7 +43,7 @@ MAX_MEMORY = 1 << 32  # bytes, to decode it; the largest JPEG 2000 of 200 millio
 PIXEL_BYTES = 16  # of them that a pixel can take: JPEG 2000 takes the most
 
 # Rows are committed to disk at whichever comes first.
-ROWS_PER_PART = 1000
+ROWS_PER_PART = 4000
 SECONDS_PER_PART = 10.0
 
 # Exit statuses of a run that came to its end; cli/__init__.py has the others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import nan
@@ -29,7 +30,7 @@ class Stamp:
 
     def __bool__(self) -> bool:
         """Whether anything is known."""
-        return self != Stamp()
+        return self.size != -1 or self.version != ""
 
     @property
     def code(self) -> int:
@@ -70,6 +71,16 @@ class Entry(Protocol):
         """
 
 
+def asked(entry: Entry, ahead_bytes: int) -> Future[bytes] | None:
+    """An entry's bytes on their way, where no thread needs to wait for them: the entry has `ask` then.
+
+    None: `Entry.read` has them; it also has them if the future fails, or knows why not.
+    """
+    ask = getattr(entry, "ask", None)
+    found: Future[bytes] | None = ask(ahead_bytes) if ask else None
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """An image's bytes, or why there are none."""
@@ -81,13 +92,14 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class LaneBatch:
-    """What a GPU's decoder made at once: `pixels`, a torch tensor [K, S, S, 3] uint8 there.
+    """What a GPU's decoder made at once: `pixels`, a torch tensor [K, S, S, 3] uint8 there; `side` is S.
 
     `ready` is the CUDA event behind which they are complete: another stream waits for it before it reads them.
     """
 
     pixels: Any
     ready: Any
+    side: int  # not asked of torch for every image
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +116,7 @@ class DeviceViews:
     @property
     def nbytes(self) -> int:
         """Of its pixels."""
-        return 3 * self.batch.pixels.shape[1] ** 2 * len(self)  # type: ignore[no-any-return]
+        return 3 * self.batch.side**2 * len(self)
 
     def array(self) -> Pixels:
         """The pixels on the host; waits for them."""
@@ -138,6 +150,7 @@ class Decoded:
     note: str = ""  # what a reader of its score should know
     hash: int = 0  # see `Row.hash`
     details: Details | None = None  # where they are asked for
+    fine: bool = False  # the last view is a fine one, see `metaqap_fast.decode.views`
 
     @property
     def views(self) -> Pixels:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from typing import IO, Any, Protocol
 
 from metaqap_fast import __version__
 from metaqap_fast.input import Source
 from metaqap_fast.options import ROWS_PER_PART, OutputMode, Shard
-from metaqap_fast.records import Entry, Row, Stamp
+from metaqap_fast.records import Entry, Row, Stamp, asked
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.claim import Claim
 from metaqap_fast.scores.done import Done
@@ -43,7 +43,6 @@ def about(scorer: Scorer) -> dict[str, Any]:
         "device": engine.device,
         "model": bundle.name,
         "members": len(bundle.members),
-        "views": scorer.views,
         "view_size": bundle.view_size,
     }
 
@@ -64,6 +63,11 @@ class _Stamped:
     def stamp(self) -> Stamp:
         """See `Entry.stamp`."""
         return self.entry.stamp()
+
+    def ask(self, ahead_bytes: int) -> Future[bytes] | None:
+        """See `asked`."""
+        self.code = self.entry.stamp().code
+        return asked(self.entry, ahead_bytes)
 
     def read(self, max_bytes: int, ahead_bytes: int) -> bytes | memoryview | None:
         """See `Entry.read`."""
@@ -87,7 +91,8 @@ def stamped(scorer: Scorer, entries: Iterable[Entry], trace: Trace | None = None
         for row in rows:
             while (one := waiting.popleft()).key != row.key:
                 pass
-            yield replace(row, seen=one.code)
+            object.__setattr__(row, "seen", one.code)  # frozen, but nobody has it yet: cheaper than another one
+            yield row
 
 
 def collect(
@@ -106,8 +111,9 @@ def collect(
 
     with closing(rows), Interrupts(save) as interrupts:
         try:
+            untraced = nullcontext()
             for row in interrupts.waiting(rows):
-                with trace.span("write") if trace else nullcontext():
+                with trace.span("write") if trace else untraced:
                     sink.add(row)
                 summary.take(row)
                 on_row(summary)

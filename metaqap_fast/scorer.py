@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -35,11 +36,8 @@ from metaqap_fast.options import (
     MAX_SECONDS,
     MIN_SIZE,
     MODEL,
-    OLD_VIEWS,
     RAW,
     RAWS,
-    VIEWS,
-    Views,
 )
 from metaqap_fast.progress import OnProgress, reported
 from metaqap_fast.records import Decoded, Entry, Row, Scored, key_order
@@ -62,7 +60,6 @@ class Scorer:
         engine: `auto`, `tensorrt`, `native`, `openvino` or `torch`.
         device: `auto`, `cpu` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `fp8`; not every engine has every one.
-        views: `fit` (as shown on a screen) or `unscaled` (a grid of crops at full resolution).
         batch_size: images decoded together; never changes a score. None: 16, and 64 on a GPU.
         raw: `preview` (the camera's own picture in a RAW file, unless it is a thumbnail) or `develop` (the sensor).
         exif: also read what the camera wrote: date, camera, lens and exposure; never its place.
@@ -75,7 +72,7 @@ class Scorer:
             and `max_seconds` and `max_memory` are not kept.
 
     Raises:
-        UsageError: an unknown model, engine, device, precision or view mode, or a limit that is no positive number.
+        UsageError: an unknown model, engine, device or precision, or a limit that is no positive number.
         MetaqapError: a damaged bundle, or a library that is missing.
 
     Threads may share a Scorer: one call runs at a time, the others wait. `score_stream` has the Scorer until it is read
@@ -93,7 +90,6 @@ class Scorer:
         engine: str = "auto",
         device: str = "auto",
         precision: str = "auto",
-        views: str = "fit",
         batch_size: int | None = None,
         raw: str = RAW,
         exif: bool = False,
@@ -104,12 +100,9 @@ class Scorer:
         max_memory: int = MAX_MEMORY,
         isolate: bool = True,
     ) -> None:
-        for name, text in (("engine", engine), ("device", device), ("precision", precision), ("views", views)):
+        for name, text in (("engine", engine), ("device", device), ("precision", precision)):
             if not isinstance(text, str):
                 raise UsageError(f"{name} is {kind(text)}, not a str")
-        views = OLD_VIEWS.get(views, views)
-        if views not in VIEWS:
-            raise UsageError(f"unknown views {views!r}: one of {', '.join(VIEWS)}")
         if raw not in RAWS:
             raise UsageError(f"unknown raw {raw!r}: one of {', '.join(RAWS)}")
         if batch_size is not None:
@@ -120,12 +113,13 @@ class Scorer:
             raise UsageError(f"max_seconds is {max_seconds!r}, not a positive number")
         forked.check()
         self.bundle = bundles.load(model)
-        self.views: Views = views
         self.max_bytes = max_bytes
         choice = choose(engine, device)  # once, for decoder and engine
         gpu = choice.gpu.index if choice.gpu else None
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
-        options = DecodeOptions(self.bundle.view_size, self.views, self.batch_size, max_pixels, min_size, raw, exif)
+        options = DecodeOptions(
+            self.bundle.view_size, self.batch_size, max_pixels, min_size, raw, exif, fine=self.bundle.has_fine
+        )
         limits = Limits(max_seconds, max_memory) if isolate else None
         self.decoder = decode.create(options, gpu=gpu, limits=limits)  # starts while the engine compiles
         try:
@@ -253,7 +247,8 @@ class Scorer:
             raise turn.failure
 
     def _scored(self, images: Iterable[Decoded]) -> Iterator[tuple[Decoded, Scored]]:
-        return scored(self.engine, ((image, image.views) for image in images), self.bundle.meta, self.bundle.readout)
+        items = ((image, image.views) for image in images)
+        return scored(self.engine, items, self.bundle.meta, self.bundle.readout, attrgetter("fine"))
 
     def _row(self, image: Decoded, result: Scored) -> Row:
         error, meta = image.error, self.bundle.meta
@@ -293,7 +288,8 @@ class Scorer:
             "engine_version": self.engine.version or versions(ENGINES[self.engine.name].packages),
             "precision": self.engine.precision,
             "device": self.engine.device,
-            "preprocessing": f"views={self.views}, view size {self.bundle.view_size}"
+            "preprocessing": f"views=fit{' and fine' if self.bundle.has_fine else ''}"
+            + f", view size {self.bundle.view_size}"
             + (", RAW developed" if self.decoder.options.raw == "develop" else ""),
             **({"exif": "date, camera, lens, exposure"} if self.decoder.options.exif else {}),
             "decoder": versions(decode.PACKAGES) + (" on a GPU" if self.engine.device_id is not None else ""),

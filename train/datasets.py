@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.evaluation import read_labels
 from metaqap_fast.formats import EXTENSIONS
 from metaqap_fast.streams import counted
-from metaqap_fast.train.layouts import LAYOUTS, Layout
+from metaqap_fast.train.layouts import LAYOUTS, table
 
 NAMES = (*LAYOUTS, "csv")
 SEEDS = 10  # random splits of a set that has no official one; the median over them is reported
@@ -75,7 +74,7 @@ def load(name: str, root: str | os.PathLike[str], low: float | None = None, high
     if name == "csv":
         if low is None or high is None or low == high:
             raise UsageError(f"{path}: a csv needs the two ends of its MOS scale, --low and --high")
-        layout = Layout(path.parent, read_labels(path), low, high)
+        layout = table(path, low, high)
     elif name not in LAYOUTS:
         raise UsageError(f"unknown data set {name!r}: one of {', '.join(NAMES)}")
     elif low is not None or high is not None:

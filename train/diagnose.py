@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from metaqap_fast.train.material import Material, good
 from metaqap_fast.train.opinion import Opinions
 from metaqap_fast.train.reasons import REASONS, limit, severities
-from metaqap_fast.train.refit import Material, good
 from metaqap_fast.train.units import Units
 
 F64 = NDArray[np.float64]
@@ -38,9 +38,10 @@ class Diagnosis:
 
 def diagnose(seen: Material, said: Opinions, made: Units) -> Diagnosis:
     """Measure units on the validation photographs and on the held-out good ones."""
-    untouched = made([member[good(seen.held_mos)] for member in seen.held])[:, 1:]
+    faults = slice(1, 1 + len(REASONS))  # what comes after them is no damage
+    untouched = made([member[good(seen.held_mos)] for member in seen.held])[:, faults]
     single = np.array([len(rung.steps) == 1 for rung in seen.judged.rungs])
-    severity, given = severities(seen.judged.rungs, said)[single], made(seen.judged.pooled)[single, 1:]
+    severity, given = severities(seen.judged.rungs, said)[single], made(seen.judged.pooled)[single, faults]
     auc = np.full((len(REASONS), len(BANDS)), np.nan)
     named = np.full((len(REASONS), len(REASONS)), np.nan)
     for reason in range(len(REASONS)):

@@ -170,22 +170,22 @@ def _on_device(
             collect(row, [output[i] for output in outputs])
 
 
-def decoded(files: Sequence[Path]) -> Iterator[Decoded]:
-    """Each file through the program's own decoder, in order.
+def decoded(files: Sequence[Path], size: int = VIEW_SIZE) -> Iterator[Decoded]:
+    """Each file through the program's own decoder, in order, for views of `size` pixels.
 
     Raises:
         MetaqapError: an image that cannot be decoded; leaving it out would part images from their labels.
     """
     entries = [File(bytes(path), bytes(path)) for path in files]
-    for path, image in zip(files, create(DecodeOptions(VIEW_SIZE)).stream(read_all(entries)), strict=True):
+    for path, image in zip(files, create(DecodeOptions(size)).stream(read_all(entries)), strict=True):
         if image.error is not None:
             raise MetaqapError(f"{path}: {image.error}")
         yield image
 
 
-def middle_views(files: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
+def middle_views(files: Sequence[Path], size: int = VIEW_SIZE) -> Iterator[NDArray[np.uint8]]:
     """The middle view of each file, [S, S, 3] uint8, which training sees; raises as `decoded`."""
-    return (image.views[len(image.views) // 2] for image in decoded(files))
+    return (image.views[len(image.views) // 2] for image in decoded(files, size))
 
 
 def views_of(files: Sequence[Path]) -> list[NDArray[np.uint8]]:

@@ -36,7 +36,7 @@ CONTENTS, PHOTOGRAPHS = 80, 1200  # of a step: photographs with all their rungs,
 MARGIN = 0.01  # of the score, that a milder level is to be above the next
 PROBE = 10.0  # weight of a rung that changes nothing, or a known thing: each is one level where other kinds have five
 ABOVE = 3.0  # weight of a rung that scores above its original
-FOR_SCORE, FOR_REASONS = 8, 16  # units of a layer that is fitted for them
+FOR_REASONS = 16  # units of a layer that is fitted for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,25 @@ class Lessons:
     probe: NDArray[np.bool_]
     contents: list[Rows]
 
+    def beside(self, others: Lessons) -> Lessons:
+        """Both."""
+        count = len(self.x)
+        tensors = {
+            name: torch.cat([getattr(self, name), getattr(others, name)]) for name in ("x", "score", "kept", "severity")
+        }
+        return Lessons(
+            **tensors,
+            original=np.concatenate([self.original, others.original + count]),
+            milder=np.concatenate([self.milder, np.where(others.milder < 0, -1, others.milder + count)]),
+            cell=np.concatenate([self.cell, others.cell]),
+            probe=np.concatenate([self.probe, others.probe]),
+            contents=[*self.contents, *(rows + count for rows in others.contents)],
+        )
+
+    def times(self, count: int) -> Lessons:
+        """The same, with each photograph in a step so many times as often."""
+        return replace(self, contents=self.contents * count)
+
 
 @dataclass(frozen=True, slots=True)
 class Photographs:
@@ -74,6 +93,10 @@ class Photographs:
     score: Tensor
     mos: Tensor
     good: Tensor
+
+    def beside(self, others: Photographs) -> Photographs:
+        """Both."""
+        return Photographs(*(torch.cat([getattr(each, name) for each in (self, others)]) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +173,8 @@ def fit(taught: Lessons, photographs: Photographs, weights: Weights, units: int,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = Layer(taught.x.shape[1], units, 1 + taught.severity.shape[1])
-        drop = _dropout(weights.dropout, taught.x.shape[1])
-        learn = _learning(layer, weights.steps)
+        drop = dropout(weights.dropout, taught.x.shape[1])
+        learn = learning(layer, weights.steps)
         for _ in range(weights.steps):
             chosen = rng.permutation(len(taught.contents))[:CONTENTS]
             rows = np.concatenate([taught.contents[place] for place in chosen])
@@ -209,9 +232,9 @@ def distil(teacher: Callable[[Tensor], Tensor], x: Tensor, units: int, seed: int
         torch.manual_seed(seed)
         with torch.no_grad():
             said = teacher(x)
-            layer, drop = Layer(x.shape[1], units, said.shape[1]), _dropout(0.2, x.shape[1])
+            layer, drop = Layer(x.shape[1], units, said.shape[1]), dropout(0.2, x.shape[1])
             spread = said.square().mean(0).clamp_min(1e-6).rsqrt()  # a column counts like another
-        learn = _learning(layer, steps)
+        learn = learning(layer, steps)
         for _ in range(steps):
             seen = drop(x[torch.from_numpy(rng.permutation(len(x))[: 2 * PHOTOGRAPHS])])
             with torch.no_grad():
@@ -226,17 +249,19 @@ def mean_of(said: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Te
 
 
 @torch.no_grad()
-def joined_layers(scores: Sequence[Layer], reasons: Layer) -> Layer:
+def joined_layers(scores: Sequence[Layer], reasons: Layer | None = None) -> Layer:
     """One layer [N, 1 + R] with the units of all: the mean of what some layers say of the score (none: it stays), and
     the reasons of one that says nothing else [N, R]."""
-    parts = [*scores, reasons]
+    parts = [*scores, *([] if reasons is None else [reasons])]
     units = torch.cat([part.units.weight for part in parts])
-    layer = Layer(units.shape[1], len(units), 1 + reasons.last.out_features)
+    layer = Layer(units.shape[1], len(units), 1 if reasons is None else 1 + reasons.last.out_features)
     layer.units.weight.copy_(units)
     layer.units.bias.copy_(torch.cat([part.units.bias for part in parts]))
     layer.last.weight.zero_()
     layer.last.bias.zero_()
-    layer.last.weight[1:, -reasons.units.out_features :], layer.last.bias[1:] = reasons.last.weight, reasons.last.bias
+    if reasons is not None:
+        own = reasons.units.out_features
+        layer.last.weight[1:, -own:], layer.last.bias[1:] = reasons.last.weight, reasons.last.bias
     place = 0
     for part in scores:
         count = part.units.out_features
@@ -246,7 +271,7 @@ def joined_layers(scores: Sequence[Layer], reasons: Layer) -> Layer:
     return layer.eval()
 
 
-def _learning(layer: Layer, steps: int) -> Callable[[Tensor], None]:
+def learning(layer: Layer, steps: int) -> Callable[[Tensor], None]:
     """A step of so many, to be called with its loss."""
     optimizer = torch.optim.AdamW(layer.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
@@ -260,7 +285,7 @@ def _learning(layer: Layer, steps: int) -> Callable[[Tensor], None]:
     return learn
 
 
-def _dropout(share: float, inputs: int) -> Callable[[Tensor], Tensor]:
+def dropout(share: float, inputs: int) -> Callable[[Tensor], Tensor]:
     """Dropout by rows of masks that are drawn once: to draw them anew would cost more than all else."""
     masks = (torch.rand(4096, inputs) >= share).float() / (1 - share)
     return lambda x: x * masks[torch.randint(0, len(masks), (len(x),))]

@@ -34,6 +34,22 @@ class Layout:
     unlabelled: frozenset[str] = frozenset()
 
 
+def table(path: Path, low: float, high: float) -> Layout:
+    """A csv of image names, relative to it, and MOS; in a column `content`, if it has one, what an image shows."""
+    return Layout(path.parent, read_labels(path), low, high, reference=column(path, "content"))
+
+
+def column(path: Path, name: str) -> list[str] | None:
+    """A further column of a csv that `read_labels` takes, an entry for each label; None without such a column."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        header = [cell.strip().lower() for cell in next(rows, [])]
+        if name not in header:
+            return None
+        at = header.index(name)
+        return [row[at].strip() if at < len(row) else "" for row in rows if any(cell.strip() for cell in row)]
+
+
 def biq2021(root: Path) -> Layout:
     """Folder `Images` and one csv for each half of the official split; MOS 0..1."""
     labels: dict[str, float] = {}

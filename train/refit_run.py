@@ -15,14 +15,17 @@ from metaqap_fast.errors import UsageError
 from metaqap_fast.input.files import Listing
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.train import familiar
+from metaqap_fast.model.readout import LEVEL
+from metaqap_fast.streams import counted
 from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose
 from metaqap_fast.train.features import middle_views
+from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
 from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Material, Refit, Settings, cache_of, see
+from metaqap_fast.train.refit import Refit
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.run import prepare
-from metaqap_fast.train.seen import Eyes, remember
+from metaqap_fast.train.seen import Eyes, Pooled, remember
+from metaqap_fast.train.strange import is_judged
 from metaqap_fast.train.units import Units
 
 log = logging.getLogger(__name__)
@@ -36,12 +39,10 @@ def refit(
     output: Path,
     work: Path,
     model: str,
-    photographs: Path,
-    opinions: Path,
+    pictures: Pictures,
     low: float | None = None,
     high: float | None = None,
     bundle_name: str | None = None,
-    strange: Path | None = None,
     reasons_only: bool = False,
     changes: dict[str, Any] | None = None,
 ) -> str:
@@ -53,32 +54,34 @@ def refit(
         output: the new bundle's folder.
         work: folder of caches; a second call goes on from them.
         model: the bundle: a name or a folder.
-        photographs: folder of undamaged ones.
-        opinions: table of KADID's mean opinions.
+        pictures: what units are taught beside the labelled set.
         low: see `datasets.load`.
         high: see `datasets.load`.
         bundle_name: of the new bundle.
-        strange: folder of pictures that are no photographs, to measure how well they are told from them.
         reasons_only: leave the scores as they are.
         changes: entries of `Settings`.
     """
-    settings = _settings(changes or {})
+    settings = settings_of(changes or {})
     bundle = bundles.load(model)
     _, _, data = prepare(name, root, work, None, low, high)
-    seen = see(bundle, data, photographs, opinions, work, settings)
+    seen = see(bundle, data, pictures, work, settings)
     fits = Refit(bundle, seen, settings)
-    made = fits.fit(reasons_only)
-    figures = {} if reasons_only else _scores(fits, made)
+    odd, judged = (
+        strange_pictures(bundle, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
+    )
+    made = fits.fit(reasons_only, odd)
+    fine = None if reasons_only else fits.fit_fine(made)
+    figures = {} if reasons_only else scores_of(fits, made, fine)
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
-    if strange is not None:
-        figures["AUC of unfamiliar"] = _unfamiliar(bundle, seen, strange, work, settings)
-    revise(bundle, seen, made, output, bundle_name or f"{bundle.name}-heads", reasons_only, asdict(settings))
+    if judged is not None:
+        figures["unfamiliar"] = told_apart(made, seen, judged)
+    revise(bundle, seen, made, output, bundle_name or f"{bundle.name}-heads", reasons_only, asdict(settings), fine)
     text = json.dumps(figures, indent=2)
     (output / "heads.json").write_text(text + "\n")
     return text
 
 
-def _scores(fits: Refit, made: Units) -> dict[str, Any]:
+def scores_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any]:
     """Figures of the score, as it was and with the units."""
     (before, before_held), (after, after_held) = fits.judge(), fits.judge(made)
     kept = after_held["srocc"] >= before_held["srocc"] - MAY_LOSE
@@ -95,39 +98,60 @@ def _scores(fits: Refit, made: Units) -> dict[str, Any]:
         "as it was": before.summary() | before_held,
         "refitted": after.summary() | after_held,
         "agreement with people on kinds left out": fits.unseen_kinds(),
+        "agreement with metrics on copies of large photographs": large_of(fits, made, fine),
         "adjacent": {"as it was": before.adjacent, "refitted": after.adjacent},
         "above": {"as it was": before.above, "refitted": after.above},
     }
 
 
-def _unfamiliar(
-    bundle: Bundle, seen: Material, folder: Path, work: Path, settings: Settings
-) -> dict[str, dict[str, float]]:
-    """For each member: AUC of the pictures of a folder against held-out photographs, and the share of them marked over
-    .99; half of the held-out photographs say how far others are, the other half are compared."""
+def large_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any] | None:
+    """Figures of copies of large photographs; None where there are none."""
+    if not fits.has_large:
+        return None
+    return {
+        "as it was": fits.judge_large(),
+        "refitted": fits.judge_large(made),
+        "with fine views": fits.judge_large(made, fine),
+    }
+
+
+def strange_pictures(bundle: Bundle, folder: Path, work: Path, settings: Settings) -> tuple[list[Pooled], list[Pooled]]:
+    """What each member sees in the pictures of a folder: in those to fit on, and in those to judge by.
+
+    Raises:
+        UsageError: there are none for one of the two.
+    """
     files = sorted(Path(os.fsdecode(entry.path)) for entry in Listing([folder]).files())
-    eyes = Eyes(bundle, settings.precision)
+    judged = np.array([is_judged(file) for file in files], bool)
+    if judged.all() or not judged.any():
+        raise UsageError(f"{folder}: {counted(len(files), 'picture')} are too few to fit on and to judge by")
     pictures = remember(
-        eyes,
+        Eyes(bundle, settings.precision),
         len(files),
-        lambda start, stop: middle_views(files[start:stop]),
+        lambda start, stop: middle_views(files[start:stop], bundle.view_size),
         cache_of(bundle, work, settings) / f"strange-{folder.resolve().name}",
     )
-    found = {}
-    for place, member in enumerate(bundle.members):
-        held = seen.held[place]
-        model = familiar.fit(seen.labelled[place], held[::2])
-        marks, photographs = model.unfamiliar(pictures[place]), model.unfamiliar(held[1::2])
-        distances = model.distance(pictures[place]), model.distance(held[1::2])
-        found[member.name] = {
-            "AUC": area(*distances),
-            "marked over .99": float((marks > 0.99).mean()),
-            "photographs marked over .99": float((photographs > 0.99).mean()),
-        }
-    return found
+    return [each[~judged] for each in pictures], [each[judged] for each in pictures]
 
 
-def _settings(changes: dict[str, Any]) -> Settings:
+def told_apart(made: Units, seen: Material, judged: list[Pooled]) -> dict[str, float]:
+    """AUC of strange pictures against held-out photographs, and the share of each, and of damaged ones, that is called
+    unfamiliar."""
+    pictures, held, damaged = (made(pooled)[:, -1] for pooled in (judged, seen.held, seen.judged.pooled))
+    return {
+        "AUC": area(pictures, held),
+        "strange pictures": float((pictures >= LEVEL).mean()),
+        "held-out photographs": float((held >= LEVEL).mean()),
+        "damaged photographs": float((damaged >= LEVEL).mean()),
+    }
+
+
+def settings_of(changes: dict[str, Any]) -> Settings:
+    """Settings with some entries changed.
+
+    Raises:
+        UsageError: there is no such entry, or its value is out of range.
+    """
     known = [field.name for field in fields(Settings)]
     for entry in changes:
         if entry not in known:
@@ -142,10 +166,13 @@ def _settings(changes: dict[str, Any]) -> Settings:
             settings.components,
             settings.layers,
             settings.reason_units,
+            settings.score_units,
+            settings.score_steps,
+            settings.large,
         )
         if min(*whole, settings.steps) <= 0 or min(settings.mos, settings.still, settings.cells) < 0:
             raise ValueError("counts are above 0, weights at least 0")
-        if not 0 <= settings.dropout < 1:
+        if not all(0 <= share < 1 for share in (settings.dropout, settings.score_dropout)):
             raise ValueError("dropout is from 0 to less than 1")
     except (TypeError, ValueError) as error:
         raise UsageError(f"--set: {error}") from None

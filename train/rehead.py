@@ -64,6 +64,44 @@ def add_units(model: ModelProto, weights: NDArray[np.floating[Any]], bias: F64) 
     onnx.checker.check_model(model)
 
 
+def read_units(model: ModelProto) -> tuple[NDArray[np.float32], F64] | None:
+    """Weights [D, U] and bias [U] of the columns that `add_units` has added; None if there are none."""
+    if not any(tensor.name.startswith(BESIDE) for tensor in model.graph.initializer):
+        return None
+    weights = _constant(model, f"{BESIDE}.weights.fp16").astype(np.float32)
+    return weights, _constant(model, f"{BESIDE}.bias")
+
+
+def drop_units(model: ModelProto) -> None:
+    """Take those columns away again, [N, 1 + U] -> [N, 1]; changes the model."""
+    graph = model.graph
+    if read_units(model) is None:
+        return
+    name = graph.output[0].name
+    nodes = [node for node in graph.node if not _beside(node)]
+    tensors = [tensor for tensor in graph.initializer if not tensor.name.startswith(BESIDE)]
+    for node in nodes:
+        node.output[:] = [name if output == ALONE else output for output in node.output]
+    del graph.node[:], graph.initializer[:], graph.output[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+    graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1]))
+    onnx.checker.check_model(model)
+
+
+def put_head(model: ModelProto, weights: F64, bias: float) -> None:
+    """Replace the weights [D] and the bias of a member's prediction; changes the model.
+
+    Raises:
+        MetaqapError: as `read_head`.
+    """
+    product, added = _head(model)
+    for name, values in ((product.input[1], weights), (added.input[1], np.array([bias]))):
+        tensor = _tensor(model, name)
+        shape, kind = list(tensor.dims), numpy_helper.to_array(tensor).dtype
+        tensor.CopyFrom(numpy_helper.from_array(values.reshape(shape).astype(kind), name))
+
+
 def digest_of_body(model: ModelProto) -> str:
     """Of everything but the heads: what two members share whose pooled taps are the same."""
     product, added = _head(model)

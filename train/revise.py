@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from metaqap_fast import __version__
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import FORMAT_VERSION, Bundle
 from metaqap_fast.model.meta import spread
+from metaqap_fast.train.material import Material
 from metaqap_fast.train.meta import calibrate
-from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Material, own_heads, predictions
+from metaqap_fast.train.refit import own_heads, predictions
 from metaqap_fast.train.rehead import add_units
 from metaqap_fast.train.units import Units
 
@@ -34,6 +35,7 @@ def revise(
     name: str,
     reasons_only: bool = False,
     training: dict[str, Any] | None = None,
+    fine: Units | None = None,
 ) -> dict[str, Any]:
     """Write the bundle; returns its `bundle.json`.
 
@@ -47,21 +49,24 @@ def revise(
         name: of the new bundle.
         reasons_only: the units leave scores as they are, and so the uncertainties stay.
         training: facts for `bundle.json`.
+        fine: units that read fine views, if there are some.
     """
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     entries = [dict(entry) for entry in bundle.document["members"]]
-    for place, (one, share) in enumerate(zip(bundle.members, made.shares, strict=True)):
+    every = [made] if fine is None else [made, fine]
+    starts = np.concatenate([each.start for each in every])
+    for place, one in enumerate(bundle.members):
         model = onnx.load(one.file)
-        start = made.start if place == 0 else np.zeros_like(made.start)  # the shares are added up
-        add_units(model, share, start)
+        start = starts if place == 0 else np.zeros_like(starts)  # the shares are added up
+        add_units(model, np.concatenate([each.shares[place] for each in every], 1), start)
         entries[place]["units"] = len(start)
         onnx.save(model, out / one.file.name)
         names = [one.file.name]
         if "ranges" in entries[place]:
             names.append(entries[place]["ranges"])
             shutil.copyfile(bundle.path / names[1], out / names[1])
-        files |= {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in names}
+        files |= digests(out, names)
     learner, held = ({}, {}) if reasons_only else _uncertainty(bundle, seen, made)
     document = {
         **bundle.document,
@@ -69,10 +74,11 @@ def revise(
         "name": name,
         "members": entries,
         "hidden": {
-            "reasons": list(REASONS),
+            "reasons": list(made.names),
             "weights": [[_rounded(value) for value in row] for row in made.weights],
             "bias": [_rounded(value) for value in made.bias],
             "steeper": [_rounded(value) for value in made.steeper],
+            **({} if fine is None else {"fine": _last(fine)}),
         },
         "meta_learner": {**bundle.document["meta_learner"], **learner},
         "training": {
@@ -85,6 +91,11 @@ def revise(
     return document
 
 
+def digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The sha256 of files in a folder, as `bundle.json` has them."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
 def _uncertainty(bundle: Bundle, seen: Material, made: Units) -> tuple[dict[str, Any], dict[str, Any]]:
     """Entries of the meta-learner, and what the score reaches on the held-out fold."""
     members = predictions(seen.held, own_heads(bundle)) + made(seen.held)[:, :1]
@@ -93,6 +104,11 @@ def _uncertainty(bundle: Bundle, seen: Material, made: Units) -> tuple[dict[str,
     floor, slope = calibrate(score, spread(members, score, weights), seen.held_mos)
     figures = {key: round(value, 4) for key, value in measure(score, seen.held_mos).items()}
     return {"variance_floor": floor, "variance_slope": slope}, {"held_out": figures}
+
+
+def _last(fine: Units) -> dict[str, Any]:
+    """The last layer of the units that read fine views."""
+    return {"weights": [_rounded(value) for value in fine.weights[:, 0]], "bias": _rounded(fine.bias[0])}
 
 
 def _rounded(value: float) -> float:

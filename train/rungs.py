@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from metaqap_fast.decode import DecodeOptions, create
 from metaqap_fast.errors import UsageError
 from metaqap_fast.formats import EXTENSIONS
 from metaqap_fast.train.damage import KINDS, LADDERS, PROBES, Step, damaged
 from metaqap_fast.train.features import middle_views
+from metaqap_fast.train.member import VIEW_SIZE
 
 View = NDArray[np.uint8]
 PARTS = {"train": range(0, 14), "validation": range(14, 17), "untouched": range(17, 20)}  # of 20
@@ -101,8 +103,19 @@ def everything(count: int, seed: int) -> list[Rung]:
     return rungs
 
 
-def views(files: Sequence[Path], rungs: Sequence[Rung], threads: int = 2) -> Iterator[View]:
-    """The views [S, S, 3] uint8 of rungs, in order, made on some threads; each photograph is decoded once."""
+def views(files: Sequence[Path], rungs: Sequence[Rung], threads: int = 2, size: int = VIEW_SIZE) -> Iterator[View]:
+    """The views [S, S, 3] uint8 of rungs, in order, made on some threads; each photograph is decoded once.
+
+    Damage is done to 512 pixels, whatever the size S of the views: a kind's levels are made for that. The result is
+    then resized like any picture of 512 pixels.
+    """
+    made = _at_full_size(files, rungs, threads)
+    if size == VIEW_SIZE:
+        return made
+    return (image.views[0] for image in create(DecodeOptions(size)).stream_arrays((b"", view) for view in made))
+
+
+def _at_full_size(files: Sequence[Path], rungs: Sequence[Rung], threads: int) -> Iterator[View]:
     wanted = list(dict.fromkeys(rung.photograph for rung in rungs))
     sources = dict(zip(wanted, middle_views([files[place] for place in wanted]), strict=True))
     with ThreadPoolExecutor(threads) as pool:

@@ -18,8 +18,7 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from metaqap_fast.engine.native.engine import kernels
-from metaqap_fast.engine.native.isa import path
+from metaqap_fast.engine.native.engine import fastest
 from metaqap_fast.engine.native.layout import aligned_bytes
 from metaqap_fast.model.bundle import Bundle
 
@@ -40,7 +39,7 @@ class Eyes:
     """
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int = 0) -> None:
-        self._kernels = kernels(bundle, path(precision), precision)
+        self._kernels, _ = fastest(bundle, precision)
         self._threads = threads or len(os.sched_getaffinity(0))
         self._free: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
         for _ in range(self._threads):

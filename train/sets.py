@@ -8,8 +8,12 @@ data = "csv"
 root = "stills/mos.csv"      # relative to the table
 low = 1
 high = 5
+opinions = "scale"           # what MOS is, one of OPINIONS; this if it is left out
 licence = "CC BY 4.0"
 recipe = "one frame of each of 18 films, HEVC intra at four qualities, shown full-screen"
+
+A csv may have two more columns: `content`, what an image shows, and `group`, a part of the set that is also measured
+alone.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Any
 
 from metaqap_fast.errors import UsageError
 from metaqap_fast.train.datasets import DataSet, load
+from metaqap_fast.train.layouts import column
 from metaqap_fast.train.twins import near_duplicates
 
 FAMILIES = (
@@ -34,12 +39,18 @@ FAMILIES = (
     "other",
 )
 PARTS = ("train", "validation", "untouched")
+# Quality on a scale; the share of pairs that an image won; how beautiful it is; what a program made of it.
+OPINIONS = ("scale", "pairs", "looks", "machine")
 _TEXTS = ("name", "family", "part", "data", "root", "licence", "recipe")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedSet:
-    """A labelled set and what a model card says of it; `part` is one of PARTS, `family` one of FAMILIES."""
+    """A labelled set and what a model card says of it.
+
+    `part` is one of PARTS, `family` one of FAMILIES, `opinions` one of OPINIONS. `group` is a part of the set for
+    each row, None where it has none.
+    """
 
     name: str
     family: str
@@ -47,6 +58,8 @@ class NamedSet:
     licence: str
     recipe: str
     data: DataSet
+    opinions: str = "scale"
+    group: list[str] | None = None
 
 
 def read_sets(table: Path) -> list[NamedSet]:
@@ -72,22 +85,30 @@ def read_sets(table: Path) -> list[NamedSet]:
 
 def _set(table: Path, number: int, entry: dict[str, Any]) -> NamedSet:
     where = f"{table}, set {number} ({entry.get('name', 'without a name')})"
-    if unknown := set(entry) - {*_TEXTS, "low", "high"}:
+    if unknown := set(entry) - {*_TEXTS, "low", "high", "opinions"}:
         raise UsageError(f"{where}: there is no entry {unknown.pop()!r}")
     for name in _TEXTS:
         if not isinstance(entry.get(name), str) or not entry[name].strip():
             raise UsageError(f"{where}: {name} is missing" + _WHY.get(name, ""))
-    for name, choices in (("family", FAMILIES), ("part", PARTS)):
-        if entry[name] not in choices:
-            raise UsageError(f"{where}: {name} is {entry[name]!r}, not one of {', '.join(choices)}")
+    opinions = entry.get("opinions", OPINIONS[0])
+    for name, value, choices in (
+        ("family", entry["family"], FAMILIES),
+        ("part", entry["part"], PARTS),
+        ("opinions", opinions, OPINIONS),
+    ):
+        if value not in choices:
+            raise UsageError(f"{where}: {name} is {value!r}, not one of {', '.join(choices)}")
     ends = [entry.get(name) for name in ("low", "high")]
     if any(end is not None and not isinstance(end, (int, float)) for end in ends):
         raise UsageError(f"{where}: low and high are numbers: what the worst and the best image can be given")
+    root = table.parent / entry["root"]
     try:
-        data = load(entry["data"], table.parent / entry["root"], *ends)
+        data = load(entry["data"], root, *ends)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
-    return NamedSet(entry["name"], entry["family"], entry["part"], entry["licence"], entry["recipe"], data)
+    group = column(root, "group") if entry["data"] == "csv" else None
+    texts = {name: entry[name] for name in ("name", "family", "part", "licence", "recipe")}
+    return NamedSet(**texts, data=data, opinions=opinions, group=group)
 
 
 _WHY = {

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
+from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train.components import Components
 from metaqap_fast.train.hidden import Layer
+from metaqap_fast.train.reasons import REASONS
+from metaqap_fast.train.rehead import read_units
 from metaqap_fast.train.seen import Pooled
 
 F32 = NDArray[np.float32]
@@ -26,6 +30,7 @@ class Units:
         weights: [U, 1 + R] of the last layer.
         bias: [1 + R].
         steeper: [R] for roots below the level from which a reason is named.
+        names: R, of the severities.
     """
 
     shares: list[F32]
@@ -33,6 +38,7 @@ class Units:
     weights: F64
     bias: F64
     steeper: F64
+    names: tuple[str, ...] = REASONS
 
     def __call__(self, pooled: Sequence[Pooled]) -> F64:
         """[n, 1 + R] from the members' raw taps [n, D]: the change of the score, and roots of severities."""
@@ -45,6 +51,35 @@ class Units:
     def scaled(self, factor: F64, shift: F64) -> Units:
         """With every column [1 + R] times a factor, and moved."""
         return replace(self, weights=self.weights * factor, bias=self.bias * factor + shift)
+
+    def beside(self, others: Units, steeper: F64, name: str) -> Units:
+        """With other units, which say one thing more [n, 1], as their last severity."""
+        weights = np.zeros((len(self.start) + len(others.start), len(self.bias) + 1))
+        weights[: len(self.start), :-1] = self.weights
+        weights[len(self.start) :, -1:] = others.weights
+        return Units(
+            [np.concatenate(both, 1) for both in zip(self.shares, others.shares, strict=True)],
+            np.concatenate([self.start, others.start]),
+            weights,
+            np.concatenate([self.bias, others.bias]),
+            np.concatenate([self.steeper, steeper]),
+            (*self.names, name),
+        )
+
+
+def shipped_units(bundle: Bundle) -> Units | None:
+    """The units of a bundle, without those that read fine views; None if it has none."""
+    found = [read_units(onnx.load(member.file)) for member in bundle.members]
+    if bundle.hidden is None:
+        return None
+    shares = [each for each in found if each is not None]
+    assert len(shares) == len(found), "every member of a bundle that is trained here has a share"
+    weights, bias, steeper = (
+        np.array(values, np.float64) for values in (bundle.hidden.weights, bundle.hidden.bias, bundle.hidden.steeper)
+    )
+    count = len(weights)
+    start = np.sum([each[1][:count] for each in shares], 0)
+    return Units([each[0][:, :count] for each in shares], start, weights, bias, steeper, bundle.reasons)
 
 
 def units(layer: Layer, parts: Sequence[Components]) -> Units:

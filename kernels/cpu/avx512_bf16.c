@@ -36,6 +36,15 @@ INLINE void partial_end(const Partial *p, const Stats *s, int channel) {
     _mm512_storeu_ps(s->maximum + channel, _mm512_max_ps(_mm512_loadu_ps(s->maximum + channel), p->maximum));
 }
 
+// Pixels are made eight at a time. Where that does not end with them, the last eight overlap those before: what is made twice
+// is the same, and is left out of the statistics.
+static int eight_at(int x, int end) { return x + 8 <= end ? x : end - 8; }
+INLINE void leave_out(f32x16 *x, int first) {
+    if (first == 0) return;
+#pragma GCC unroll 8
+    for (int t = 0; t < 8; t++) x[t] = _mm512_maskz_mov_ps(t < first ? 0 : 0xffff, x[t]);
+}
+
 // Eight pixels at once: as trees, for one after another each would wait for the one before.
 INLINE void partial_add(Partial *p, const f32x16 *x) {
     f32x16 even = _mm512_mul_ps(x[0], x[0]), odd = _mm512_mul_ps(x[1], x[1]);
@@ -97,12 +106,14 @@ INLINE void product_to_ring(const Operands *o, const Product *p, int pixel, int 
 
 AVX512_BF16 static void expand(const Network *n, const Block *b, const Memory *m, int channel, Area area, const Ring *ring) {
     (void)n;
-    int k = channel / 16;
+    int k = channel / 16, two = channel + 16 < b->wide;
     Operands o = operands(&b->expand, m->narrow[0], (int64_t)b->height * b->width);
     for (int y = area.first; y < area.last; y++) {
         float *row = (float *)ring_row(ring, y, k) + b->left * 16;
-        for (int x = area.left; x < area.right; x += 8)
-            product_to_ring(&o, &b->expand, y * b->width + x, k, channel + 16 < b->wide, row + 16 * x, (int64_t)ring->width * 16);
+        for (int x = area.left; x < area.right; x += 8) {
+            int at = eight_at(x, area.right);
+            product_to_ring(&o, &b->expand, y * b->width + at, k, two, row + 16 * at, (int64_t)ring->width * 16);
+        }
     }
 }
 
@@ -111,8 +122,10 @@ INLINE void count_row(const float *pixels, int width, const Stats *stats, int ch
     Partial partial;
     partial_start(&partial);
     for (int x = 0; x < width; x += 8) {
+        int at = eight_at(x, width);
         f32x16 values[8];
-        for (int t = 0; t < 8; t++) values[t] = _mm512_load_ps(pixels + 16 * (x + t));
+        for (int t = 0; t < 8; t++) values[t] = _mm512_load_ps(pixels + 16 * (at + t));
+        leave_out(values, x - at);
         partial_add(&partial, values);
     }
     partial_end(&partial, stats, channel);
@@ -125,7 +138,10 @@ AVX512_BF16 static void stem(const Network *n, const Block *b, const Memory *m, 
     float *row = (float *)ring_row(ring, y, 0) + b->left * 16;
     int64_t next = (int64_t)ring->width * 16;
     for (int k = 0; k < b->wide / 16; k += 2)
-        for (int x = 0; x < b->width; x += 8) product_to_ring(&o, &n->stem, x, k, 1, row + k * next + 16 * x, next);
+        for (int x = 0; x < b->width; x += 8) {
+            int at = eight_at(x, b->width);
+            product_to_ring(&o, &n->stem, at, k, 1, row + k * next + 16 * at, next);
+        }
     for (int k = 0; k < b->wide / 16; k++) count_row(row + k * next, b->width, &m->stem, 16 * k);
 }
 
@@ -149,6 +165,7 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int c
             Partial partial;
             partial_start(&partial);
             for (int x = area.left; x < area.right; x += 8) {
+                int at = eight_at(x, area.right);
                 f32x16 sum[8];
                 for (int t = 0; t < 8; t++) sum[t] = bias;
 #pragma GCC unroll 5
@@ -156,13 +173,14 @@ INLINE void strip(const Block *b, int kernel, int stride, const Memory *m, int c
 #pragma GCC unroll 5
                     for (int j = 0; j < kernel; j++) {
                         f32x16 w = _mm512_loadu_ps(weights + 16 * (i * kernel + j));
-                        const float *from = (const float *)rows[i] + 16 * (x * stride + j);
+                        const float *from = (const float *)rows[i] + 16 * (at * stride + j);
                         for (int t = 0; t < 8; t++) sum[t] = _mm512_fmadd_ps(_mm512_load_ps(from + 16 * stride * t), w, sum[t]);
                     }
                 for (int t = 0; t < 8; t++) {
                     sum[t] = relu6(sum[t]);
-                    _mm256_store_si256((__m256i *)(to + 32 * (x + t)), (__m256i)_mm512_cvtneps_pbh(sum[t]));
+                    _mm256_store_si256((__m256i *)(to + 32 * (at + t)), (__m256i)_mm512_cvtneps_pbh(sum[t]));
                 }
+                leave_out(sum, x - at);
                 partial_add(&partial, sum);
             }
             partial_end(&partial, &m->wide, 16 * c);
@@ -192,12 +210,13 @@ AVX512_BF16 static void project(const Network *n, const Block *b, const Memory *
         const uint16_t *added = b->residual ? (const uint16_t *)m->narrow[0] + at : NULL;
         uint16_t *to = (uint16_t *)m->narrow[1] + at;
         for (int x = 0; x < pixels; x += 8) {
+            int from = eight_at(x, pixels);
             f32x16 sum[2][8];
-            if (d == 32) product(&o, x, k / 16, 1, sum);
-            else product(&o, x, k / 16, 0, sum);
+            if (d == 32) product(&o, from, k / 16, 1, sum);
+            else product(&o, from, k / 16, 0, sum);
             for (int t = 0; t < 8; t++)
                 for (int j = 0; j < d / 16; j++) {
-                    int64_t place = (int64_t)d * (x + t) + 16 * j;
+                    int64_t place = (int64_t)d * (from + t) + 16 * j;
                     f32x16 value = _mm512_add_ps(sum[j][t], _mm512_loadu_ps(b->project.bias + k + 16 * j));
                     if (added) value = _mm512_add_ps(value, from_bf16(_mm256_load_si256((const void *)(added + place))));
                     _mm256_store_si256((void *)(to + place), (__m256i)_mm512_cvtneps_pbh(value));

@@ -58,7 +58,7 @@ typedef struct {
 } Block;
 
 typedef struct {
-    int32_t size;              // side of the image in pixels, a multiple of 512
+    int32_t size;              // side of the image in pixels; AMX: a multiple of 512, AVX512_BF16: of 32
     int32_t eight;             // products in int8
     int32_t top, left;         // the stem's padding in pixels
     uint16_t outside[4];       // the colour around the image, which the normalisation makes 0, as pixels are read: bf16, or

@@ -194,6 +194,13 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
     help="Other measures to compute on the images of --sets; also cleanvision and pyiqa:NAME.",
 )
 @click.option(
+    "--baseline-images",
+    "measured",
+    type=click.IntRange(min=5),
+    metavar="N",
+    help="Compute these on N images of each set.  [default: all]",
+)
+@click.option(
     "--images", "count", type=click.IntRange(min=5), metavar="N", help="Use N images of each set.  [default: all]"
 )
 @click.option(
@@ -203,9 +210,7 @@ def peers(engine: str, precisions: str, names: str, pythons: tuple[str, ...], **
     help="Also measure without images that have a near-duplicate in the training set.",
 )
 @click.option(
-    "--pristine",
-    type=click.Path(exists=True, path_type=Path),
-    help="Folder of undamaged photographs, to be distorted and changed.",
+    "--pristine", type=click.Path(exists=True, path_type=Path), help="Folder of undamaged photographs to be distorted."
 )
 @click.option(
     "--photos", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="How many of them to use."
@@ -222,6 +227,7 @@ def accuracy(
     high: float | None,
     table: Path | None,
     baselines: str,
+    measured: int | None,
     count: int | None,
     twins: bool,
     pristine: Path | None,
@@ -250,6 +256,7 @@ def accuracy(
     settings = {
         "sets": [*(each.name for each in data), *(each.name for each in strangers)],
         "images": count,
+        "baseline_images": measured,
         "photos": len(pictures),
         "precisions": wanted,
     }
@@ -258,7 +265,7 @@ def accuracy(
     ) as record:
         for row in accuracy_run.rows(data, pictures, wanted, options, count, twins, _say):
             record.add(row)
-        for row in accuracy_run.strangers(strangers, measures, wanted[0], options, count, _say):
+        for row in accuracy_run.strangers(strangers, measures, wanted[0], options, count, measured, _say):
             record.add(row)
 
 
@@ -329,9 +336,7 @@ def report(runs: tuple[Path, ...], output: Path | None, as_json: bool, even_busy
 
 @bench.command()
 @click.argument("documents", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--root", default=".", show_default=True, type=_PATH, help="Folder that the names of runs are relative to."
-)
+@click.option("--root", default=".", show_default=True, type=_PATH, help="Folder that names of runs are relative to.")
 def quote(documents: tuple[Path, ...], root: Path) -> None:
     """Write tables of runs into DOCUMENTS, between <!-- bench: FOLDER --> and <!-- end -->.
 

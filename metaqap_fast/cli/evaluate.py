@@ -32,7 +32,6 @@ from metaqap_fast.cli import shared
 @shared.ENGINE
 @shared.DEVICE
 @shared.PRECISION
-@shared.VIEWS
 def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any) -> None:
     """Compare scores with people's opinions: SROCC, PLCC, KROCC and RMSE.
 

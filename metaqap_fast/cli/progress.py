@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from metaqap_fast.options import NOTHING_SCORED
+from metaqap_fast.options import NOTHING_SCORED, TOO_MANY_FAILED
 from metaqap_fast.streams import counted, shown
 
 if TYPE_CHECKING:
     from metaqap_fast.errors import MetaqapError
+    from metaqap_fast.scores.totals import Totals
     from metaqap_fast.summary import Summary
 
 SECONDS_BETWEEN_LINES = 5.0
 FAILURES = 3  # shown
+WHY = {  # a run that came to its end has another exit status than 0
+    NOTHING_SCORED: "no image could be scored",
+    TOO_MANY_FAILED: "more images failed than --strict or --max-failed allows",
+}
 
 
 class Report:
@@ -63,7 +68,7 @@ class Report:
             f"device [bold]{text['device']}[/]"
         )
         members = counted(about["members"], "member")
-        model = f"model {text['model']}: {members}, {text['views']} views of {text['view_size']} px"
+        model = f"model {text['model']}: {members}, views of {text['view_size']} px"
         if model != self._model:
             self._say(model)
         self._model = model
@@ -108,6 +113,10 @@ class Report:
             self._print(exit_status=status)
             return
         summary, totals = self.summary, self.summary.totals
+        if self._quiet:
+            if status:
+                self.console.print(f"{WHY[status]}: {totals.failed:,} of {totals.rows:,} failed{_first(totals)}")
+            return
         failures = ", ".join(f"{n:,} {name}" for name, n in totals.failures.items())
         self._say(
             f"[bold]{totals.scored:,} scored[/], {totals.failed:,} failed{f' ({failures})' if failures else ''}, "
@@ -144,8 +153,8 @@ class Report:
                 self._say(f"{name}:")
             for score, path, reason in extremes:
                 self._say(f"  {score:.3f}  {_escape(path)}{f'  ({reason})' if reason else ''}")
-        if status == NOTHING_SCORED:
-            self._say("no image could be scored")
+        if status:
+            self._say(WHY[status])
         if summary.output != "-":
             self._say(f"written to [bold]{_escape(summary.output)}[/]")
 
@@ -156,6 +165,11 @@ class Report:
     def _say(self, text: str) -> None:
         if not self._quiet and not self._json:
             self.console.print(text)
+
+
+def _first(totals: Totals) -> str:
+    """One failure, for a run that says nothing else."""
+    return "".join(f"; {_escape(each['path'])}: {_escape(each['error'])}" for each in totals.first_failures[:1])
 
 
 def _bar(console: Console) -> Any:

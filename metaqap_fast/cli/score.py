@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,11 +13,13 @@ import click
 from metaqap_fast import options, signals
 from metaqap_fast.cli import shared
 from metaqap_fast.errors import MetaqapError
+from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.options import OutputMode, Shard, Some
 
 if TYPE_CHECKING:
     from metaqap_fast.input import Source
     from metaqap_fast.input.ahead import Ahead
+    from metaqap_fast.scorer import Scorer
 
 # Options that cannot be given together, and those that are nothing without another.
 APART = [
@@ -51,7 +53,6 @@ TOGETHER = [
 @shared.ENGINE
 @shared.DEVICES
 @shared.PRECISION
-@shared.VIEWS
 @shared.BATCH
 @shared.THREADS
 @shared.RAW
@@ -174,7 +175,7 @@ def score(
     from metaqap_fast.input import open_sources
     from metaqap_fast.input.ahead import Ahead
     from metaqap_fast.run import about, run, run_to
-    from metaqap_fast.scale import apart
+    from metaqap_fast.scale import apart, feeding
     from metaqap_fast.scale.shards import run_shards
     from metaqap_fast.scorer import Scorer
     from metaqap_fast.scores.claim import Claim
@@ -183,7 +184,10 @@ def score(
     from metaqap_fast.trace import Trace
 
     arguments: list[str] | None = click.get_current_context().obj
-    if arguments and not (ray or dry_run) and (gpu := apart.needed(settings["engine"], settings["device"])):
+    device, one = settings.pop("device"), bool(profile or output == "-" or ray or dry_run)
+    devices = device.split(",") if one else feeding.devices(settings["engine"], device)
+    gpu = apart.needed(settings["engine"], device) if arguments and not (ray or dry_run) else ""
+    if arguments and gpu and len(devices) == 1:
         sys.exit(apart.run(gpu, arguments))
     mode: OutputMode = "resume" if resume else "overwrite" if overwrite else "new"
     some: dict[str, Any] = {name: settings.pop(name) for name in ("exclude", "limit", "sample", "seed")}
@@ -198,11 +202,15 @@ def score(
     if dry_run and listing:
         _preview(listing, output, mode, retry_failed, as_json)
         return
-    devices = settings.pop("device").split(",")
-    if len(devices) > 1 and (profile or output == "-" or ray):
+    if len(devices) > 1 and one:
         raise click.UsageError(f"{'--profile' if profile else '--ray' if ray else '-o -'} is for one device")
     if listing and not shard:  # of few images a share may have none
         listing.check()
+    if listing and len(devices) > 1 and device == "auto" and listing.few(feeding.FEW):
+        devices = [device]
+        if arguments and gpu:
+            listing.close()
+            sys.exit(apart.run(gpu, arguments))
     trace = Trace(profile) if profile else None
     claim = None if output == "-" else Claim(output, mode)  # before the seconds that a model takes to compile
     saving: dict[str, Any] = {
@@ -236,15 +244,16 @@ def score(
             else:
                 with signals.at_once(stopped):
                     scorer = Scorer(device=devices[0], **settings)
-                report.started(about(scorer))
-                if claim:
-                    run(
-                        scorer, listing, claim, mode, report.progress, trace, **saving, stopped=stopped, summary=summary
-                    )
-                else:
-                    file = sys.stdout.buffer
-                    run_to(scorer, listing, file, f".{form or 'csv'}", report.progress, trace, stopped, summary)
-                scorer.close()  # a GPU's libraries may abort if the interpreter ends before them
+                with _ended(scorer):
+                    report.started(about(scorer))
+                    if claim:
+                        run(
+                            scorer, listing, claim, mode, report.progress, trace, **saving, stopped=stopped,
+                            summary=summary,
+                        )  # fmt: skip
+                    else:
+                        file = sys.stdout.buffer
+                        run_to(scorer, listing, file, f".{form or 'csv'}", report.progress, trace, stopped, summary)
         except signals.INTERRUPTIONS as error:
             stopped(error)
             raise
@@ -254,6 +263,21 @@ def score(
     status = summary.exit_status(Some(0) if strict else max_failed)
     report.finished(status)
     sys.exit(status)
+
+
+@contextmanager
+def _ended(scorer: Scorer) -> Iterator[None]:
+    """Closes it, also after an error: a GPU's libraries may abort if the interpreter ends before them.
+
+    But not one whose GPU is lost, where they may hang, and not after a signal: both leave at once.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, GpuLost):
+            scorer.close()
+        raise
+    scorer.close()
 
 
 def _check(given: Mapping[str, Any]) -> None:

@@ -137,7 +137,7 @@ DEVICES = click.option(
     show_default=True,
     metavar="auto|cpu|cuda:N[,cuda:M...]",
     help="Where the networks run. auto: on a GPU if one can be used, otherwise on the CPU. Name several GPUs, such as "
-    "cuda:0,cuda:1, to run a process on each.",
+    "cuda:0,cuda:1, to run a process on each. auto may run several processes on a fast GPU.",
 )
 PRECISION = click.option(
     "--precision",
@@ -146,15 +146,6 @@ PRECISION = click.option(
     show_default=True,
     help="Arithmetic of the networks. auto: bf16 or fp16 where the device has it, otherwise fp32. Give fp32 for scores "
     "that are the same on every machine; int8 is faster and less exact.",
-)
-VIEWS = click.option(
-    "--views",
-    type=click.Choice([*options.VIEWS, *options.OLD_VIEWS]),
-    default=options.VIEW,
-    show_default=True,
-    metavar="|".join(options.VIEWS),
-    help="What the networks see of a large image. fit: all, scaled down as on a screen; unscaled: a grid of crops at "
-    "full resolution, which shows fine faults but ranks images worse.",
 )
 RAW = click.option(
     "--raw",

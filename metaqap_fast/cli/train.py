@@ -47,6 +47,46 @@ def _log() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
+_PHOTOGRAPHS = click.option(
+    "--photographs",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of undamaged photographs, to be damaged in every way.",
+)
+_OPINIONS = click.option(
+    "--opinions",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="csv table of mean opinions of KADID-10k, with the columns id, level and mean_opinion.",
+)
+_STRANGE = click.option(
+    "--strange",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of pictures that are not photographs: documents, screens, drawings. The model learns to call such "
+    "pictures unfamiliar.",
+)
+_LARGE = click.option(
+    "--large",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of undamaged photographs with at least 1,400 lines, to be scaled and coded at their own size.",
+)
+_SETTINGS = click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="ENTRY=VALUE",
+    help="Change an entry of the settings. Can be given several times.",
+)
+
+
+def _pictures(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What units are taught from, and the other options."""
+    from metaqap_fast.train.material import Pictures
+
+    pictures = {name: options.pop(name) for name in ("photographs", "opinions", "large", "strange")}
+    return Pictures(**pictures), options
+
+
 @train.command()
 @click.argument("photographs", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder to write the runs to, one for each network.")
@@ -121,42 +161,55 @@ def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...]
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
 @_WORK
 @shared.MODEL
-@click.option(
-    "--photographs",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of undamaged photographs, to be damaged in every way.",
-)
-@click.option(
-    "--opinions",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="csv table of mean opinions of KADID-10k, with the columns id, level and mean_opinion.",
-)
+@_PHOTOGRAPHS
+@_OPINIONS
 @_LOW
 @_HIGH
 @click.option(
     "--name", "bundle_name", metavar="NAME", help="Name of the bundle.  [default: the name of the model, with -heads]"
 )
-@click.option(
-    "--strange",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of pictures that are not photographs. Measures how well they are told from photographs.",
-)
+@_LARGE
+@_STRANGE
 @click.option("--reasons-only", is_flag=True, help="Add or replace the reasons; scores stay as they are.")
-@click.option(
-    "--set",
-    "changes",
-    multiple=True,
-    metavar="ENTRY=VALUE",
-    help="Change an entry of the settings. Can be given several times.",
-)
+@_SETTINGS
 def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Refit the heads of a model on photographs damaged in every way, and teach it to give reasons."""
     _log()
     from metaqap_fast.train.refit_run import refit
 
-    click.echo(refit(name=data, root=root, output=output, changes=_changes(changes), **options))
+    pictures, options = _pictures(options)
+    click.echo(refit(name=data, root=root, output=output, pictures=pictures, changes=_changes(changes), **options))
+
+
+@train.command()
+@_ROOT
+@_DATA
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
+@_WORK
+@shared.MODEL
+@click.option("--member", required=True, metavar="NAME", help="Member of the model that is kept.")
+@click.option(
+    "--view-size",
+    required=True,
+    type=click.IntRange(min=64),
+    metavar="PIXELS",
+    help="Side of the views that it is to see.",
+)
+@_PHOTOGRAPHS
+@_OPINIONS
+@_LOW
+@_HIGH
+@click.option("--name", "bundle_name", metavar="NAME", help="Name of the bundle.")
+@_LARGE
+@_STRANGE
+@_SETTINGS
+def distil(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
+    """Make a small, fast model that says what a larger one says."""
+    _log()
+    from metaqap_fast.train.distil import distil as make
+
+    pictures, options = _pictures(options)
+    click.echo(make(name=data, root=root, output=output, pictures=pictures, changes=_changes(changes), **options))
 
 
 @train.command()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from metaqap_fast.options import BATCH_SIZE, MAX_MEMORY, MAX_PIXELS, MAX_SECONDS, MIN_SIZE, RAW, Raw, Views
+from metaqap_fast.options import BATCH_SIZE, MAX_MEMORY, MAX_PIXELS, MAX_SECONDS, MIN_SIZE, RAW, Raw
 from metaqap_fast.records import Decoded, Encoded, Pixels
 
 log = logging.getLogger(__name__)
@@ -26,22 +26,22 @@ class DecodeOptions:
 
     Attributes:
         size: side of the members' input in pixels.
-        views: how views are cut, see `metaqap_fast.decode.views`.
         batch_size: images decoded together; never changes a pixel.
         max_pixels: an image with more is a row with status `too_large`; it is never decoded.
         min_size: an image whose shorter side has fewer pixels is a row with status `too_small`; it is never decoded.
         raw: what of a RAW file is scored: the camera's preview, if it is large enough, or the developed sensor.
         exif: whether a camera's notes are read, see `Decoded.details`.
+        fine: whether a large image has a fine view behind the others, see `metaqap_fast.decode.views`.
         hw_decoder_load: share of the JPEGs that go to a GPU's hardware decoder, where it has one.
     """
 
     size: int
-    views: Views = "fit"
     batch_size: int = BATCH_SIZE
     max_pixels: int = MAX_PIXELS
     min_size: int = MIN_SIZE
     raw: Raw = RAW
     exif: bool = False
+    fine: bool = False
     hw_decoder_load: float = HW_DECODER_LOAD
 
 

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from metaqap_fast.decode import DecodeOptions
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.records import Pixels
+
+Size = tuple[int, int]  # (width, height)
+
+
+class Resized(NamedTuple):
+    """What a batch was decoded to.
+
+    Attributes:
+        pixels: [H, W, 3] uint8 RGB of each image, as stored (not turned), in DALI's memory, which hold until the next
+            run: arrays, or torch tensors; one tensor [B, H, W, 3] if all on a GPU have one shape.
+        found: the size that each had before it was resized.
+        fine: a second time, for fine views, of those of which that is wanted, and one pixel of the others; empty if
+            it is wanted of none.
+    """
+
+    pixels: Any
+    found: list[Size]
+    fine: list[Any]
 
 
 class Dali:
@@ -27,36 +45,43 @@ class Dali:
         self._pipelines: dict[bool, Any] = {}
 
     def run(
-        self, sources: Sequence[Pixels], sizes: Sequence[tuple[int, int] | None], stream: Any = None
-    ) -> tuple[Any, list[tuple[int, int]]]:
+        self,
+        sources: Sequence[Pixels],
+        sizes: Sequence[Size | None],
+        fine_sizes: Sequence[Size | None] = (),
+        stream: Any = None,
+    ) -> Resized:
         """Decode and resize a batch.
 
         Args:
             sources: all encoded files [n], or all pixels [H, W, 3] uint8.
-            sizes: what each is resized to, (width, height); None for one that keeps its exact pixels.
+            sizes: what each is resized to; None for one that keeps its exact pixels.
+            fine_sizes: the same for its fine view; None for one without. Ignored unless `DecodeOptions.fine` is set.
             stream: on a GPU, torch's stream that will read the pixels; the current one. The host does not wait.
-
-        Returns:
-            Pixels [H, W, 3] uint8 RGB of each, as stored (not turned), in DALI's memory, which hold until the next run:
-            arrays, or torch tensors; one tensor [B, H, W, 3] if all on a GPU have one shape. And the size (width,
-            height) that each had before it was resized.
 
         Raises:
             RuntimeError, MemoryError: one of the images, nobody knows which; or the GPU.
         """
         pipe = self._built(encoded=sources[0].ndim == 1)
         pipe.feed_input("source", list(sources))
-        pipe.feed_input("size", np.array([size[::-1] if size else (1, 1) for size in sizes], np.float32))
-        pipe.feed_input("resized", np.array([size is not None for size in sizes]))
+        for name, asked in (("", sizes), ("fine_", fine_sizes))[: 1 + self._options.fine]:
+            pipe.feed_input(f"{name}size", np.array([size[::-1] if size else (1, 1) for size in asked], np.float32))
+            pipe.feed_input(f"{name}resized", np.array([size is not None for size in asked]))
         if self._device_id is None:
-            output, shapes = pipe.run()
-            return [np.asarray(output[i]) for i in range(len(sources))], _sizes(shapes)
+            output, shapes, *fine = pipe.run()
+            count = len(sources)
+            return Resized(
+                [np.asarray(output[i]) for i in range(count)],
+                _sizes(shapes),
+                [np.asarray(each[i]) for each in fine for i in range(count)] if any(fine_sizes) else [],
+            )
         from torch.utils.dlpack import from_dlpack
 
-        output, shapes = pipe.run(stream)
+        output, shapes, *fine = pipe.run(stream)
+        second = [from_dlpack(image) for each in fine for image in each] if any(fine_sizes) else []
         if output.is_dense_tensor():
-            return from_dlpack(output.as_tensor()), _sizes(shapes)
-        return [from_dlpack(image) for image in output], _sizes(shapes)
+            return Resized(from_dlpack(output.as_tensor()), _sizes(shapes), second)
+        return Resized([from_dlpack(image) for image in output], _sizes(shapes), second)
 
     def close(self) -> None:
         """Release DALI's threads and memory."""
@@ -70,7 +95,7 @@ class Dali:
         return self._pipelines[encoded]
 
 
-def _sizes(shapes: Any) -> list[tuple[int, int]]:
+def _sizes(shapes: Any) -> list[Size]:
     return [(width, height) for height, width, _ in np.asarray(shapes.as_array()).tolist()]
 
 
@@ -93,8 +118,6 @@ def define(encoded: bool, options: DecodeOptions, device_id: int | None, threads
     )
     def definition() -> Any:
         image = fn.external_source(name="source", dtype=types.UINT8, ndim=1 if encoded else 3)
-        size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)  # (height, width)
-        resized = fn.external_source(name="resized", dtype=types.BOOL, ndim=0)
         if encoded:
             image = fn.decoders.image(
                 image,
@@ -107,13 +130,27 @@ def define(encoded: bool, options: DecodeOptions, device_id: int | None, threads
         elif on_gpu:
             image = image.gpu()
         shape = image.shape(dtype=types.INT32)  # what a decoder made of the file, whatever its header says
-        # A branch for each sample: a 512x512 image costs no resampling, and keeps its exact pixels. These are the
-        # operators that DALI makes of an `if` statement, used directly: to compile the statement, it writes files to
-        # TMPDIR, which stay there when the process is killed.
-        conditional: Any = fn._conditional  # type: ignore[attr-defined]
-        large, same = conditional.split(image, predicate=resized, _if_stmt=True)
-        large_size, _ = conditional.split(size, predicate=resized, _if_stmt=True)
-        large = fn.resize(large, size=large_size, interp_type=types.INTERP_CUBIC, antialias=True)
-        return conditional.merge(large, same, predicate=resized), shape
+        pixels = _resized(image, "", lambda same: same)
+        if not options.fine:
+            return pixels, shape
+        return pixels, shape, _resized(image, "fine_", lambda same: fn.crop(same, crop_w=1, crop_h=1))
 
     return definition()
+
+
+def _resized(image: Any, name: str, otherwise: Callable[[Any], Any]) -> Any:
+    """Images at the sizes that are fed as `{name}size`, (height, width), where `{name}resized` says so.
+
+    A branch for each sample: a 512x512 image costs no resampling, and keeps its exact pixels. These are the operators
+    that DALI makes of an `if` statement, used directly: to compile the statement, it writes files to TMPDIR, which stay
+    there when the process is killed.
+    """
+    from nvidia.dali import fn, types
+
+    conditional: Any = fn._conditional  # type: ignore[attr-defined]
+    size = fn.external_source(name=f"{name}size", dtype=types.FLOAT, ndim=1)
+    resized = fn.external_source(name=f"{name}resized", dtype=types.BOOL, ndim=0)
+    large, same = conditional.split(image, predicate=resized, _if_stmt=True)
+    large_size, _ = conditional.split(size, predicate=resized, _if_stmt=True)
+    large = fn.resize(large, size=large_size, interp_type=types.INTERP_CUBIC, antialias=True)
+    return conditional.merge(large, otherwise(same), predicate=resized)

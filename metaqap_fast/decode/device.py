@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metaqap_fast.decode import DecodeOptions, probe, views
-from metaqap_fast.decode.dali import Dali
+from metaqap_fast.decode.dali import Dali, Resized
 from metaqap_fast.decode.local import Job, LocalDecoder, dalis_words
 from metaqap_fast.errors import MetaqapError
 from metaqap_fast.formats.format import differs
@@ -108,13 +108,12 @@ class DeviceDecoder(LocalDecoder):
         """A batch and the probe; returns when all of it is there, since that is when CUDA says that it failed."""
         encoded = jobs[0].source.ndim == 1
         wanted = [*jobs, self._probe] if encoded else list(jobs)
-        stored = [job.stored for job in wanted]
-        targets = [views.target_size(*size, self.options.size, self.options.views) for size in stored]
-        sizes = [None if target == size else target for size, target in zip(stored, targets, strict=True)]
+        sizes, fine_sizes = zip(*(job.sizes(self.options) for job in wanted), strict=True)
+        has_fine = [size is not None for size in fine_sizes]
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            images, found = self._dali.run([job.source for job in wanted], sizes, self._stream)
-            known = images[len(jobs)] if encoded else None
-            pixels, counts = self._cut(images, jobs, found)
+            made = self._dali.run([job.source for job in wanted], sizes, fine_sizes, self._stream)
+            known = made.pixels[len(jobs)] if encoded else None
+            pixels, counts = self._cut(made, jobs, has_fine)
             # What the host must see: whether an image has any light in it, and the probe.
             seen = [_to_host(tensor) for tensor in (pixels.flatten(1).amax(1), known) if tensor is not None]
             ready = None
@@ -125,23 +124,25 @@ class DeviceDecoder(LocalDecoder):
             ready.synchronize()
         if encoded:
             self._check(seen[1])
-        return self._found(jobs, found, LaneBatch(pixels, ready), counts, seen[0].tolist())
+        batch = LaneBatch(pixels, ready, self.options.size)
+        return self._found(jobs, made.found, batch, counts, has_fine, seen[0].tolist())
 
-    def _cut(self, images: Any, jobs: Sequence[Job], found: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
+    def _cut(self, made: Resized, jobs: Sequence[Job], has_fine: Sequence[bool]) -> tuple[Tensor, list[int]]:
         """All views of the images as one tensor of torch's own, and how many each has."""
         size, count = self.options.size, len(jobs)
-        if isinstance(images, Tensor) and images.shape[1:3] == (size, size) and not any(_unusual(jobs, found)):
-            return images[:count].clone(), [1] * count  # usual: every image is just one view
-        cut = [
-            views.cut(
-                views.turned(_coloured(torch.as_tensor(images[i]), job), job.orientation), size, self.options.views
-            )
-            if found[i] == job.stored
-            else None
-            for i, job in enumerate(jobs)
-        ]
-        parts: list[Any] = [part for part in cut if part is not None]
-        counts = [0 if part is None else len(part) for part in cut]
+        usual = isinstance(made.pixels, Tensor) and made.pixels.shape[1:3] == (size, size) and not any(has_fine)
+        if usual and not any(_unusual(jobs, made.found)):
+            return made.pixels[:count].clone(), [1] * count  # every image is just one view
+        parts: list[Any] = []
+        counts = []
+        for i, job in enumerate(jobs):
+            cut: list[Any] = []
+            if made.found[i] == job.stored:
+                cut.append(views.cut(_shown(made.pixels[i], job), size))
+                if has_fine[i]:
+                    cut.append(views.fine_view(_shown(made.fine[i], job), size))
+            parts += cut
+            counts.append(sum(map(len, cut)))
         return torch.cat(parts) if parts else torch.empty((0, size, size, 3), dtype=torch.uint8), counts
 
     def _found(
@@ -150,21 +151,22 @@ class DeviceDecoder(LocalDecoder):
         found: Sequence[tuple[int, int]],
         batch: LaneBatch,
         counts: Sequence[int],
+        has_fine: Sequence[bool],
         lightest: Sequence[int],
     ) -> list[Decoded]:
         out, start = [], 0
-        for job, size, count in zip(jobs, found, counts, strict=False):
+        for job, size, count, fine in zip(jobs, found, counts, has_fine, strict=False):
             stop = start + count
             if size != job.stored:
                 out.append(job.failed(differs(job.stored, size)))
             elif not any(lightest[start:stop]):
-                out.append(self._black(job, DeviceViews(batch, start, stop)))
+                out.append(self._black(job, DeviceViews(batch, start, stop), fine))
             else:
-                out.append(job.decoded(DeviceViews(batch, start, stop)))
+                out.append(job.decoded(DeviceViews(batch, start, stop), fine=fine))
             start = stop
         return out
 
-    def _black(self, job: Job, found: Any) -> Decoded:
+    def _black(self, job: Job, found: Any, fine: bool) -> Decoded:
         """An image without any light: only if the CPU sees none either."""
         cpus = self._by_cpu(job)
         if cpus.error is not None:
@@ -174,7 +176,7 @@ class DeviceDecoder(LocalDecoder):
                 f"the decoder on {self._device} gave black pixels for {job.key!r}, which is not black: images that "
                 "it decoded before may be wrong too. Score them again with --device cpu --overwrite, or another driver"
             )
-        return job.decoded(found)
+        return job.decoded(found, fine=fine)
 
     def _check(self, known: Pixels) -> None:
         off = probe.deviation(known)
@@ -192,6 +194,11 @@ def _unusual(jobs: Sequence[Job], found: Sequence[tuple[int, int]]) -> Iterator[
         job.orientation != 1 or size != job.stored or job.colours.transform is not None
         for job, size in zip(jobs, found, strict=False)
     )
+
+
+def _shown(pixels: Any, job: Job) -> Any:
+    """Pixels [H, W, 3] as a viewer shows them."""
+    return views.turned(_coloured(torch.as_tensor(pixels), job), job.orientation)
 
 
 def _coloured(pixels: Tensor, job: Job) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 
 from metaqap_fast.decode import DecodeOptions, views
 from metaqap_fast.decode.colour import NONE, Colours, colours
-from metaqap_fast.decode.dali import Dali
+from metaqap_fast.decode.dali import Dali, Size
 from metaqap_fast.decode.phash import phash
 from metaqap_fast.decode.pixels import DECODERS, PixelDecoder
 from metaqap_fast.errors import ImageError, Status
@@ -74,10 +74,17 @@ class Job:
         """Its result where it has no views."""
         return Decoded(self.key, self.nbytes, error, self.width, self.height, details=self.details)
 
-    def decoded(self, found: Any, code: int = 0) -> Decoded:
-        """Its result: views, and a hash."""
+    def decoded(self, found: Any, code: int = 0, *, fine: bool = False) -> Decoded:
+        """Its result: views, the last of them a fine one or not, and a hash."""
         notes = filter(None, (self.header.note if self.header else "", self.colours.note))
-        return Decoded(self.key, self.nbytes, found, self.width, self.height, "; ".join(notes), code, self.details)
+        note = "; ".join(notes)
+        return Decoded(self.key, self.nbytes, found, self.width, self.height, note, code, self.details, fine)
+
+    def sizes(self, options: DecodeOptions) -> tuple[Size | None, Size | None]:
+        """What it is resized to for its views, None if it is not; and for its fine view, None if it has none."""
+        target = views.target_size(*self.stored, options.size)
+        fine = views.fine_size(*self.stored, options.size) if options.fine else None
+        return None if target == self.stored else target, fine
 
     @property
     def colours(self) -> Colours:
@@ -199,10 +206,9 @@ class LocalDecoder:
         if not jobs:
             return
         options = self.options
-        targets = [views.target_size(*job.stored, options.size, options.views) for job in jobs]
         try:
-            sizes = [None if target == job.stored else target for job, target in zip(jobs, targets, strict=True)]
-            arrays, found = self._dali.run([job.source for job in jobs], sizes)
+            sizes, fine_sizes = zip(*(job.sizes(options) for job in jobs), strict=True)
+            arrays, found, fine = self._dali.run([job.source for job in jobs], sizes, fine_sizes)
         except (RuntimeError, MemoryError) as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -210,15 +216,19 @@ class LocalDecoder:
             else:
                 yield jobs[0].failed(self._failure(jobs[0], error, dalis_words(error)))
             return
-        for job, size, pixels in zip(jobs, found, arrays, strict=True):
+        for i, (job, size) in enumerate(zip(jobs, found, strict=True)):
             if size != job.stored:
                 yield job.failed(differs(job.stored, size))
                 continue
-            shown = views.turned(job.colours.rgb(pixels), job.orientation)
-            cut = views.cut(shown, options.size, options.views)
-            if not self._borrow and isinstance(cut, np.ndarray) and cut.base is not None:
+            shown = views.turned(job.colours.rgb(arrays[i]), job.orientation)
+            cut = views.cut(shown, options.size)
+            has_fine = fine_sizes[i] is not None
+            if has_fine:
+                closer = views.turned(job.colours.rgb(fine[i]), job.orientation)
+                cut = np.concatenate([cut, views.fine_view(closer, options.size)])
+            elif not self._borrow and isinstance(cut, np.ndarray) and cut.base is not None:
                 cut = cut.copy()
-            yield job.decoded(cut, phash(shown))
+            yield job.decoded(cut, phash(shown), fine=has_fine)
 
     def _failure(self, job: Job, error: Exception, detail: str) -> ImageError:
         """What to say of an image that a decoder failed on; whether memory is what it lacked."""

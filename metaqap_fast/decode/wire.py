@@ -123,6 +123,7 @@ class Answers:
                 "hash": decoded.hash,
                 "details": astuple(decoded.details) if decoded.details else None,
                 "views": views.shape,
+                "fine": decoded.fine,
             }
         )
         self._nbytes += views.nbytes
@@ -192,7 +193,7 @@ def _unpacked(answers: Sequence[dict[str, Any]], fd: int | None) -> list[Decoded
             nbytes = math.prod(answer["views"])
             result = memory[at : at + nbytes].reshape(answer["views"])
             at += nbytes
-        about = {name: answer[name] for name in ("width", "height", "note", "hash")}
+        about = {name: answer[name] for name in ("width", "height", "note", "hash", "fine")}
         details = Details(*answer["details"]) if answer["details"] else None
         found.append(Decoded(b"", 0, result, **about, details=details))
     return found

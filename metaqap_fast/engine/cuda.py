@@ -16,6 +16,7 @@ from metaqap_fast.errors import MetaqapError, UsageError
 MIN_CUDA = 13000  # of the driver; the GPU libraries are CUDA 13 builds
 _NO_DEVICE = 100
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_CLOCK, _WIDTH = 36, 37  # CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE in kHz, _GLOBAL_MEMORY_BUS_WIDTH in bits
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _HIDDEN = ("", "-1", "none", "void", "NoDevFiles")  # what people and container runtimes write to hide all GPUs
 _PRESENT = Path("/proc/driver/nvidia/gpus")  # an entry for each GPU of the machine, hidden or not
@@ -32,6 +33,7 @@ class NoGpu(MetaqapError):
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One device: `capability` 90 is sm_90, `memory` in bytes. `uuid` is that of the GPU, or of its MIG slice.
+    `bandwidth` is that of the memory, in bytes a second; 0 where the driver does not say.
 
     A slice is a device of its own, whose name ends in its size, such as `MIG 1g.10gb`.
     """
@@ -41,6 +43,7 @@ class Gpu:
     capability: int
     memory: int
     uuid: str = ""
+    bandwidth: float = 0.0
 
     @property
     def device(self) -> str:
@@ -101,7 +104,15 @@ def _describe(driver: Any, index: int) -> Gpu:
     shown = name.value.decode(errors="replace")
     kind = "MIG" if " MIG " in shown else "GPU"
     whose = f"{kind}-{uuid.UUID(bytes=bytes(identity))}"
-    return Gpu(index, shown, 10 * major.value + minor.value, memory.value, whose)
+    return Gpu(index, shown, 10 * major.value + minor.value, memory.value, whose, _bandwidth(driver, device))
+
+
+def _bandwidth(driver: Any, device: ctypes.c_int) -> float:
+    clock, width = ctypes.c_int(), ctypes.c_int()
+    asked = [(clock, _CLOCK), (width, _WIDTH)]
+    if any(driver.cuDeviceGetAttribute(ctypes.byref(out), what, device) or out.value <= 0 for out, what in asked):
+        return 0.0
+    return 2.0 * clock.value * 1000 * width.value / 8  # two transfers a cycle
 
 
 def parse_device(device: str) -> int | str:

@@ -10,7 +10,6 @@ A format is a file in this folder and an entry of `FORMATS`.
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import bmp, gif, heif, jpeg, jpeg2000, jxl, png, pnm, raw, refused, tiff, webp
@@ -67,7 +66,8 @@ def read_header(data: bytes | memoryview) -> Header:
         raise ImageError(Status.corrupt, f"{found.name}: damaged or truncated header ({words})") from None
     if header.width < 1 or header.height < 1:
         raise ImageError(Status.corrupt, f"{found.name}: header claims {header.width}x{header.height} pixels")
-    note = header.note
+    header.format, header.decoder = header.format or found.name, header.decoder or found.decoder
     if header.frames != 1:
-        note = f"the first of {header.frames or 'several'} pictures" + (f"; {note}" if note else "")
-    return replace(header, format=header.format or found.name, decoder=header.decoder or found.decoder, note=note)
+        several = f"the first of {header.frames or 'several'} pictures"
+        header.note = "; ".join(filter(None, (several, header.note)))
+    return header

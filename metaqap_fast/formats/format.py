@@ -14,7 +14,7 @@ HEIF, CODECS, LINEAR, RAW = "heif", "imagecodecs", "linear", "raw"
 GAIN_MAP = "its HDR gain map is ignored"  # a note
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Header:
     """What a file says of itself: all that decides which pixels are scored.
 
@@ -27,7 +27,7 @@ class Header:
     orientation: int = 1
     defect: str = ""  # why the pixels are known to be incomplete or damaged, although the header can be read
     decoder: str = ""  # where a file needs another one than its format's usual decoder
-    format: str = ""  # its name; `read_header` fills it in
+    format: str = ""  # its name; `read_header` fills it in, and names a decoder
     parts: tuple[bytes | memoryview, ...] = ()  # joined, what the decoder gets; none: the file as it is
     icc: bytes = b""  # an ICC profile, the file's or made of what else it says of its colours; not checked here
     depth: int = 8  # bits of a sample, where its decoder does not say; 0 for fractions

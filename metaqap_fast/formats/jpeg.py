@@ -22,26 +22,20 @@ from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import exif
 from metaqap_fast.formats.directory import Directory
 from metaqap_fast.formats.format import CODECS, GAIN_MAP, PILLOW, WHOLE, Format, Header, starts
+from metaqap_fast.formats.scan import RESTARTS, ZEROS, Scan, scanned
 
 _SOI, _EOI, _SOS, _DHT, _DAC, _DRI, _TEM = 0xD8, 0xD9, 0xDA, 0xC4, 0xCC, 0xDD, 0x01
 _APP1, _APP2, _APP14 = 0xE1, 0xE2, 0xEE
 _HUFFMAN, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), (0xC2, 0xCA)
 _OTHERS = (0xC3, 0xC9, 0xCA)  # lossless, arithmetic sequential and progressive: what DALI does not read
 _LOSSLESS, _DEEP = 0xC3, ((12, 0xC1), (12, 0xC2))  # in more than 8 bits
-_RESTARTS = range(0xD0, 0xD8)
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; DHT, JPG and DAC are not
 # Tables, comments, application data and DNL: what may stand between two scans.
 _BETWEEN = frozenset({_DHT, _DAC, 0xDB, 0xDC, _DRI, _SOS, 0xFE, *range(0xE0, 0xF0)})
-# A marker, or a run of fill bytes with what follows; the second not for restart markers. They begin with a fixed byte,
-# which `re` looks for at the speed of memory, and eat every run, so that a file full of them takes no quadratic time.
-_MARKER = re.compile(rb"\xff(?:[\x01-\xfe]|\xff++(.?))", re.DOTALL)
-_END_OF_SCAN = re.compile(rb"\xff(?:[\x01-\xcf\xd8-\xfe]|\xff++(.?))", re.DOTALL)
-_DATA = frozenset([b"", b"\0"])  # what is no marker after fill bytes
-_IN_SCAN = _DATA | {bytes([marker]) for marker in _RESTARTS}
-_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+_ALONE = frozenset({_SOI, _EOI, _TEM, *RESTARTS})  # markers of no segment
 _NEXT = re.compile(rb"\xff++[\x01-\xfe]")
 _RUN = "a run of zeros in the image data"
-_ZEROS, _SECTOR = bytes(64), bytes(512)
+_SECTOR = bytes(512)
 _ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # of four components that are inks, stored as light
 _END = b"\xff\xd9"
 _XMP_MAP, _ISO_MAP = (
@@ -75,10 +69,11 @@ class _Frame:
     @property
     def blocks(self) -> int:
         """8x8 blocks of all components, at least."""
-        wide, high = (max(factor[i] for factor in self.components.values()) for i in (0, 1))
-        return sum(
-            -(-self.width * h // (8 * wide)) * -(-self.height * v // (8 * high)) for h, v in self.components.values()
-        )
+        across, down = zip(*self.components.values(), strict=True)
+        wide, high, found = 8 * max(across), 8 * max(down), 0
+        for h, v in zip(across, down, strict=True):
+            found += -(-self.width * h // wide) * -(-self.height * v // high)
+        return found
 
 
 def parse(view: memoryview) -> Header:
@@ -130,19 +125,23 @@ def _parts(frame: _Frame, view: memoryview) -> tuple[bytes | memoryview, ...]:
 def _segment(frame: _Frame, view: memoryview, at: int) -> tuple[int, int, int]:
     """(marker, start, end) of the next segment; the payload follows its two bytes of length."""
     while True:
-        found = _NEXT.search(view, at)
-        if found is None:
-            raise IndexError("no marker")
-        marker, start = view[found.end() - 1], found.end()
-        passed = not frame.scanned and (marker == _TEM or marker in _RESTARTS)  # restarts of nothing
-        if stray := view[at : start if passed else found.start()]:
-            if _SECTOR in bytes(stray):
+        first, start = at, at + 2  # as a rule
+        if view[at] != 0xFF or not 0 < view[at + 1] < 0xFF:  # stray bytes or fill
+            found = _NEXT.search(view, at)
+            if found is None:
+                raise IndexError("no marker")
+            first, start = found.span()
+        marker = view[start - 1]
+        alone = marker in _ALONE
+        passed = alone and not frame.scanned and marker not in (_SOI, _EOI)  # restarts of nothing
+        if stray := (start if passed else first) - at:
+            if _SECTOR in bytes(view[at : at + stray]):
                 raise ValueError(f"a run of zeros behind byte {at}")
-            frame.stray.append((at, at + len(stray)))
+            frame.stray.append((at, at + stray))
         if not passed:
             break
         at = start
-    if marker in (_SOI, _EOI, _TEM) or marker in _RESTARTS:  # these stand alone
+    if alone:
         return marker, start, start
     (length,) = struct.unpack_from(">H", view, start)
     if length < 2:
@@ -161,8 +160,8 @@ def _take(frame: _Frame, marker: int, payload: memoryview) -> None:
             raise ImageError(Status.unsupported, f"JPEG with {count} components is not supported")
         frame.progressive, frame.other, frame.depth = marker in _PROGRESSIVE, marker in _OTHERS, precision
         for i in range(6, 6 + 3 * count, 3):
-            factors = payload[i + 1] >> 4, payload[i + 1] & 15
-            if not all(1 <= factor <= 4 for factor in factors):
+            h, v = factors = payload[i + 1] >> 4, payload[i + 1] & 15
+            if not (1 <= h <= 4 and 1 <= v <= 4):
                 raise ValueError(f"sampling factors {factors}")
             frame.components[payload[i]] = factors
     elif marker == _DRI:
@@ -196,7 +195,7 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
             marker, start, at = _segment(frame, view, at)
             if marker == _EOI:
                 break
-            if marker in _RESTARTS and not frame.restart:
+            if marker in RESTARTS and not frame.restart:
                 return "restart markers where there are none"
             if marker not in _BETWEEN:
                 return f"unexpected marker FF{marker:02X} at byte {start}"
@@ -206,16 +205,17 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
             ids = [view[start + 1 + 2 * i] for i in range(view[start])]
             seen.update(ids)
             frame.scanned = True
-            end = _end_of_scan(view, at, frame.restart > 0)
-            scan = view[at:end]
+            found = scanned(view, at, frame.restart > 0)
+            end, scan = found.end, view[at : found.end]
             tables = [view[start + 2 + 2 * i] & 15 for i in range(view[start])]
-            defect = _scan_defect(frame, scan, tables)
+            defect = _scan_defect(frame, found, tables)
             if end is None or (defect == _RUN and view[end : end + 2] == _END):
                 filled = len(bytes(scan).rstrip(b"\0"))
                 filled += filled > 0 and scan[filled - 1] == 0xFF  # a zero that says that this is data
-                if len(scan) - filled < len(_ZEROS):
+                if len(scan) - filled < len(ZEROS):
                     return defect or "truncated, no end-of-image marker"
-                defect, frame.padding = _scan_defect(frame, scan[:filled], tables), at + filled
+                frame.padding = at + filled
+                defect = _scan_defect(frame, scanned(view[: frame.padding], at, frame.restart > 0), tables)
             if defect:
                 return defect
             coded += len(scan)
@@ -233,20 +233,13 @@ def _defect(frame: _Frame, view: memoryview, at: int) -> str:
     return f"{coded} bytes of image data cannot hold {frame.blocks} blocks" if coded < least else ""
 
 
-def _end_of_scan(view: memoryview, at: int, restarts: bool) -> int | None:
-    """Where the first marker, or fill before it, stands; None without one. `restarts`: those do not count."""
-    pattern, inside = (_END_OF_SCAN, _IN_SCAN) if restarts else (_MARKER, _DATA)
-    return next((match.start() for match in pattern.finditer(view, at) if match[1] not in inside), None)
-
-
-def _scan_defect(frame: _Frame, scan: memoryview, tables: list[int]) -> str:
-    restarts = _RESTART.findall(scan) if frame.restart else []
-    if any(marker[0] != 0xD0 + i % 8 for i, marker in enumerate(restarts)):
+def _scan_defect(frame: _Frame, scan: Scan, tables: list[int]) -> str:
+    if not scan.in_order:
         return "restart markers out of order"
     # In a sequential scan zeros are blocks of the AC table's first symbol. Unless that is the end of the block,
     # all of their 63 coefficients are -1: no picture, but a sector that was never written.
-    if not frame.progressive and any(frame.first_ac.get(table, 0) for table in tables):
-        return _RUN if _ZEROS in bytes(scan) else ""
+    if scan.zeros and not frame.progressive and any(frame.first_ac.get(table, 0) for table in tables):
+        return _RUN
     return ""
 
 

@@ -46,6 +46,12 @@ class Ahead(Part):
         """How many entries there are; None until that is known."""
         return self.found if self.complete else None
 
+    def few(self, count: int, seconds: float = 1.0) -> bool:
+        """Whether there are fewer entries than this, as far as it is known after so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.found >= count or self.complete, seconds)
+            return self.complete and self.found < count
+
     def check(self) -> None:
         """Wait until there is an entry.
 

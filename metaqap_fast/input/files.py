@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,17 +12,18 @@ from pathlib import Path
 
 from metaqap_fast.errors import UsageError
 from metaqap_fast.formats import EXTENSIONS
+from metaqap_fast.input.distant import Item, early
 from metaqap_fast.input.folders import File, Sorted, Walk, found
-from metaqap_fast.input.lists import read_list
+from metaqap_fast.input.lists import TEXTS, read_list
 from metaqap_fast.input.members import Archive, Options
 from metaqap_fast.input.places import absolute, address_of, braces, common, inside, is_url, key_of, one_name, plain, url
-from metaqap_fast.input.remote import Item, Remote, early
+from metaqap_fast.input.remote import Remote
 from metaqap_fast.input.source import extension, junk, merged, walked_from
 from metaqap_fast.records import Entry
 
 __all__ = ["File", "Listing"]
 
-TEXTS = (b".txt", b".lst", b".list", b".csv", b".tsv", b".json", b".jsonl")  # a list that misses its @
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 
 
 class Listing:
@@ -94,11 +96,11 @@ class Listing:
                 raise UsageError(f"{name} is not an image; if it is a list of images, write @{name}")
             return [path]
         if not glob.has_magic(name):
-            raise UsageError(f"no such file or folder: {name}")
+            raise UsageError(_missing(name))
         self._bases.append(absolute(_before_wildcards(path)))
         matches = [match for match in glob.iglob(path, recursive=True) if not junk(match, path)]
         if not matches:
-            raise UsageError(f"no file matches {name!r}")
+            raise UsageError(_refused(_before_wildcards(path)) or f"no file matches {name!r}")
         return matches
 
     def _add_list(self, name: str) -> None:
@@ -185,6 +187,25 @@ class _Files:
         if self.now is None:
             return iter(self.names)
         return (self.folder + path[len(self.now) :] for path in self.names)
+
+
+def _missing(name: str) -> str:
+    """Why a name leads to nothing."""
+    if why := _refused(os.fsencode(os.path.dirname(name)) or b"."):
+        return why
+    url = _ONE_SLASH.fullmatch(name)  # what pathlib leaves of two
+    return f"no such file or folder: {name}" + (f"; a URL is written {url[1]}://{url[2]}" if url else "")
+
+
+def _refused(folder: bytes) -> str:
+    """Why nobody can look into a folder that is there; empty if it is not there, or one can."""
+    try:
+        os.stat(os.path.join(folder, b"."))
+    except PermissionError as error:
+        return f"cannot look into {os.fsdecode(folder)}: {error.strerror}"
+    except (OSError, ValueError):
+        pass
+    return ""
 
 
 def _address(name: bytes) -> bytes:

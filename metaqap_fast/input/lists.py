@@ -17,6 +17,7 @@ from typing import IO
 from metaqap_fast.errors import UsageError
 
 BLOCK = 1 << 20  # bytes of a list read at once
+TEXTS = (b".txt", b".lst", b".list", b".csv", b".tsv", b".json", b".jsonl")  # a list that misses its @
 ODD = tuple(b"# \t'\"~")  # what a line begins with that may not be a name
 
 

@@ -6,10 +6,11 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.options import MAX_BYTES
-from metaqap_fast.records import Encoded, Entry
+from metaqap_fast.records import Encoded, Entry, asked
 
 AHEAD_BYTES = 1 << 24  # a larger file is not read ahead: many at a time would fill the memory
 WAITING_BYTES = 256 << 20  # that were read ahead and not yet asked for; beyond them no other file is read ahead
@@ -50,6 +51,32 @@ def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYT
         with lock:
             held += nbytes
 
+    def begin(some: Sequence[Entry]) -> Future[list[Encoded | None]]:
+        """What takes no thread, unless it fails: then one of them tries again."""
+        entry = some[0]
+        coming = asked(entry, min(AHEAD_BYTES, max_bytes) if held < WAITING_BYTES else 0) if entry.distant else None
+        if coming is None:
+            return pool.submit(read, some)
+        size, found = entry.stamp().size, Future[list[Encoded | None]]()
+        hold(size)
+
+        def retry() -> None:
+            try:
+                found.set_result(read(some))
+            except BaseException as error:  # noqa: BLE001 -- raised again where the file is wanted
+                found.set_exception(error)
+
+        def came(done: Future[bytes]) -> None:
+            if done.exception() is None:
+                found.set_result([Encoded(entry.key, done.result())])
+                return
+            hold(-size)
+            with suppress(RuntimeError):  # nobody wants it any more
+                pool.submit(retry)
+
+        coming.add_done_callback(came)
+        return found
+
     def read(some: Sequence[Entry]) -> list[Encoded | None]:
         found = []
         for entry in some:
@@ -69,7 +96,7 @@ def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYT
         try:
             while True:
                 while load < 1 - 1e-9 and (some := next(groups, None)):
-                    waiting.append((some, pool.submit(read, some)))
+                    waiting.append((some, begin(some)))
                     load += _load(some, ahead)
                 if not waiting:
                     return

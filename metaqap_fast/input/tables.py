@@ -75,15 +75,21 @@ class _Table:
         OPEN.use(self)
         with self._lock:
             usable = [each for each in self._passes if each.start <= row]
-            one = max(usable, key=lambda each: each.start) if usable else self._next_pass(row)
-            self._passes.remove(one)
-            self._passes.append(one)
-            try:
-                found = one.image(row)
-            finally:
-                if one.ended:  # by damage: what lies behind it may be sound
-                    self._passes.remove(one)
-            return found
+            if usable:
+                try:
+                    return self._by(max(usable, key=lambda each: each.start), row)
+                except Exception:  # noqa: BLE001 -- pyarrow has many
+                    pass  # The damage may lie on the way to the row. A pass that starts there says whether it does.
+            return self._by(self._next_pass(row), row)
+
+    def _by(self, one: _Pass, row: int) -> bytes | None:
+        self._passes.remove(one)
+        self._passes.append(one)
+        try:
+            return one.image(row)
+        finally:
+            if one.ended:  # by damage: what lies behind it may be sound
+                self._passes.remove(one)
 
     def let_go(self) -> None:
         """See `Held.let_go`."""

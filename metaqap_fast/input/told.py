@@ -8,10 +8,10 @@ from typing import Any
 
 from metaqap_fast.errors import UsageError
 from metaqap_fast.input.data import Data, LocalData
+from metaqap_fast.input.distant import RemoteFile
 from metaqap_fast.input.fetch import file_system
 from metaqap_fast.input.folders import File
 from metaqap_fast.input.members import Broken, Member
-from metaqap_fast.input.remote import RemoteFile
 from metaqap_fast.input.zipped import ZipMember
 from metaqap_fast.records import Entry
 

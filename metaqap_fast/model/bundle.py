@@ -51,13 +51,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """The last layer of the hidden units: `weights` [U, 1 + R], `bias` [1 + R] and `steeper` [R], see `readout`; and
-    the names of its R severities."""
+    """The last layer of the hidden units: `weights` [U, 1 + R], `bias` [1 + R], `steeper` [R], and of those that read
+    fine views `fine_weights` [F] and `fine_bias`, see `readout`; and the names of its R severities."""
 
     reasons: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...]
     bias: tuple[float, ...]
     steeper: tuple[float, ...]
+    fine_weights: tuple[float, ...] = ()
+    fine_bias: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,13 @@ class Bundle:
         scores = tuple(first[:-1])
         if self.hidden is None:
             return Readout(scores)
-        return Readout(scores, units, self.hidden.weights, self.hidden.bias, self.hidden.steeper)
+        last = self.hidden
+        return Readout(scores, units, last.weights, last.bias, last.steeper, last.fine_weights, last.fine_bias)
+
+    @property
+    def has_fine(self) -> bool:
+        """Whether some units read fine views."""
+        return self.hidden is not None and bool(self.hidden.fine_weights)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -182,18 +190,22 @@ def _hidden(entry: Any, units: set[int]) -> Hidden | None:
         if units != {0}:
             raise ValueError("members give hidden units, and nothing says what becomes of them")
         return None
+    fine = entry.get("fine", {"weights": [], "bias": 0.0})
     found = Hidden(
         tuple(str(name) for name in entry["reasons"]),
         tuple(tuple(float(value) for value in row) for row in entry["weights"]),
         tuple(float(value) for value in entry["bias"]),
         tuple(float(value) for value in entry["steeper"]),
+        tuple(float(value) for value in fine["weights"]),
+        float(fine["bias"]),
     )
-    count = len(found.reasons)
-    if units - {0} != {len(found.weights)} or not found.weights:
-        raise ValueError(f"hidden: {len(found.weights)} rows of weights for {sorted(units)} units")
+    count, weights = len(found.reasons), len(found.weights) + len(found.fine_weights)
+    if units - {0} != {weights} or not found.weights:
+        raise ValueError(f"hidden: {weights} rows of weights for {sorted(units)} units")
     if {len(row) for row in (*found.weights, found.bias)} != {1 + count} or len(found.steeper) != count:
         raise ValueError("hidden: a column for the score and one for each reason are needed")
-    if not all(math.isfinite(value) for row in (*found.weights, found.bias, found.steeper) for value in row):
+    rows = (*found.weights, found.bias, found.steeper, found.fine_weights, (found.fine_bias,))
+    if not all(math.isfinite(value) for row in rows for value in row):
         raise ValueError("hidden: a value that is no number")
     if min(found.steeper, default=0) < 0:
         raise ValueError("hidden: steeper is at least 0")

@@ -12,6 +12,11 @@ picture:
 The square, because mild damage has to be told from none, and counts for little where severities themselves are
 fitted. Below 1/2, where no reason is named, a root may fall more steeply, so that good photographs are near 0. A model
 without units has predictions alone.
+
+The last F of the units may be of another kind: of an image's fine view (`metaqap_fast.decode.views`), which only they
+look at, as they look at nothing else. They can lower every prediction, and say no more than that:
+
+    lowered  = min(0, fine_bias + sum_f fine_weights[f] unit_f)
 """
 
 from __future__ import annotations
@@ -40,6 +45,8 @@ class Readout:
         weights: [U, 1 + R].
         bias: [1 + R].
         steeper: [R], at least 0.
+        fine_weights: [F], of the units behind the first U.
+        fine_bias: beside them.
     """
 
     scores: tuple[int, ...]
@@ -47,7 +54,9 @@ class Readout:
     weights: tuple[tuple[float, ...], ...] = ()
     bias: tuple[float, ...] = (0.0,)
     steeper: tuple[float, ...] = ()
-    _made: dict[Any, tuple[Any, Any, Any]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    fine_weights: tuple[float, ...] = ()
+    fine_bias: float = 0.0
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def columns(self) -> int:
@@ -69,28 +78,40 @@ class Readout:
         members = _side_by_side([columns[:, place : place + 1] for place in self.scores])
         if not self.units:
             return members, columns[:, :0]
-        hidden: Any = sum(columns[:, places.start : places.stop] for places in self.units)
-        weights, bias, steeper = self._constants(columns)
+        weights, bias, steeper, _ = self._constants(columns)
+        hidden = self._hidden(columns)[:, : len(self.weights)]
         # A product would add up in another order for another number of rows; this is small.
         given = (hidden.clip(0)[:, :, None] * weights).sum(1) + bias
         roots = given[:, 1:] - ((LEVEL - given[:, 1:]) * steeper).clip(0)
         return members + given[:, :1], roots.clip(0) ** 2
 
-    def _constants(self, columns: Values) -> tuple[Any, Any, Any]:
-        """`weights`, `bias` and `steeper` as arrays, or as tensors where the columns are; made once: to bring them
-        there makes the host wait."""
+    def lowered(self, columns: Values) -> Values:
+        """Columns of fine views [B, columns] to what every prediction changes by [B, 1], float32, at most 0."""
+        *_, weights = self._constants(columns)
+        hidden = self._hidden(columns)[:, len(self.weights) :]
+        change: Values = ((hidden.clip(0) * weights).sum(1) + self.fine_bias).clip(None, 0)[:, None]
+        return change
+
+    def _hidden(self, columns: Values) -> Any:
+        """What the units add up to [B, U + F]."""
+        return sum(columns[:, places.start : places.stop] for places in self.units)
+
+    def _constants(self, columns: Values) -> tuple[Any, Any, Any, Any]:
+        """`weights`, `bias`, `steeper` and `fine_weights` as arrays, or as tensors where the columns are; made once:
+        to bring them there makes the host wait."""
         place = None if isinstance(columns, np.ndarray) else columns.device
         if place not in self._made:
-            values = self.weights, self.bias, self.steeper
+            values = self.weights, self.bias, self.steeper, self.fine_weights
             if place is None:
-                weights, bias, steeper = (np.array(each, np.float32) for each in values)
+                made = [np.array(each, np.float32) for each in values]
             else:
                 import torch
 
                 with torch.inference_mode(False):
-                    weights, bias, steeper = (torch.tensor(each, device=place) for each in values)
-            self._made[place] = weights, bias, steeper
-        return self._made[place]
+                    made = [torch.tensor(each, dtype=torch.float32, device=place) for each in values]
+            self._made[place] = tuple(made)
+        found: tuple[Any, Any, Any, Any] = self._made[place]
+        return found
 
 
 def _side_by_side(columns: list[Values]) -> Values:

@@ -16,8 +16,8 @@ import numpy as np
 from metaqap_fast import __version__
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.input import Source
+from metaqap_fast.input.distant import Item
 from metaqap_fast.input.members import Archive, Options
-from metaqap_fast.input.remote import Item
 from metaqap_fast.run import about, stamped
 from metaqap_fast.scale.pieces import PieceSource
 from metaqap_fast.scorer import Scorer

@@ -17,8 +17,8 @@ from metaqap_fast import __version__
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.input import Source
 from metaqap_fast.input.chosen import Part
+from metaqap_fast.input.distant import Item
 from metaqap_fast.input.files import Listing
-from metaqap_fast.input.remote import Item
 from metaqap_fast.model import bundle
 from metaqap_fast.options import MODEL, ROWS_PER_PART, OutputMode, Shard
 from metaqap_fast.run import attributes_of, finish

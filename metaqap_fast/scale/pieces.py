@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from metaqap_fast.input.distant import Item
 from metaqap_fast.input.files import entries_of
 from metaqap_fast.input.members import Archive, Options
-from metaqap_fast.input.remote import Item
 from metaqap_fast.records import Entry
 
 FILES, FEWEST = 1024, 16  # in a piece, at most and, but for the last one, at least

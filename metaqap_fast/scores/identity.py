@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.options import OLD_VIEWS
 from metaqap_fast.scores.hdf5 import ABOUT_FILE
 
 # Root attributes that decide the scores.
@@ -46,7 +45,7 @@ def agreed(
     if not merging:
         _same_images(output, found, ours, moved)
     for name in (*IDENTITY, *(name for name in IF_RECORDED if name in found and name in ours)):
-        if _in_today_s_words(found.get(name)) != ours.get(name):
+        if found.get(name) != ours.get(name):
             if merging:
                 raise UsageError(
                     f"cannot merge {output}: its rows were made with {name} {ours.get(name)!r}, those of the files "
@@ -104,10 +103,3 @@ def _sources(found: Mapping[str, Any], ours: Mapping[str, Any], together: bool) 
     if "roots" in found and together:
         named = {**dict(zip(found["roots"], found["source"], strict=False)), **named}
     return {"source": list(named.values()), "roots": list(named)}
-
-
-def _in_today_s_words(value: Any) -> Any:
-    """Version 0.1 had other names for the view modes."""
-    for old, new in OLD_VIEWS.items():
-        value = value.replace(f"views={old}", f"views={new}") if isinstance(value, str) else value
-    return value

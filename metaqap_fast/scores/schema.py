@@ -132,7 +132,13 @@ def columns_of(row: type) -> tuple[Column, ...]:
 def _column(field: dataclasses.Field[Any], hint: Any) -> Column:
     kind, stored = get_args(hint)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    return Column(field.name, get_origin(kind) or kind, stored, default)
+    return Column(field.name, _class(kind), stored, default)
+
+
+def _class(kind: Any) -> type:
+    """Of an annotation. What is written as `NDArray` is an array by another name, from NumPy 2.5 on."""
+    kind = get_origin(kind) or kind
+    return _class(kind.__value__) if hasattr(kind, "__value__") else kind
 
 
 COLUMNS = columns_of(Row)

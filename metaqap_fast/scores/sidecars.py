@@ -3,14 +3,18 @@ column `key` says which sample each is of."""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaqap_fast.errors import MetaqapError, UsageError
-from metaqap_fast.input.places import absolute, address_of, inside, is_url, key_of
+from metaqap_fast.input.kinds import KINDS
+from metaqap_fast.input.places import absolute, address_of, braces, common, is_url, key_of
 from metaqap_fast.scores.durable import replacing
 from metaqap_fast.scores.export import in_pieces, to_arrow
 from metaqap_fast.scores.schema import escaped
@@ -19,8 +23,8 @@ from metaqap_fast.scores.table import ScoreTable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ARCHIVES = (b".tar.gz", b".tgz", b".tar", b".zip")
-TABLES = (b".parquet",)
+SHARDS = tuple(extension for kind in KINDS for extension in kind.extensions)
+TABLES = (b".parquet", b".pq", b".arrow")
 OURS = b"members"  # in the metadata of every parquet file that this program writes
 
 
@@ -32,7 +36,7 @@ def export_like(
     Args:
         scores: a score file.
         out: the folder to write to; made if need be. Files lie in it as shards do in `like`.
-        like: the folder of the shards, or one shard.
+        like: the folder of the shards, or one shard; or several of either, by braces or wildcards.
         overwrite: replace files of scores that are there; others never are.
 
     Returns:
@@ -88,11 +92,10 @@ class _writer:
 
 def _by_shard(scores: str | os.PathLike[str], like: str) -> Iterator[tuple[bytes, ScoreTable]]:
     """The rows of each shard in `like`, in pieces, one shard after the other, by its path there."""
-    name = os.fsencode(like)
-    folder = name.rstrip(b"/") if is_url(name) else absolute(name)
+    place = _places(like)
     for table in in_pieces(scores):
         root = address_of(table.attributes.get("root", ""))
-        start, shards = 0, [_shard_of(key, root, folder) for key in table.keys]
+        start, shards = 0, [_shard_of(key, root, place) for key in table.keys]
         for stop in range(1, len(shards) + 1):
             if stop == len(shards) or shards[stop] != shards[start]:
                 if shard := shards[start]:
@@ -100,21 +103,41 @@ def _by_shard(scores: str | os.PathLike[str], like: str) -> Iterator[tuple[bytes
                 start = stop
 
 
-def _shard_of(key: bytes, root: bytes | None, folder: bytes) -> bytes | None:
-    """The shard that a key lies in, by its path in the folder; None if it does not."""
+def _places(like: str) -> Callable[[bytes], bytes | None]:
+    """Gives the path of a shard, by its address, in what is named; None for those that are not."""
+    names = [os.fsencode(name) for name in ([like] if os.path.lexists(like) else braces(like))]
+    places = [(name.rstrip(b"/") if is_url(name) else absolute(name)).split(b"/") for name in names]
+    plain = [os.path.lexists(like) or not any(map(glob.has_magic, place)) for place in places]
+    if len(places) == 1 and plain[0]:
+        base: bytes | None = b"/".join(places[0])
+    else:
+        fixed = (next((n for n, part in enumerate(place) if glob.has_magic(part)), len(place) - 1) for place in places)
+        base = common(b"/".join(place[:n]) for place, n in zip(places, fixed, strict=True))
+
+    @cache
+    def path(address: bytes) -> bytes | None:
+        parts = address.split(b"/")
+        for place, exact in zip(places, plain, strict=True):
+            here = parts[: len(place)]
+            if here == place or (not exact and len(here) == len(place) and all(map(fnmatchcase, here, place))):
+                return key_of(address, base) or parts[-1]
+        return None
+
+    return path
+
+
+def _shard_of(key: bytes, root: bytes | None, place: Callable[[bytes], bytes | None]) -> bytes | None:
+    """The shard that a key lies in, by its path in what is named; None if it does not."""
     parts = key.split(b"/")
-    ends = (n for n, part in enumerate(parts[:-1], 1) if part.lower().endswith(ARCHIVES + TABLES))
+    ends = (n for n, part in enumerate(parts[:-1], 1) if part.lower().endswith(SHARDS))
     if (end := next(ends, None)) is None:
         return None
     shard = b"/".join(parts[:end])
-    address = shard if root is None or shard.startswith(b"/") or is_url(shard) else root + b"/" + shard
-    if not inside(address, folder):
-        return None
-    return key_of(address, folder) or parts[end - 1]
+    return place(shard if root is None or shard.startswith(b"/") or is_url(shard) else root + b"/" + shard)
 
 
 def _stem(shard: bytes) -> bytes:
-    ending = next(ending for ending in ARCHIVES + TABLES if shard.lower().endswith(ending))
+    ending = next(ending for ending in sorted(SHARDS, key=len, reverse=True) if shard.lower().endswith(ending))
     return shard[: -len(ending)]
 
 

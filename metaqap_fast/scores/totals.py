@@ -199,8 +199,9 @@ class Totals:
         }
 
     def _extreme(self, score: float, key: bytes, reason: str) -> None:
-        _keep(self._worst, Extreme(-score, _path(key), reason))
-        _keep(self._best, Extreme(score, _path(key), reason))
+        for heap, value in ((self._worst, -score), (self._best, score)):
+            if len(heap) < EXTREMES or value >= heap[0].score:  # the others, which are most, change nothing
+                _keep(heap, Extreme(value, _path(key), reason))
 
     def _failure(self, key: bytes, status: int, reason: str) -> None:
         if len(self._failures) == FAILURES and key_order(key) >= self._failures[-1][0]:

@@ -18,9 +18,10 @@ from fake_driver import fake_driver
 from metaqap_fast.bench import gpu_acceptance, gpu_measure, gpu_steps
 from metaqap_fast.bench.gpu_acceptance import last_object, measure, run_step
 from metaqap_fast.bench.gpu_measure import Settings, decode_rate
-from metaqap_fast.bench.gpu_promises import Step, checks, contacts, exit_status, plan, ran, table
+from metaqap_fast.bench.gpu_promises import LIMITS, Step, checks, contacts, exit_status, plan, ran, table
 from metaqap_fast.decode import DecodeOptions
 from metaqap_fast.engine.cuda import Gpu
+from metaqap_fast.engine.deviation import TOLERANCE
 from metaqap_fast.engine.gpu import torch_engine
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.model import bundle as bundles
@@ -100,6 +101,12 @@ def test_the_plan_covers_every_promise() -> None:
                   "sweep_decoder"):  # fmt: skip
         assert title in titles
     assert titles.index("speed tensorrt fp16") < 12  # what matters most comes before time runs out
+
+
+def test_no_precision_is_held_to_more_than_is_said_of_it() -> None:
+    """Nor to less, but for what two decoders' pixels differ by, which counts where a precision costs less."""
+    for precision, limit in LIMITS.items():
+        assert limit == max(TOLERANCE[precision], 0.005 if precision == "fp32" else 0.01)
 
 
 def test_the_plan_follows_what_ran() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaqap_fast.bench import accuracy, peers
+from metaqap_fast.bench import accuracy, families, peers
 from metaqap_fast.bench import baselines as baselines_module
 from metaqap_fast.bench.baselines import NoWeights, available, baselines, bytes_per_pixel, laplacian_variance, measured
 from metaqap_fast.bench.job import prepare
@@ -100,10 +100,10 @@ def test_packaged_baselines_prefer_a_sharp_photograph(photo: Image.Image, name: 
 def test_sets_of_a_table_end_to_end(
     bundle: Path, photo: Image.Image, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = ["image,mos"]
+    rows = ["image,mos,content,group"]
     for i in range(6):
         photo.crop((60 * i, 0, 60 * i + 64, 64)).save(tmp_path / f"{i}.png")
-        rows.append(f"{i}.png,{i}")
+        rows.append(f"{i}.png,{i},crop,{'left' if i < 5 else 'right'}")
     (tmp_path / "mos.csv").write_text("\n".join(rows))
     (tmp_path / "sets.toml").write_text(
         "[[set]]\nname = 'crops'\nfamily = 'other'\npart = 'untouched'\ndata = 'csv'\nroot = 'mos.csv'\n"
@@ -111,11 +111,46 @@ def test_sets_of_a_table_end_to_end(
     )
     monkeypatch.setattr(accuracy, "METRIC_DRAWS", 5)
     table = ["--sets", tmp_path / "sets.toml", "--baselines", "laplacian,bytes", "--precisions", "fp32"]
+    table += ["--baseline-images", 5]
     result = cli("bench", "accuracy", *table, "--model", bundle, "-o", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     samples = read(tmp_path / "run").samples
     assert [sample["case"] for sample in samples].count("stranger") == 6
-    assert [set(sample) >= {"laplacian", "bytes"} for sample in samples if sample["case"] == "baseline"] == [True] * 6
-    for text in ("Sets by family", "crops", "untouched", "Laplacian variance", "bytes a pixel", "CC0"):
+    assert [set(sample) >= {"laplacian", "bytes"} for sample in samples if sample["case"] == "baseline"] == [True] * 5
+    for text in ("Sets by family", "crops", "untouched", "Laplacian variance", "bytes a pixel", "crops: left", "CC0"):
         assert text in result.stdout, text
     assert str(tmp_path) not in (tmp_path / "run/run.json").read_text()
+
+
+def scored(name: str, opinions: str, parts: bool) -> list[dict[str, Any]]:
+    """20 images of two contents, the second of which is ranked the wrong way round."""
+    return [
+        {"case": "stranger", "set": name, "name": str(i), "family": "other", "part": "untouched", "licence": "CC0",
+         "opinions": opinions, "mos": i / 20, "score": (i if i < 10 else 29 - i) / 20, "uncertainty": 0.01,
+         "content": ("a", "b")[i // 10] if parts else None, "group": ("one", "two")[i // 10] if parts else None}
+        for i in range(20)
+    ]  # fmt: skip
+
+
+def test_groups_contents_and_what_ranks_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "METRIC_DRAWS", 50)
+    rows = scored("s", "scale", True) + scored("t", "pairs", False)
+    measured = [
+        {"case": "baseline", "set": "s", "name": str(i), "mos": i / 20, "brisque": i, "piqe": -i, "bytes": None}
+        for i in range(5, 20)
+    ]
+    section = families.strangers(rows, measured)
+    lines = [dict(zip(section.columns, row, strict=True)) for row in section.rows]
+    assert [line["set"] for line in lines] == ["s", "s: one", "s: two", "t"]
+    first, one, two, other = lines
+    assert one["SROCC"].value == pytest.approx(1) and two["SROCC"].value == pytest.approx(-1)
+    assert first["SROCC within a content"].value == pytest.approx(0) and other["SROCC within a content"] == ""
+    assert first["inside the 95 % interval"].value == pytest.approx(0.5) and other["inside the 95 % interval"] == ""
+    assert first["images"] == 20 and first["images of other measures"] == 15 and one["images of other measures"] == 5
+    assert first["BRISQUE"] == pytest.approx(1) and first["SROCC there"] < 0.5
+    assert first["bytes a pixel"] == "under 5 images"
+    assert first["ranked better by"].startswith("BRISQUE by ") and "PIQE" not in first["ranked better by"]
+    assert one["ranked better by"] == other["ranked better by"] == "none"
+    assert "BRISQUE by 2.00 [2.00, 2.00]" in two["ranked better by"]
+    alone = families.strangers(rows, [])
+    assert "ranked better by" not in alone.columns and len(alone.rows) == 4

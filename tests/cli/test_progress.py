@@ -19,7 +19,7 @@ from metaqap_fast.summary import Summary
 
 ABOUT = {
     "engine": "native", "reason": "no GPU [here]", "precision": "bf16", "device": "cpu: AMD", "model": "m:smile:",
-    "members": 1, "views": "fit", "view_size": 512,
+    "members": 1, "view_size": 512,
 }  # fmt: skip
 
 
@@ -84,10 +84,10 @@ def test_what_runs_is_said(stderr: io.StringIO) -> None:
     report.started({**ABOUT, "members": 2})
     assert stderr.getvalue().splitlines() == [
         "engine native (no GPU [here]), precision bf16, device cpu: AMD",
-        "model m:smile:: 1 member, fit views of 512 px",
+        "model m:smile:: 1 member, views of 512 px",
         "engine native (no GPU [here]), precision bf16, device cpu: Intel",
         "engine native (no GPU [here]), precision bf16, device cpu: AMD",
-        "model m:smile:: 2 members, fit views of 512 px",
+        "model m:smile:: 2 members, views of 512 px",
     ]
 
 
@@ -181,6 +181,20 @@ def test_silence(how: dict[str, bool], bar: Bar, clock: list[float], capsys: pyt
     assert [found["exit_status"] for found in (first, second, third)] == [130, 0, 1]
     assert [found["interrupted"] for found in (first, second, third)] == [True, False, False]
     assert [found["error"] for found in (first, second, third)] == [None, None, "a full disk"]
+
+
+@pytest.mark.parametrize(
+    ("status", "ok", "text"),
+    [
+        (5, 0, "no image could be scored: 1 of 1 failed; 0.png: "),
+        (3, 1, "more images failed than --strict or --max-failed allows: 1 of 2 failed; 1.png: "),
+        (0, 1, ""),
+    ],
+)
+def test_errors_only(stderr: io.StringIO, clock: list[float], status: int, ok: int, text: str) -> None:
+    """An exit status without a word would leave a nightly job's reader with nothing."""
+    Report(lambda: None, taken(clock, ok, 1), quiet=True).finished(status)
+    assert stderr.getvalue().rstrip("\n") == text
 
 
 def test_the_summary(stderr: io.StringIO, clock: list[float]) -> None:

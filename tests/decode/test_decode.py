@@ -85,7 +85,7 @@ def test_exif_orientation_is_applied(photo: Image.Image, orientation: int) -> No
 def test_an_image_is_turned_after_it_is_resized(photo: Image.Image, form: str) -> None:
     """So a turned photograph has exactly the pixels of the upright one, turned, and no decoder reads EXIF."""
     upright = photo.crop((0, 0, 300, 200))
-    (plain,) = decode(encode(upright, form), views="fit")
+    (plain,) = decode(encode(upright, form))
     for orientation in range(2, 9):
         exif = Image.Exif()
         exif[274] = orientation
@@ -154,7 +154,7 @@ def test_a_header_that_lies_is_not_believed(square: Image.Image, place: int, mon
         return replace(header, width=S + 1) if data == images[place] else header
 
     monkeypatch.setattr("metaqap_fast.decode.local.read_header", lie)
-    results = decode(*images, views="unscaled")
+    results = decode(*images)
     for i, result in enumerate(results):
         assert (result.error is not None and result.error.status == Status.corrupt) == (i == place)
         assert len(result.views) == (i != place)
@@ -165,7 +165,7 @@ def test_large_images_share_no_batch(photo: Image.Image, monkeypatch: pytest.Mon
     monkeypatch.setattr("metaqap_fast.decode.local.BATCH_PIXELS", 512 * 512 * 2)
     seen: list[int] = []
     real = Dali.run
-    monkeypatch.setattr(Dali, "run", lambda self, jobs, sizes: seen.append(len(jobs)) or real(self, jobs, sizes))
+    monkeypatch.setattr(Dali, "run", lambda self, jobs, *sizes: seen.append(len(jobs)) or real(self, jobs, *sizes))
     assert len(decode(*[encode(photo, "JPEG")] * 5, batch_size=16)) == 5
     assert seen == [2, 2, 1]
 

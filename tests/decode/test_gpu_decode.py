@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,11 @@ from PIL import Image
 from gpu_lane import Faulty, array, device, files
 from images import encode
 from metaqap_fast.decode import DecodeOptions, Limits, create, probe, views
-from metaqap_fast.decode.dali import define
+from metaqap_fast.decode.dali import Dali, define
 from metaqap_fast.decode.device import DeviceDecoder
 from metaqap_fast.decode.lanes import Lanes
 from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.errors import Status
-from metaqap_fast.options import Views
 from metaqap_fast.records import Decoded, Encoded
 
 OPTIONS = DecodeOptions(64, batch_size=8, hw_decoder_load=0.4321)
@@ -53,6 +53,52 @@ def test_all_jpegs_go_to_one_decoder() -> None:
     assert sizes == [9]  # a full batch, and the probe
 
 
+def test_an_image_that_is_decoded_again_has_the_same_decoder(photo: Image.Image) -> None:
+    """Another one's pixels differ by some levels: a score would depend on what stands beside an image."""
+    decoder, sizes = device(batch_size=4), list[int]()
+
+    def failing(sources: Any, real: Any) -> Any:
+        sizes.append(len(sources))
+        if len(sizes) == 2:
+            raise RuntimeError("one of them is bad")
+        return real()
+
+    Faulty(decoder, failing)
+    images = [Encoded(b"%d" % i, encode(photo.crop((i, 0, i + 64, 64)), "JPEG")) for i in range(4)]
+    together, alone = list(decoder.stream(images)), list(decoder.stream(images))
+    assert sizes == [5, 5, 2, 2, 2, 2]
+    assert all(np.array_equal(array(a), array(b)) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_dali_puts_its_pixels_behind_the_lanes_stream(dense: bool) -> None:
+    """Without a stream the host would wait for them in every batch."""
+    given: list[Any] = []
+    pixels = torch.arange(2 * 4 * 6 * 3, dtype=torch.uint8).reshape(2, 4, 6, 3)
+
+    class Images(list[torch.Tensor]):
+        def is_dense_tensor(self) -> bool:
+            return dense
+
+        def as_tensor(self) -> torch.Tensor:
+            return pixels
+
+    class Pipeline:
+        def feed_input(self, name: str, values: Any) -> None:
+            assert len(values) == 2, name
+
+        def run(self, *arguments: Any) -> Any:
+            given.extend(arguments)
+            return Images(pixels), SimpleNamespace(as_array=lambda: np.array([[4, 6, 3]] * 2))
+
+    dali = Dali(OPTIONS, 0)
+    dali._pipelines[True] = Pipeline()
+    images, sizes, fine = dali.run([np.zeros(9, np.uint8)] * 2, [None, (6, 4)], [None] * 2, "the lane's stream")
+    assert not fine
+    assert given == ["the lane's stream"] and sizes == [(6, 4)] * 2
+    assert isinstance(images, torch.Tensor) == dense and all(map(torch.equal, images, pixels))
+
+
 def test_lanes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of several lanes must be neither pinned to the same cores nor as many as all cores each."""
     made: list[int | None] = []
@@ -76,19 +122,19 @@ def test_a_gpu_pipeline_names_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 200), (30, 50), (700, 64), (1, 1)])
-@pytest.mark.parametrize("mode", ["fit", "unscaled"])
-def test_views_of_tensors_are_those_of_arrays(shape: tuple[int, int], mode: Views) -> None:
+def test_views_of_tensors_are_those_of_arrays(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    cut = views.cut(torch.from_numpy(pixels), 64, mode)  # type: ignore[arg-type]
-    assert np.array_equal(np.asarray(cut), views.cut(pixels, 64, mode))
+    cut = views.cut(torch.from_numpy(pixels), 64)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(cut), views.cut(pixels, 64))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_lanes_give_what_one_decoder_gives(photo: Image.Image, batch_size: int) -> None:
+@pytest.mark.parametrize("fine", [False, True])
+def test_lanes_give_what_one_decoder_gives(photo: Image.Image, batch_size: int, fine: bool) -> None:
     good = [image.data for image in files(photo, 7)] + [encode(photo, "PNG"), encode(photo.resize((40, 200)), "PNG")]
     data = [*good[:4], encode(photo, "JPEG")[:3000], b"text", *good[4:], b""]
     images = [Encoded(b"%d" % i, data) for i, data in enumerate(data)]
-    options = DecodeOptions(64, batch_size=batch_size)
+    options = DecodeOptions(64, batch_size=batch_size, fine=fine)
     lanes = Lanes([DeviceDecoder(options, None) for _ in range(3)])
     for _ in range(2):
         found, one = list(lanes.stream(iter(images))), list(LocalDecoder(options).stream(images))
@@ -97,7 +143,7 @@ def test_lanes_give_what_one_decoder_gives(photo: Image.Image, batch_size: int) 
             assert (a.error and a.error.status, a.error and a.error.reason) == (
                 b.error and b.error.status, b.error and b.error.reason
             )  # fmt: skip
-            assert np.array_equal(array(a), array(b))
+            assert np.array_equal(array(a), array(b)) and a.fine == b.fine
     assert {image.error.status for image in found if image.error} == {Status.corrupt, Status.unsupported}
     lanes.close()
 

@@ -18,7 +18,7 @@ from gpu_lane import Faulty, array, device, files
 from images import encode
 from metaqap_fast.decode import DecodeOptions
 from metaqap_fast.decode import lanes as lanes_module
-from metaqap_fast.decode.dali import Dali
+from metaqap_fast.decode.dali import Dali, Resized
 from metaqap_fast.decode.lanes import Lanes
 from metaqap_fast.decode.local import LocalDecoder
 from metaqap_fast.engine import cuda
@@ -79,8 +79,8 @@ def test_a_decoder_that_does_not_start_is_no_images_failure(photo: Image.Image) 
 
 
 def black(sources: Any, real: Any) -> Any:
-    images, sizes = real()
-    return [np.zeros_like(image) for image in images], sizes
+    images, sizes, _ = real()
+    return Resized([np.zeros_like(image) for image in images], sizes, [])
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -102,8 +102,8 @@ def test_one_black_image_is_looked_at_by_the_cpu(photo: Image.Image) -> None:
     assert [image.error for image in decoder.stream(images)] == [None] * 3
 
     def first_is_black(sources: Any, real: Any) -> Any:
-        images, sizes = real()
-        return [np.zeros_like(images[0]), *images[1:]], sizes
+        images, sizes, _ = real()
+        return Resized([np.zeros_like(images[0]), *images[1:]], sizes, [])
 
     Faulty(decoder, first_is_black)
     with pytest.raises(DecoderDisagrees, match=r"gave black pixels for b'0', which is not black"):
@@ -138,9 +138,9 @@ def test_pixels_are_the_lanes_own(photo: Image.Image) -> None:
     kept: list[np.ndarray] = []
 
     def keep(sources: Any, real: Any) -> Any:
-        images, sizes = real()
+        images, sizes, _ = real()
         kept.extend(images)
-        return kept, sizes
+        return Resized(kept, sizes, [])
 
     decoder = device(batch_size=2)
     Faulty(decoder, keep)

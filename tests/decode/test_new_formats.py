@@ -23,7 +23,7 @@ S = 64
 
 
 def decode(*images: bytes, **options: object) -> list[Decoded]:
-    decoder = LocalDecoder(DecodeOptions(S, "unscaled", **options))  # type: ignore[arg-type]
+    decoder = LocalDecoder(DecodeOptions(S, **options))  # type: ignore[arg-type]
     return list(decoder.stream(Encoded(b"%d" % i, data) for i, data in enumerate(images)))
 
 
@@ -191,7 +191,7 @@ def test_a_missing_extra(
 
 @pytest.fixture(scope="module")
 def supervisor() -> Iterator[Supervisor]:
-    made = create(DecodeOptions(S, "unscaled", batch_size=8), limits=Limits(max_seconds=30))
+    made = create(DecodeOptions(S, batch_size=8), limits=Limits(max_seconds=30))
     assert isinstance(made, Supervisor)
     yield made
     made.close()
@@ -263,7 +263,7 @@ def test_memory_and_time_are_kept_for_them_too(name: str) -> None:
         "DNG": lambda: dng(noise),
     }[name]()
     for limits in (Limits(max_memory=30 << 20), Limits(max_seconds=0.2)):
-        supervisor = Supervisor(DecodeOptions(S, "unscaled", batch_size=4), limits)
+        supervisor = Supervisor(DecodeOptions(S, batch_size=4), limits)
         images = (small, large, small)
         results = list(supervisor.stream(Encoded(b"%d" % i, data) for i, data in enumerate(images)))
         statuses = [result.error.status if result.error else Status.ok for result in results]

@@ -37,7 +37,7 @@ def test_what_memory_held_before_is_in_no_picture(monkeypatch: pytest.MonkeyPatc
     found = []
     for byte in ("171", "84"):
         monkeypatch.setenv("MALLOC_PERTURB_", byte)
-        supervisor = Supervisor(DecodeOptions(S, "unscaled"), Limits(max_seconds=60))
+        supervisor = Supervisor(DecodeOptions(S), Limits(max_seconds=60))
         found.append([told(result) for result in supervisor.stream(Encoded(b"", data) for data in files())])
         supervisor.close()
     assert found[0] == found[1]
@@ -55,7 +55,7 @@ def test_the_same_file_among_others_gives_one_picture(batch_size: int) -> None:
     named = [(0, data) for data in poison]
     for i, data in enumerate(files(), 1):
         named += [(0, poison[i % 4]), (i, data), (0, poison[(i + 1) % 4]), (0, poison[(i + 2) % 4]), (i, data)]
-    decoder = LocalDecoder(DecodeOptions(S, "unscaled", batch_size))
+    decoder = LocalDecoder(DecodeOptions(S, batch_size))
     seen: dict[int, str] = {}
     for (i, _), result in zip(named, decoder.stream(Encoded(b"", data) for _, data in named), strict=True):
         if i:

@@ -20,7 +20,7 @@ MAKERS = {"TIFF": tiff_variants.variants, "others": other_variants.variants}
 def check(variants: Iterable[other_variants.Variant]) -> int:
     """How many there are."""
     known = list(variants)
-    results = LocalDecoder(DecodeOptions(S, "unscaled")).stream(Encoded(b"", data) for _, data, _, _ in known)
+    results = LocalDecoder(DecodeOptions(S)).stream(Encoded(b"", data) for _, data, _, _ in known)
     wrong = []
     for (name, _, shown, levels), result in zip(known, results, strict=True):
         if result.error is not None:

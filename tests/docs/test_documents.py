@@ -176,11 +176,17 @@ def test_columns_and_statuses_are_those_of_the_program() -> None:
     assert statuses == [*sorted((s.name for s in Status), key=statuses.index)] and len(statuses) == len(Status)
 
 
+def by_module() -> dict[str, set[str]]:
+    """The tests of each module, or of several of one name."""
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        found.setdefault(file.stem, set()).update(re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE))
+    return found
+
+
 def test_tests_that_are_named_exist() -> None:
     """docs/reliability.md: each promise names the test that tries to break it."""
-    functions: dict[str, set[str]] = {}
-    for file in (ROOT / "tests").rglob("test_*.py"):
-        functions[file.stem] = set(re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE))
+    functions = by_module()
     every = set().union(*functions.values())
     for text in inline(ROOT / "docs" / "reliability.md"):
         module, _, test = text.partition("::")
@@ -193,6 +199,22 @@ def test_tests_that_are_named_exist() -> None:
         names = functions.get(module, set()) if test else every
         pattern = re.escape((test or module).split("[")[0]).replace(r"\.\.\.", ".*")
         assert any(re.fullmatch(pattern, name) for name in names), text
+
+
+def test_every_finding_about_gpus_has_a_test() -> None:
+    """docs/gpu-checks.md: a test stands in the module that was named before it."""
+    functions, found = by_module(), set[str]()
+    for line in (ROOT / "docs" / "gpu-checks.md").read_text().split("\n"):
+        if not line.startswith("| ") or line.startswith("| promise"):
+            continue
+        promise, _, findings, named = line.strip("| ").split(" | ")
+        module, names = "", re.findall(r"`(?:(test_\w+)::)?(test_\w+)`", named)
+        assert names and len(names) == named.count("`") / 2, promise
+        for own, name in names:
+            module = own or module
+            assert name in functions[module], f"{promise}: {module} has no {name}"
+        found |= set(findings.replace(",", " ").split())
+    assert found == {f"{kind}{n + 1}" for kind, count in (("A", 17), ("B", 10), ("C", 9)) for n in range(count)}
 
 
 def test_messages_of_the_troubleshooting_page_are_the_program_s() -> None:

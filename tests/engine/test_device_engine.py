@@ -92,7 +92,7 @@ def test_batches_are_full() -> None:
 
 
 def test_views_that_lie_side_by_side_on_the_device_are_one_copy() -> None:
-    one, other = (LaneBatch(torch.zeros(6, 4, 4, 3, dtype=torch.uint8), None) for _ in range(2))
+    one, other = (LaneBatch(torch.zeros(6, 4, 4, 3, dtype=torch.uint8), None, 4) for _ in range(2))
     array = np.zeros((2, 4, 4, 3), np.uint8)
     parts = [(one, 0, 1), (one, 1, 3), (one, 3, 3), (other, 3, 4), (other, 5, 6), (one, 3, 4)]
     waiting = [DeviceViews(*part) for part in parts]
@@ -116,9 +116,11 @@ def test_batches_are_run_as_images_come(  # an image must not wait for the whole
 def test_the_mean_of_views_is_the_same_bits_in_any_batch() -> None:
     torch.manual_seed(0)
     views = torch.rand(7, 3)
-    alone = view_means(views, [7])
+    alone = view_means(views, [7], [False])[0]
     for before in (0, 1, 5):
-        together = view_means(torch.cat([torch.rand(before, 3), views, torch.rand(2, 3)]), [1] * before + [7, 2])
+        together = view_means(
+            torch.cat([torch.rand(before, 3), views, torch.rand(2, 3)]), [1] * before + [7, 2], [False] * (before + 2)
+        )[0]
         assert torch.equal(together[before], alone[0])
 
 

@@ -20,7 +20,7 @@ from metaqap_fast.engine.choice import choose
 from metaqap_fast.engine.cuda import Gpu, NoGpu
 from metaqap_fast.errors import MetaqapError, UsageError
 
-H100 = Gpu(0, "NVIDIA H100", 90, 80 << 30, "GPU-00000000-0000-0000-0000-000000000000")
+H100 = Gpu(0, "NVIDIA H100", 90, 80 << 30, "GPU-00000000-0000-0000-0000-000000000000", 3.352e12)
 ADA = Gpu(1, "NVIDIA L4", 89, 24 << 30, "GPU-01010101-0101-0101-0101-010101010101")
 
 
@@ -62,7 +62,11 @@ class Driver:
         return 0
 
     def cuDeviceGetAttribute(self, out: Any, what: int, device: ctypes.c_int) -> int:
-        out._obj.value = divmod(self.gpus[device.value - 100].capability, 10)[what - 75]
+        gpu = self.gpus[device.value - 100]
+        if what in (36, 37):  # clock in kHz, width of the bus in bits
+            out._obj.value = int(gpu.bandwidth / 2e6) if what == 36 else 8000
+        else:
+            out._obj.value = divmod(gpu.capability, 10)[what - 75]
         return 0
 
 

@@ -76,7 +76,15 @@ def test_networks_that_only_some_paths_run(
     Kernel(network, Isa.PORTABLE)
 
 
-def test_views_that_only_some_paths_take() -> None:
-    need(Isa.AVX512_BF16, "bf16")
-    with pytest.raises(Unsuited, match="views of 384 pixels, not a multiple of 512"):
-        Kernel(read(model(384)), Isa.AVX512_BF16)
+@pytest.mark.parametrize(
+    ("isa", "size", "words"),
+    [
+        (Isa.AVX512_BF16, 500, "views of 500 pixels, not a multiple of 32"),
+        (Isa.AVX512_BF16, 224, "rows of 7 pixels, fewer than 8"),
+        (Isa.AMX, 384, "views of 384 pixels, not a multiple of 512"),
+    ],
+)
+def test_views_that_only_some_paths_take(isa: Isa, size: int, words: str) -> None:
+    need(isa, "bf16")
+    with pytest.raises(Unsuited, match=words):
+        Kernel(read(model(size)), isa)

@@ -87,6 +87,21 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     return make
 
 
+@pytest.mark.parametrize("size", [256, 288, 320, 384, 448])
+def test_bf16_runs_rows_that_do_not_end_with_eight_pixels(size: int) -> None:
+    """The last eight pixels of a row overlap those before: 9 of them at last, 10, 12 and 14 here."""
+    need(Isa.AVX512_BF16, "bf16")
+    (view,) = generated(size, 1)
+    for each in MEMBERS.values():
+        network = read(graph(each.file, size))
+        kernel = Kernel(network, Isa.AVX512_BF16)
+        memory = aligned_bytes(kernel.workspace)
+        memory[:] = 255  # no number, if it were read
+        taps = kernel.run(view, memory)[1]
+        found = differences(taps, pooled(network, view, Isa.AVX512_BF16))
+        assert (found < ROUNDING["bf16"]).all(), found.max(0)
+
+
 def allowed(isa: Isa, precision: str) -> tuple[float, float, float]:
     return ROUNDING[f"{precision} AMX" if isa == Isa.AMX else precision]
 

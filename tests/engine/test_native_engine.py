@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -279,6 +280,25 @@ def test_a_model_that_the_kernel_does_not_run(make: Any, reason: str, tmp_path: 
     refused(make(tmp_path, bundle), reason)
     with pytest.raises(Unsuited):
         NativeEngine(make(tmp_path, bundle))
+
+
+def test_another_path_runs_what_the_fastest_does_not_take(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(Isa.AVX2, "int8")
+    first, second, *_ = paths("int8")
+    real = native.kernels
+
+    def kernels(bundle: Bundle, isa: Isa, precision: str) -> list[Kernel]:
+        if isa == first:
+            raise Unsuited("views of 384 pixels")
+        return real(bundle, isa, precision)
+
+    monkeypatch.setattr(native, "kernels", kernels)
+    engine = NativeEngine(small, "int8")
+    assert f", {second.name}, " in engine.device
+    engine.close()
+    monkeypatch.setattr(native, "kernels", Mock(side_effect=Unsuited("none takes it")))
+    with pytest.raises(Unsuited, match="none takes it"):
+        NativeEngine(small, "int8")
 
 
 def test_a_model_without_ranges_has_no_int8(small: Bundle) -> None:

@@ -10,9 +10,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
+import fake_tensorrt
 import plans
 from metaqap_fast.engine.gpu import lowering as graph
 from metaqap_fast.engine.gpu.tensorrt_build import Library, Options, build, find
@@ -20,6 +23,7 @@ from metaqap_fast.model import bundle as bundles
 
 BUNDLE = bundles.load()
 BATCH = 64
+FLAGS = ("TF32", "VERSION_COMPATIBLE", "REQUIRE_USER_ALLOCATION")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,26 @@ def test_what_the_documents_say_of_eight_bits(library: Library, precision: str, 
     """They move more bytes than fp16, and most of their convolutions are not fused: they are not recommended."""
     found = built(library, precision)
     assert found.megabytes > least * 145 and found.with_bias < found.convolutions / 2
+
+
+@pytest.mark.parametrize("kind", ["tensorrt", "tensorrt_rtx"])
+@pytest.mark.parametrize("portable", [True, False])
+def test_what_is_asked_of_the_builder(kind: str, portable: bool) -> None:
+    """Of the full library too, which is not to be had everywhere: what it is told, by a stand-in that remembers it."""
+    trt = MagicMock()
+    trt.ILogger, trt.BuilderFlag = fake_tensorrt.ILogger, SimpleNamespace(**{name: name for name in FLAGS})
+    trt.HardwareCompatibilityLevel.AMPERE_PLUS = "sm80 and newer"
+    builder = trt.Builder.return_value
+    builder.build_serialized_network.return_value = b"plan"
+    config, profile = builder.create_builder_config.return_value, builder.create_optimization_profile.return_value
+    assert build(Library(trt, kind), b"graph", 512, BATCH, Options(portable=portable, compatible=portable)) == b"plan"
+    flags = {call.args[0] for call in config.set_flag.call_args_list}
+    wanted = {"VERSION_COMPATIBLE": portable, "REQUIRE_USER_ALLOCATION": kind == "tensorrt_rtx", "TF32": False}
+    assert flags == {name for name, there in wanted.items() if there}
+    config.clear_flag.assert_called_once_with("TF32")
+    assert (config.hardware_compatibility_level == "sm80 and newer") == portable
+    profile.set_shape.assert_called_once_with("image", *[(BATCH, 512, 512, 3)] * 3)  # nothing is left to be chosen
+    assert config.max_aux_streams == 0
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from PIL import Image
 
 from images import encode
 from metaqap_fast.errors import ImageError, Status
-from metaqap_fast.formats import jpeg, read_header
+from metaqap_fast.formats import read_header
+from metaqap_fast.formats.scan import by_python, scanned
 
 IMAGE = Image.effect_noise((37, 53), 60).convert("RGB")
 ENCODED = {
@@ -111,14 +112,14 @@ def test_damaged_headers_raise_nothing_but_image_errors(name: str, data: st.Data
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from([b"\xff", b"\xff\x00", b"\xd0", b"\xd9", b"\x00", b"\x0a", b"ab"]), max_size=40))
 def test_the_end_of_a_scan_is_the_first_marker_that_is_no_restart_where_those_may_be(parts: list[bytes]) -> None:
-    data = b"".join(parts)
+    data = b"\0" + b"".join(parts)
     for restarts, ends in ((True, rb"\xff+[\x01-\xcf\xd8-\xfe]"), (False, rb"\xff+[\x01-\xfe]")):
         wanted = re.compile(ends).search(data)
-        assert jpeg._end_of_scan(memoryview(data), 0, restarts) == (wanted and wanted.start())
+        assert scanned(memoryview(data), 0, restarts).end == (wanted and wanted.start())
 
 
 @pytest.mark.parametrize(("end", "restarts"), [(b"", True), (b"\x00", True), (b"\xd0", True), (b"\x00", False)])
 def test_a_run_of_fill_bytes_takes_linear_time(end: bytes, restarts: bool) -> None:
-    start = time.process_time()
-    assert jpeg._end_of_scan(memoryview(b"\xff" * 1_000_000 + end), 0, restarts) is None
+    start, data = time.process_time(), memoryview(b"\xff" * 1_000_000 + end)
+    assert scanned(data, 0, restarts).end is by_python(data, 0, restarts).end is None
     assert time.process_time() - start < 1.0  # quadratic: an hour

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from metaqap_fast.errors import ImageError, Status
 from metaqap_fast.formats import Header, read_header
-from metaqap_fast.formats import jpeg as jpeg_module
+from metaqap_fast.formats.scan import scanned
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 TURNED = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
@@ -320,4 +320,4 @@ def first_marker(data: bytes, at: int) -> int | None:
 
 @given(st.lists(st.sampled_from([b"\0", b"\xff", b"\xd9", b"a", bytes(7)])).map(b"".join), st.integers(0, 9))
 def test_the_end_of_a_scan_is_its_first_marker(data: bytes, at: int) -> None:
-    assert jpeg_module._end_of_scan(memoryview(data), at, restarts=False) == first_marker(data, at)
+    assert scanned(memoryview(START + data), at + 2, restarts=False).end == first_marker(START + data, at + 2)

@@ -7,15 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from metaqap_fast.errors import UsageError
-from metaqap_fast.input import ahead, open_sources
+from metaqap_fast.input import ahead, open_sources, reading
 from metaqap_fast.input.ahead import Ahead
 from metaqap_fast.input.files import File
+from metaqap_fast.records import Stamp
 
 
 class Toy:
@@ -42,6 +44,37 @@ class Member:
 
     def __init__(self, key: bytes) -> None:
         self.key = key
+
+
+class Asked:
+    """A distant entry whose bytes come without a thread; if they do not, a thread reads it."""
+
+    distant, kept = True, 0
+
+    def __init__(self, number: int) -> None:
+        self.key, self.read_by = b"%d" % number, ""
+        self.fails, self.size = number % 3 == 0, 10 * number
+
+    def stamp(self) -> Stamp:
+        return Stamp(self.size)
+
+    def ask(self, ahead_bytes: int) -> Future[bytes] | None:
+        if self.size > ahead_bytes:
+            return None
+        coming = Future[bytes]()
+        if self.fails:
+            coming.set_exception(OSError("gone"))
+        else:
+            threading.Timer(0.001, coming.set_result, [bytes(self.size)]).start()
+        return coming
+
+    def read(self, max_bytes: int, ahead_bytes: int) -> bytes | None:
+        if self.size > ahead_bytes:
+            return None
+        self.read_by = threading.current_thread().name
+        if self.key == b"3":
+            raise OSError("nowhere")
+        return bytes(self.size)
 
 
 def wait_until_complete(listed: Ahead) -> None:
@@ -135,3 +168,15 @@ def test_it_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     listed.close()
     wait_until_complete(listed)
     assert listed.complete
+
+
+def test_bytes_that_come_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "AHEAD_BYTES", 200)
+    monkeypatch.setattr(reading, "WAITING_BYTES", 1500)
+    entries = [Asked(number) for number in range(30)]
+    found = list(reading.read_all(entries))  # type: ignore[arg-type]
+    assert [each.key for each in found] == [entry.key for entry in entries]
+    assert [len(each.data) for each in found] == [0 if entry.key == b"3" else entry.size for entry in entries]
+    assert found[3].error is not None and found[3].error.reason == "nowhere"
+    assert all(entry.read_by for entry in entries if entry.fails or entry.size > 200)
+    assert not any(entry.read_by for entry in entries[:10] if not entry.fails)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from archives import FILES, JPEG, STORED
 from archives import found as rows
 from metaqap_fast.errors import MetaqapError, Status, UsageError
-from metaqap_fast.input import blocks, fetch, open_sources, remote
+from metaqap_fast.input import blocks, distant, fetch, open_sources
 from metaqap_fast.input.places import plain
 from metaqap_fast.input.reading import read_all
 from metaqap_fast.records import Stamp
@@ -30,6 +30,7 @@ from metaqap_fast.records import Stamp
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "PAUSE", 0.001)
     fetch._unanswered.clear()
+    fetch._reached.clear()
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_folder_behind_a_url_is_a_folder(memory: str, tmp_path: Path) -> None:
     there, here = open_sources([memory]), open_sources([tmp_path])
     assert [entry.key for entry in there] == [entry.key for entry in here]
     assert there.left_out == here.left_out
-    assert rows(f"{memory}/photos") == FILES
+    assert rows(f"{memory}/photos") == rows(f"{memory}/photos".replace("memory", "Memory")) == FILES
     assert rows(f"{memory}/photos", f"{memory}/photos/1/", f"{memory}/photos/0/*.jpg") == FILES
     assert rows(f"{memory}/photos/{{0,1}}") == {name: data for name, data in FILES.items() if name[0] != "2"}
 
@@ -83,13 +84,23 @@ def test_a_disk_and_a_bucket_have_no_folder_in_common(memory: str, tmp_path: Pat
         ("memory://nothing/here", "nothing is there: memory://nothing/here"),
         ("memory://data/photos/*.gif", "no file matches memory://data/photos/"),
         ("nope://host/path", "cannot read nope://host/path: Protocol not known: nope"),
+        ("github://x", "cannot read github://x: GithubFileSystem.__init__() missing"),
+        ("dir://x", "cannot read dir://x: "),
         ("@memory://data/none.txt", "nothing is there: memory://data/none.txt"),
+        ("memory://data/list.txt", "memory://data/list.txt is not an image; if it is a list of images, write @memory"),
     ],
 )
 def test_what_is_not_there(memory: str, source: str, message: str) -> None:
     with pytest.raises(UsageError) as error:
         open_sources([source])
     assert str(error.value).startswith(message)
+
+
+def test_what_the_extra_does_not_bring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    with pytest.raises(MetaqapError, match=r"^ssh://a/b needs more packages: .*paramiko") as error:
+        open_sources(["ssh://a/b"])
+    assert "metaqap-fast[remote]" not in str(error.value)
 
 
 def test_without_fsspec_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,13 +262,25 @@ def test_it_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
         fetch.fetch(files, "x", len(CONTENT) - 5, len(CONTENT) + 15)
 
 
+def test_the_first_question_is_not_asked_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "PATIENCE", 0.0)
+    files = Files(OSError("reset"), OSError("reset"))
+    with pytest.raises(OSError, match="reset"):
+        fetch.fetch(files, "x", 5, 10)
+    assert files.asked == 1
+    files.errors.clear()
+    assert fetch.fetch(files, "x", 5, 10) == CONTENT[5:10]
+    files.errors[:] = [OSError("reset")] * 4  # a server that has answered before is asked as often as promised
+    assert fetch.fetch(files, "x", 5, 10) == CONTENT[5:10] and files.asked == 7
+
+
 def test_a_lost_connection_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     files = Files(*[OSError("unreachable")] * 1000)
-    entries = [remote.RemoteFile(b"%d" % i, files, "x", 5, "") for i in range(200)]
+    entries = [distant.RemoteFile(b"%d" % i, files, "x", 5, "") for i in range(200)]
     with pytest.raises(MetaqapError, match=r"connection is lost: 20 requests to s3 .* --resume .* unreachable"):
         list(read_all(entries))
     files = Files(*[OSError("once")] * 5)
-    found = list(read_all([remote.RemoteFile(b"%d" % i, files, "x", 5, "") for i in range(50)]))
+    found = list(read_all([distant.RemoteFile(b"%d" % i, files, "x", 5, "") for i in range(50)]))
     assert sum(each.error is not None for each in found) <= 1
 
 
@@ -269,7 +292,7 @@ def test_many_are_on_the_way_at_once() -> None:
             together.wait()
             return CONTENT[start:end]
 
-    entries = [remote.RemoteFile(b"%d" % i, Slow(), "x", 5, "") for i in range(80)]
+    entries = [distant.RemoteFile(b"%d" % i, Slow(), "x", 5, "") for i in range(80)]
     assert [each.error for each in read_all(entries, ahead=32)] == [None] * 80
 
 

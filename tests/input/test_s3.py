@@ -33,6 +33,7 @@ def started() -> Iterator[Any]:
 def server(started: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(fetch, "PAUSE", 0.001)
     fetch._unanswered.clear()
+    fetch._reached.clear()
     yield started
     started.faults.clear()
     started.latency = 0.0
@@ -54,15 +55,13 @@ def test_every_kind_of_source(server: Any) -> None:
 
 
 def test_latency_is_hidden(server: Any) -> None:
-    server.latency = 0.05
+    server.latency = 0.2
     server.requests.clear()
     list(read_all(open_sources([f"{BUCKET}/shards/a.tar"])))
     assert len(server.requests) <= 3  # a look, and the few bytes that it has
-    import time
-
-    start = time.monotonic()
+    server.most = 0
     assert len(rows(f"{BUCKET}/photos")) == 60
-    assert time.monotonic() - start < 60 * 0.05
+    assert server.most > 10  # at once, however slow this machine is
 
 
 @pytest.mark.parametrize(

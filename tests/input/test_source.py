@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,36 @@ def test_sources_that_are_not_there(source: str, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="missing"):
         open_sources([source])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("s3:/bucket/photos", "no such file or folder: s3:/bucket/photos; a URL is written s3://bucket/photos"),
+        ("S3://", "S3:// names nothing: a bucket, a server or a repository must follow"),
+        ("https:///", "https:/// names nothing: a bucket, a server or a repository must follow"),
+    ],
+)
+def test_urls_that_are_none(source: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        open_sources([source])
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", ["1.jpg", "deep/1.jpg", "*.jpg", "{1,2}.jpg"])
+def test_what_nobody_may_look_at_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    locked, stat = str(tmp_path / "locked"), os.stat
+
+    def refusing(path: Any, **options: Any) -> os.stat_result:  # root may look everywhere
+        if os.fsdecode(path).startswith(locked + "/"):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    with pytest.raises(UsageError, match=f"cannot look into {locked}.*: Permission denied"):
+        open_sources([f"{locked}/{name}"])
 
 
 def test_no_source() -> None:

@@ -145,6 +145,10 @@ def test_a_damaged_page_costs_rows_not_the_run(tmp_path: Path) -> None:
     found = rows(path)
     bad = [key for key, value in found.items() if isinstance(value, str)]
     assert bad == [f"a.parquet/{i}" for i in range(25, 50)] and "cannot be read there" in str(found["a.parquet/30"])
+    entries = list(open_sources([path]))
+    for row in (0, 60, 30, 99):  # as readers ask that are not at the same place
+        (one,) = read_all([entries[row]])
+        assert (one.error is not None) == (row == 30) and (row == 30 or one.data == IMAGES[row])
     path.write_bytes(content[:-100])
     assert list(rows(path)) == ["a.parquet"]
 

@@ -103,6 +103,22 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
                 (1, [[0.1, 1, 1]], [0, 0, 0], ["noise", "noise"], [0, 0], "two reasons of one name"),
             )
         ),
+        *(
+            (
+                {
+                    "members": [{"name": m, "file": f"{m}.onnx", "units": 2} for m in ("mean", "max")],
+                    "hidden": {"weights": [[0.1]], "bias": [0], "reasons": [], "steeper": [], "fine": fine},
+                },
+                message,
+            )
+            for fine, message in (
+                ({"weights": [0.1, 0.1], "bias": 0}, "3 rows of weights for"),
+                ({"weights": [], "bias": 0}, "1 rows of weights for"),
+                ({"weights": [float("nan")], "bias": 0}, "no number"),
+                ({"weights": [0.1], "bias": float("inf")}, "no number"),
+                ({"weights": [0.1]}, "damaged"),
+            )
+        ),
         ({"members": [{"name": "x", "file": "x.onnx"}] * 2}, "no digest"),
         ({"meta_learner": {"weights": [1.0], "intercept": 0, "variance_floor": 0, "variance_slope": 0}}, "1 weights"),
         (

@@ -106,9 +106,9 @@ def test_no_names_and_errors_make_it_large(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(100, 60), (64, 200), (30, 20), (900, 40), (64, 64)])
 def test_views_are_joined_to_the_image(size: tuple[int, int]) -> None:
-    target = views.target_size(*size, 64, "fit")
+    target = views.target_size(*size, 64)
     pixels = np.random.default_rng(0).integers(0, 256, (target[1], target[0], 3), dtype=np.uint8)
-    joined = views.joined(views.cut(pixels, 64, "fit"), *size)
+    joined = views.joined(views.cut(pixels, 64), *size)
     height, width = joined.shape[:2]
     assert width >= target[0] - 4
     assert height >= target[1] - 4

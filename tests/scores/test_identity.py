@@ -15,7 +15,7 @@ from rows import a_row
 
 OURS = {
     "members": ["a", "b"], "bundle_digest": "d", "engine": "e", "precision": "fp32", "engine_version": "1",
-    "decoder": "x", "preprocessing": "views=unscaled, view size 384", "program_version": "0.2.0",
+    "decoder": "x", "preprocessing": "views=fit, view size 384", "program_version": "0.2.0",
     "device": "cpu", "source": ["photos"],
 }  # fmt: skip
 FOUND = {**OURS, "format": "metaqap-scores", "format_version": 1, "format_minor": 3, "created": "then"}
@@ -63,19 +63,6 @@ def test_another_version_of_the_program_goes_on(tmp_path: Path) -> None:
         store.finish()
     table = ScoreTable.read(out)
     assert table.keys == [b"a", b"b", b"c"] and table.attributes["program_version"] == "0.1.0, 0.2.0"
-
-
-def test_the_old_name_of_a_view_mode_is_the_same_mode() -> None:
-    old = {**FOUND, "preprocessing": "views=native, view size 384", "program_version": "0.1.0"}
-    assert agreed("s.h5", old, OURS)["preprocessing"] == "views=unscaled, view size 384"
-    with pytest.raises(
-        UsageError, match="made with preprocessing 'views=native, view size 384', this run has 'views=fit"
-    ):
-        agreed("s.h5", old, {**OURS, "preprocessing": "views=fit, view size 384"})
-    with pytest.raises(UsageError, match="preprocessing"):
-        agreed("s.h5", {**old, "preprocessing": "views=native, view size 385"}, OURS)
-    with pytest.raises(UsageError, match="preprocessing None"):
-        agreed("s.h5", {**old, "preprocessing": None}, OURS)
 
 
 def test_the_earlier_run_s_attributes_stay_and_new_ones_are_added() -> None:

@@ -10,12 +10,13 @@ import sys
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from typing_extensions import TypeAliasType
 
 from metaqap_fast.records import Details, Stored
 from metaqap_fast.scores.schema import COLUMNS, Column, columns_of, escaped, select
@@ -149,6 +150,20 @@ def test_what_a_column_is() -> None:
     assert TOYS["reasons"].shape(5, THREE) == (5, 3) and TOYS["number"].shape(5, THREE) == (5,)
     with pytest.raises(KeyError):  # what every file has must say what it is
         COLUMNS[3].labels({})
+
+
+def test_an_array_may_have_another_name() -> None:
+    """NumPy 2.5 has it so, on Python 3.12 and newer."""
+    kind = TypeVar("kind", bound=np.generic)
+    named: Any = TypeAliasType("named", np.ndarray[Any, np.dtype[kind]], type_params=(kind,))
+
+    @dataclass
+    class Made:
+        several: Annotated[named[np.float32], Stored("f4")]
+
+    Made.__annotations__["several"] = Annotated[named[np.float32], Stored("f4")]  # which `named` is, nobody else knows
+    (column,) = columns_of(Made)
+    assert column.type is np.ndarray and column.is_wide
 
 
 def test_a_column_of_values() -> None:

@@ -66,6 +66,35 @@ def test_a_file_for_each_shard(
         assert captions.num_rows == 1 and captions.column("score").to_pylist()[0] > 0
 
 
+@pytest.mark.parametrize(
+    ("like", "expected"),
+    [
+        ("shards/{00000..00001}.tar", ["00000.parquet", "00001.parquet"]),
+        ("shards/*.tar", ["00000.parquet", "00001.parquet"]),
+        ("shards/*/*.tar", ["more/00002.parquet"]),
+        ("shards/mo*", ["more/00002.parquet"]),
+        ("shards/{00001.tar,more}", ["00001.parquet", "more/00002.parquet"]),
+    ],
+)
+def test_shards_are_named_as_sources_are(
+    cli: Cli, asked: list[bytes], shards: Path, like: str, expected: list[str]
+) -> None:
+    cli("score", "shards")
+    result = cli("export", "scores.h5", "out", "--like", like)
+    assert result.exit_code == 0, result.stderr
+    assert sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.parquet")) == expected
+
+
+@pytest.mark.parametrize("ending", ["tar.bz2", "tbz2", "tar.xz", "txz", "tgz"])
+def test_every_kind_of_archive_is_a_shard(cli: Cli, asked: list[bytes], shards: Path, ending: str) -> None:
+    compression = {"b": "w:bz2", "x": "w:xz", "g": "w:gz"}[ending.removeprefix("tar.").removeprefix("t")[0]]
+    with tarfile.open(f"x.{ending}", compression) as tar:  # type: ignore[call-overload]
+        tar.add("source/000000001.jpg", "1.jpg")
+    assert cli("score", f"x.{ending}").exit_code == 0
+    assert cli("export", "scores.h5", "out", "--like", f"x.{ending}").exit_code == 0
+    assert [path.name for path in Path("out").iterdir()] == ["x.parquet"]
+
+
 def test_one_shard_and_one_of_several_folders(cli: Cli, asked: list[bytes], shards: Path) -> None:
     cli("score", "shards")
     assert cli("export", "scores.h5", "one", "--like", "shards/more/").exit_code == 0

@@ -8,8 +8,9 @@ import io
 import lzma
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from metaqap_fast.errors import Status
 from metaqap_fast.input import open_sources
 from metaqap_fast.input.reading import read_all
+from metaqap_fast.scores.table import ScoreTable
 
 JPEG = b"\xff\xd8\xff\xe0"
 FILES = {f"{i % 3}/{i:03d}.jpg": JPEG + bytes([i]) * (i * 97 % 3000) for i in range(60)}
@@ -98,3 +100,19 @@ def found(*sources: str, **options: str) -> dict[str, bytes | str]:
     values = {each.key.decode(): each.error.reason if each.error else bytes(each.data) for each in read}
     assert len(values) == len(read)
     return values
+
+
+def scored_alike(
+    cli: Callable[..., Any], sources: Iterable[Any], model: Path, work: Path, names: Iterable[str]
+) -> None:
+    """Sources that hold the same images under the same names give the same scores, to the bit."""
+    tables, expected = [], [name.encode() for name in names]
+    for source in sources:
+        out = work / f"{len(tables)}.h5"
+        key = ("--key", "name") if str(source).endswith("parquet") else ()
+        result = cli("score", source, *key, "--model", model, "-o", out, "--quiet")
+        assert result.exit_code == 0, result.output
+        tables.append(ScoreTable.read(out))
+    for table in tables:
+        assert [key.rpartition(b"/")[2] for key in table.keys] == expected
+        assert table.ok.all() and table.score.tobytes() == tables[0].score.tobytes()

@@ -26,8 +26,8 @@ def serving(files: dict[str, bytes]) -> Iterator[Any]:
 
 
 def forget() -> None:
-    """What s3fs and obstore keep of servers that they have seen."""
+    """What s3fs and `objects` keep of servers that they have seen."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
-    objects._store.cache_clear()
+    objects._bucket.cache_clear()

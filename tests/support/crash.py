@@ -2,24 +2,28 @@
 
     python tests/support/crash.py FOLDER KILLS SEED [MUTATION [FORM]]
 
-FORM is what the images are in: folder, tar, tar.gz or parquet; members are read, not only listed. It
-prints one JSON object. Everything but decoding and inference is the program's own: listing, run, store, merge.
+FORM is what the images are in: folder, tar, tar.gz, parquet, or a bucket of moto's server, in tars (s3-tar) or each an
+object (s3-objects); members and objects are read, not only listed. It prints one JSON object. Everything but decoding
+and inference is the program's own: listing, run, store, merge.
 MUTATION takes one protection out, to see that the harness notices.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +113,36 @@ def archives(folder: Path, form: str, count: int = IMAGES, shards: int = 4) -> P
     return folder
 
 
+@contextmanager
+def bucket(folder: Path, form: str) -> Iterator[str]:
+    """The URL of as many images in a bucket: in tars, or each an object of its own."""
+    from metaqap_fast.bench.s3_server import ENVIRONMENT, put
+
+    if form == "s3-tar":
+        objects = {path.name: path.read_bytes() for path in archives(folder, "tar").iterdir()}
+    else:
+        objects = {f"{i % 7}/{i}.jpg": content(b"%d" % i) for i in range(IMAGES)}
+    command = [sys.executable, "-m", "metaqap_fast.bench.s3_server", "0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[0]
+        os.environ.update({**ENVIRONMENT, "AWS_ENDPOINT_URL": url})
+        put({f"photos/{name}": data for name, data in objects.items()})
+        yield "s3://data/photos"
+        server.communicate()
+
+
+def apart(*arguments: Any, **options: Any) -> None:
+    """`score` in a child: here it would start threads, which a later fork would not have."""
+    child = os.fork()
+    if not child:
+        try:
+            score(*arguments, **options)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
 def datasets(path: Path) -> dict[str, list[bytes]]:
     """Every dataset of a score file, as bytes."""
     with h5py.File(path) as file:
@@ -127,7 +161,7 @@ def same(out: Path, expected: dict[str, list[bytes]]) -> bool:
 
 
 def score(
-    folder: Path, out: Path, mode: str, log: Path | None = None, pause: float = 0.0003, read: bool = False
+    folder: Path | str, out: Path, mode: str, log: Path | None = None, pause: float = 0.0003, read: bool = False
 ) -> None:
     """One run, as the command line makes it."""
     run(FakeScorer(log, pause, read), Listing([folder]), out, mode, rows_per_part=PER_PART)  # type: ignore[arg-type]
@@ -167,16 +201,33 @@ def committed(out: Path) -> set[bytes]:
 
 def main(work: Path, kills: int, seed: int, mutation: str = "", form: str = "folder") -> dict[str, Any]:
     """Kill until `kills` runs have been killed; compare each finished output with that of an undisturbed run."""
-    random.seed(seed)
+    if form.startswith("s3-"):
+        for name in ("s3fs", "pycurl", "aiobotocore.session"):
+            importlib.import_module(name)
+        with bucket(work / "photos", form) as url:
+            return kill_runs(work, url, kills, seed, mutation, apart, {"read": True, "pause": 0.01})
     folder = images(work / "photos") if form == "folder" else archives(work / "photos", form)
+    return kill_runs(work, folder, kills, seed, mutation, score, {"read": form != "folder"})
+
+
+def kill_runs(
+    work: Path,
+    folder: Path | str,
+    kills: int,
+    seed: int,
+    mutation: str,
+    undisturbed: Callable[..., None],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """See `main`. `undisturbed` is `score` or does the same; `options` are those of `score`."""
+    random.seed(seed)
     whole = work / "whole.h5"
-    read = form != "folder"
-    score(folder, whole, "new", read=read)
+    undisturbed(folder, whole, "new", **options)
     start = time.monotonic()  # of the second: the first one imports
-    score(folder, whole, "overwrite", read=read)
+    undisturbed(folder, whole, "overwrite", **options)
     length, expected = time.monotonic() - start, datasets(whole)
     mutate(mutation)
-    killed = finished = scored_twice = lost = different = failed = 0
+    killed = finished = scored_twice = lost = different = failed = with_rows = 0
     while killed < kills:
         out, log = work / f"{finished}.h5", work / "log"
         safe: set[bytes] = set()
@@ -185,7 +236,7 @@ def main(work: Path, kills: int, seed: int, mutation: str = "", form: str = "fol
             child = os.fork()
             if not child:
                 try:
-                    score(folder, out, "resume", log, read=read)
+                    score(folder, out, "resume", log, **options)
                 except BaseException as error:  # noqa: BLE001 -- a child must never come back from here
                     print(f"{type(error).__name__}: {error}", file=sys.stderr)
                     os._exit(1)
@@ -208,6 +259,7 @@ def main(work: Path, kills: int, seed: int, mutation: str = "", form: str = "fol
                 failed += 1
                 break
             lost += len(safe - now)
+            with_rows += os.WIFSIGNALED(status) and bool(now)
             safe = now
             if lost or scored_twice:
                 break
@@ -218,8 +270,8 @@ def main(work: Path, kills: int, seed: int, mutation: str = "", form: str = "fol
         if failed or lost or scored_twice or different:
             break
     return {
-        "kills": killed, "outputs": finished, "different": different, "committed_rows_lost": lost,
-        "rows_scored_again": scored_twice, "failed_runs": failed, "seed": seed, "run_seconds": round(length, 3),
+        "kills": killed, "with_rows": with_rows, "outputs": finished, "different": different, "failed_runs": failed,
+        "committed_rows_lost": lost, "rows_scored_again": scored_twice, "seed": seed, "run_seconds": round(length, 3),
     }  # fmt: skip
 
 

@@ -33,8 +33,8 @@ class Faulty:
         self.runs, self.does, self.after, self.real = 0, does, after, decoder._dali.run
         decoder._dali.run = self.run  # type: ignore[method-assign]
 
-    def run(self, sources: Any, sizes: Any, stream: Any = None) -> Any:
+    def run(self, sources: Any, *others: Any) -> Any:
         self.runs += 1
         if self.runs > self.after:
-            return self.does(sources, lambda: self.real(sources, sizes, stream))
-        return self.real(sources, sizes, stream)
+            return self.does(sources, lambda: self.real(sources, *others))
+        return self.real(sources, *others)

@@ -65,14 +65,14 @@ DEEDS = {
 }
 
 
-def run(self: Dali, sources: Sequence[Any], sizes: Sequence[Any]) -> Any:
+def run(self: Dali, sources: Sequence[Any], sizes: Sequence[Any], fine_sizes: Sequence[Any]) -> Any:
     for source in sources:
         if rotten:
             os.kill(os.getpid(), signal.SIGSEGV)
         for mark, deed in DEEDS.items():
             if mark in source.tobytes()[-4:]:
                 deed()
-    return real(self, sources, sizes)
+    return real(self, sources, sizes, fine_sizes)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 The real classes run, with tensors on the CPU and streams and events that only note their order (vector clocks). An
 operation on a tensor's storage must come after the last write to it: on the same stream, behind an event or a stream
 that was waited for, or after the host has waited. With `host=False` the host's waits order nothing but its own reads.
+Waits in which CUDA would keep a core busy are counted too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ VIEWS = ("select", "slice", "unbind", "view", "unsqueeze", "alias", "detach", "e
 
 
 class Order:
-    """What ran where; `races` counts the unordered reads and writes by their description."""
+    """What ran where; `races` counts the unordered reads and writes by their description, `spins` the busy waits."""
 
     def __init__(self, host: bool = True) -> None:
         self.lock, self.local = threading.RLock(), threading.local()
@@ -32,7 +33,7 @@ class Order:
         self.writes: dict[int, tuple[str, int, str]] = {}
         self.races: Counter[str] = Counter()
         self.host: Clock = {}
-        self.count, self.operations, self.counts_host = 0, 0, host
+        self.count, self.operations, self.spins, self.counts_host = 0, 0, 0, host
         self.kept: list[torch.Tensor] = []  # so that no address is used twice
 
     @property
@@ -109,14 +110,15 @@ class Stream:
 
     def synchronize(self) -> None:
         with self.order.lock:
+            self.order.spins += 1
             self.order.waited(self.order.clock(self.name))
 
 
 class Event:
     """torch's, as far as it is used."""
 
-    def __init__(self, order: Order) -> None:
-        self.order, self.clock = order, Clock()
+    def __init__(self, order: Order, blocking: bool = False) -> None:
+        self.order, self.blocking, self.clock = order, blocking, Clock()
 
     def record(self, stream: Stream | None = None) -> None:
         with self.order.lock:
@@ -124,10 +126,12 @@ class Event:
 
     def synchronize(self) -> None:
         with self.order.lock:
+            self.order.spins += not self.blocking
             self.order.waited(self.clock)
 
     def query(self) -> bool:
-        self.synchronize()
+        with self.order.lock:
+            self.order.waited(self.clock)
         return True
 
 
@@ -149,5 +153,5 @@ def stand_in(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "stream", use)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: Stream(order, order.current))
     monkeypatch.setattr(torch.cuda, "default_stream", lambda device=None: Stream(order, "default"))
-    monkeypatch.setattr(torch.cuda, "Event", lambda **_: Event(order))
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking=False: Event(order, blocking))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)

@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.fixture
 def supervisor() -> Iterator[Supervisor]:
-    supervisor = Supervisor(DecodeOptions(S, "unscaled", batch_size=1), Limits(max_seconds=60))
+    supervisor = Supervisor(DecodeOptions(S, batch_size=1), Limits(max_seconds=60))
     yield supervisor
     supervisor.close()
 

@@ -61,6 +61,14 @@ def test_100_kills_of_members(fast: Path, form: str) -> None:
     check(kill(fast, 100, SEED + 2, form=form), 100)
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("form", ["s3-tar", "s3-objects"])
+def test_20_kills_of_runs_over_a_bucket(fast: Path, form: str) -> None:
+    result = kill(fast, 20, SEED + 3, form=form)
+    check(result, 20)
+    assert result["with_rows"] >= 5, "too few kills came after the first rows: they show nothing"
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("mutation", ["in_place", "forget", "output_in_place"])
 def test_kills_are_noticed_without_the_protection(fast: Path, mutation: str) -> None:

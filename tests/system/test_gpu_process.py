@@ -9,12 +9,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
+from PIL import Image
 
 from command import many, run
 from fake_driver import fake_driver
+from metaqap_fast import cli
 from metaqap_fast.engine.cuda import Gpu, NoGpu
+from metaqap_fast.errors import MetaqapError
+from metaqap_fast.gpu_errors import gpu_lost
 from metaqap_fast.scale import apart
 from metaqap_fast.scores.table import ScoreTable
 
@@ -88,6 +94,42 @@ def test_what_the_process_says_and_returns_is_the_commands(arguments: Sequence[o
     (tmp_path / "many" / "bad.png").write_bytes(b"bad")
     done = subprocess.run(command("pass", *arguments, "--strict"), capture_output=True, text=True, check=False)
     assert done.returncode == 3 and "60 scored, 1 failed (1 unsupported)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "closed"),
+    [
+        (None, 0, 1),
+        (MetaqapError("the disk is full"), 1, 1),
+        (OSError(28, "No space left on device", "s.h5"), 1, 1),
+        (gpu_lost("cuda:0", RuntimeError("CUDA error: unknown error")), 1, 0),  # whose libraries may hang: left at once
+    ],
+)
+def test_a_gpus_libraries_are_closed_before_the_interpreter_ends(
+    error: Exception | None, status: int, closed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are known to abort, after all is done, where it takes them down."""
+    seen: list[str] = []
+
+    def scoring(*_: Any, **__: Any) -> None:
+        if error:
+            raise error
+
+    def leave(status: int) -> NoReturn:
+        seen.append("left")
+        raise SystemExit(status)
+
+    scorer = SimpleNamespace(close=lambda: seen.append("closed"))
+    monkeypatch.setattr("metaqap_fast.scorer.Scorer", lambda **_: scorer)
+    monkeypatch.setattr("metaqap_fast.run.about", lambda _: {})
+    monkeypatch.setattr("metaqap_fast.cli.progress.Report.started", lambda *_: None)
+    monkeypatch.setattr("metaqap_fast.run.run", scoring)
+    monkeypatch.setattr("metaqap_fast.summary.Summary.exit_status", lambda *_: 0)
+    monkeypatch.setattr("metaqap_fast.signals.leave", leave)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["score", str(tmp_path), "-o", str(tmp_path / "s.h5"), "--device", "cpu", "--quiet"])
+    assert caught.value.code == status and seen == ["closed"] * closed + ["left"] * (not closed)
 
 
 def waiting(arguments: Sequence[object], tmp_path: Path) -> tuple[subprocess.Popen[str], int]:

@@ -13,20 +13,22 @@ ORDER = """
     child errors options signals overlap
     streams gpu_errors trace records forked turns
     progress
-    formats.format formats.directory formats.boxes formats.icc
+    formats.format formats.directory formats.boxes formats.icc formats.scan
     formats.exif formats.camera formats.bmp formats.jpeg2000 formats.pnm formats.refused formats.tiff
     formats.gif formats.items formats.jxl
     formats.jpeg formats.png formats.webp formats.heif
     formats.raw
     formats
-    input.data input.lists input.memory input.objects input.places input.reading input.source
-    input.blocks input.fetch input.members input.chosen
-    input.tables input.tar input.zipped
+    input.data input.lists input.memory input.places input.reading input.source input.transfers
+    input.blocks input.google input.hub input.objects input.members input.chosen
+    input.pages
+    input.fetch input.tables input.tar input.zipped
     input.inflate
     input.kinds
     input.folders
+    input.distant
+    input.told input.remote_walk
     input.remote
-    input.told
     input.files
     input input.ahead
     decode.phash
@@ -76,6 +78,7 @@ ORDER = """
     evaluation summary
     run
     scale.apart scale.connect scale.pieces scale.process scale.share scale.shards
+    scale.feeding
     scale.actor
     scale.ray
     scale.cluster

@@ -58,9 +58,9 @@ def test_the_command_line_and_the_library_have_the_same_defaults() -> None:
     score, library = converted("score", "x"), defaults(Scorer.__init__)
     for name in set(library) - {"isolate"}:
         assert score[name] == library[name], name
-    assert {name: library[name] for name in ("model", "engine", "device", "precision", "views", "batch_size")} == {
+    assert {name: library[name] for name in ("model", "engine", "device", "precision", "batch_size")} == {
         "model": options.MODEL, "engine": options.ENGINE, "device": options.DEVICE, "precision": options.PRECISION,
-        "views": options.VIEW, "batch_size": None,
+        "batch_size": None,
     }  # fmt: skip
     assert library["raw"] == options.RAW == "preview" and library["min_size"] == options.MIN_SIZE == 1
     limits = ("max_pixels", "max_bytes", "max_seconds", "max_memory")
@@ -73,7 +73,7 @@ def test_the_command_line_and_the_library_have_the_same_defaults() -> None:
         for name in ("retry_failed", "prune", "moved", "shard"):
             assert defaults(function)[name] == score[name]
     evaluate = converted("evaluate", "x", "--labels", "y")
-    for name in ("model", "engine", "device", "precision", "views"):
+    for name in ("model", "engine", "device", "precision"):
         assert evaluate[name] == library[name]
 
 
@@ -93,8 +93,7 @@ def test_choices_are_those_of_the_library(bundle: Path) -> None:
     choices = {p.name: list(p.type.choices) for p in ALL[("score",)].params if isinstance(p.type, click.Choice)}
     assert choices["engine"] == list(options.ENGINES) == list(get_args(options.EngineName))
     assert choices["precision"] == list(options.PRECISIONS) == list(get_args(options.Precision))
-    assert choices["views"] == [*options.VIEWS, *options.OLD_VIEWS]
-    for name in ("engine", "precision", "views"):
+    for name in ("engine", "precision"):
         with pytest.raises(UsageError, match="nonsense"):
             Scorer(str(bundle), device="cpu", **{name: "nonsense"})
     for engine in options.ENGINES[1:]:  # each is known: what is missing here is said, and is no mistake

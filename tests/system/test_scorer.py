@@ -213,7 +213,7 @@ def test_limits_are_positive_numbers(bundle: Path, limit: str, value: object) ->
         Scorer(bundle, **{limit: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("option", ["engine", "device", "precision", "views"])
+@pytest.mark.parametrize("option", ["engine", "device", "precision"])
 @pytest.mark.parametrize(("value", "what"), [(None, "None"), (3, "an int"), (["auto"], "a list")])
 def test_names_are_text(bundle: Path, option: str, value: object, what: str) -> None:
     with pytest.raises(UsageError, match=f"{option} is {what}, not a str"):
@@ -254,7 +254,6 @@ def children() -> set[str]:
         ({"device": "cuda:0", "engine": "openvino"}, "cuda:0"),
         ({"device": "cuda:0", "engine": "native"}, "cuda:0"),
         ({"precision": "fp16", "engine": "native"}, "fp16"),
-        ({"views": "all"}, "all"),
         ({"model": "nosuch"}, "nosuch"),
     ],
 )
@@ -268,15 +267,6 @@ def test_max_pixels(bundle: Path, photo: Image.Image) -> None:
     table = scorer.score_bytes([encode(photo, "PNG"), encode(photo.resize((64, 64)), "PNG")])
     assert list(table.status) == [Status.too_large, Status.ok]
     assert (table.width[0], table.height[0]) == (512, 512)
-
-
-def test_unscaled_views_see_pixels_that_fit_hides(bundle: Path) -> None:
-    image = np.zeros((640, 640, 3), np.uint8)
-    image[::2, ::2] = 255  # one bright pixel in four: a resize leaves gray
-    fit = Scorer(str(bundle), views="fit").score_arrays([image])
-    unscaled = Scorer(str(bundle), views="unscaled").score_arrays([image])
-    assert unscaled.members[0, 1] == pytest.approx(0.8, abs=1e-4) and fit.members[0, 1] < 0.4
-    assert unscaled.members[0, 0] == pytest.approx(fit.members[0, 0], abs=0.01)
 
 
 SIGNALLED = """

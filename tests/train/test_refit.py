@@ -22,10 +22,11 @@ from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train.damage import KADIS, KINDS
 from metaqap_fast.train.diagnose import area, diagnose
+from metaqap_fast.train.material import Material, Seen, Settings, cache_of
 from metaqap_fast.train.opinion import TAUGHT
 from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Material, Refit, Seen, Settings, cache_of, own_heads, predictions
-from metaqap_fast.train.refit_run import _settings
+from metaqap_fast.train.refit import Refit, own_heads, predictions
+from metaqap_fast.train.refit_run import settings_of
 from metaqap_fast.train.rehead import digest_of_body
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.rungs import Rung, everything, plan
@@ -100,7 +101,9 @@ def seen(bundle: Bundle) -> Material:
     return world(len(own_heads(bundle)[0][0]))
 
 
-SMALL = Settings(components=64, layers=2, reason_units=16, steps=150, dropout=0.0)
+SMALL = Settings(
+    components=64, layers=2, score_units=8, reason_units=16, steps=150, score_steps=150, dropout=0.0, score_dropout=0.0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -182,15 +185,17 @@ def test_what_was_seen_is_kept_piece_by_piece(bundle: Bundle, tmp_path: Path) ->
 
 
 def test_settings_are_checked() -> None:
-    assert _settings({"images": 5}) == replace(Settings(), images=5)
+    assert settings_of({"images": 5}) == replace(Settings(), images=5)
     for changes, message in (
         ({"size": 5}, "no setting 'size'"),
         ({"still": -1}, "weights at least 0"),
         ({"layers": 0}, "counts are above 0"),
         ({"dropout": 1.0}, "less than 1"),
+        ({"score_dropout": 1.0}, "less than 1"),
+        ({"large": 0}, "above 0"),
     ):
         with pytest.raises(UsageError, match=message):
-            _settings(changes)
+            settings_of(changes)
 
 
 def test_area_under_the_curve() -> None:

@@ -13,19 +13,21 @@ import pytest
 from PIL import Image
 from torch import nn
 
+from metaqap_fast.decode import views
 from metaqap_fast.engine.native.isa import Isa
 from metaqap_fast.engine.samples import generated
 from metaqap_fast.model import bundle as bundles
-from metaqap_fast.train import rungs
+from metaqap_fast.train import large, rungs
 from metaqap_fast.train.damage import KADIS, KINDS, Step
 from metaqap_fast.train.reasons import REASONS
 from native_reference import exported, member, need
 
 pytestmark = pytest.mark.full
 LEVELS = 5
-FEW = [
-    part for one in ("components=32", "layers=1", "reason_units=4", "steps=20", "better=4") for part in ("--set", one)
-]
+SMALL = (
+    "components=32", "layers=1", "reason_units=4", "score_units=8", "steps=20", "score_steps=20", "better=4",
+)  # fmt: skip
+FEW = [part for entry in SMALL for part in ("--set", entry)]
 SIZE = 512
 
 
@@ -64,6 +66,9 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "set/mos.csv").write_text("\n".join(rows))
     for i in range(16):
         picture(0.95).save(root / f"photographs/{i}.png", compress_level=1)
+    (root / "strange").mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 2, (64, 64), np.uint8) * 255).save(root / f"strange/{i}.png")
     cells = [f"{k + 1},{v + 1},{4.5 - 0.7 * v - k / 50:.2f}" for k in range(KADIS) for v in range(LEVELS)]
     (root / "cells.csv").write_text("id,level,mean_opinion\n" + "\n".join(cells))
     return root
@@ -74,20 +79,33 @@ def test_from_a_bundle_to_one_with_better_heads(
 ) -> None:
     need(Isa.AVX2, "fp32")
     monkeypatch.setattr(rungs, "damaged", damaged)
+    for name, value in {"LEAST": SIZE, "LINES": (300, 200, 150, 100), "CROP": 200}.items():
+        monkeypatch.setattr(large, name, value)  # photographs that are quickly made
+    for place in (views, large):
+        monkeypatch.setattr(place, "FINER", 1)
     command = [
         "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--model", there / "bundle",
         "--photographs", there / "photographs", "--opinions", there / "cells.csv", "--work", tmp_path / "work",
-        "--strange", there / "photographs", "--set", "judged=1", "--set", "kinds=2", *FEW, "-o", tmp_path / "out",
+        "--large", there / "photographs", "--strange", there / "strange", "--set", "judged=1", "--set", "kinds=2", *FEW,
+        "-o", tmp_path / "out",
     ]  # fmt: skip
     result = cli(*command)
     assert result.exit_code == 0, result.stderr
     made = bundles.load(tmp_path / "out")
-    assert made.name == "small-heads" and made.reasons == REASONS and made.document["format_version"] == 2
+    assert (
+        made.name == "small-heads" and made.reasons == (*REASONS, "unfamiliar") and made.document["format_version"] == 2
+    )
+    assert made.has_fine and made.members[0].units == len(made.readout.weights) + len(made.readout.fine_weights)
     figures = json.loads((tmp_path / "out/heads.json").read_text())
     assert set(figures["reasons"]) == set(REASONS)
     for when in ("as it was", "refitted"):
         assert {"agreement with people over 125 cells", "srocc", "plcc"} <= set(figures[when])
-    assert figures["AUC of unfamiliar"]["small"]["AUC"] >= 0
+    assert set(figures["agreement with metrics on copies of large photographs"]) == {
+        "as it was",
+        "refitted",
+        "with fine views",
+    }
+    assert figures["unfamiliar"]["AUC"] > 0.9 and figures["unfamiliar"]["held-out photographs"] < 0.1
     assert json.loads(result.stdout) == figures
 
     def nothing(*_: Any) -> Any:
@@ -100,6 +118,29 @@ def test_from_a_bundle_to_one_with_better_heads(
     assert settings["still"] == 1 and settings["layers"] == 1
     other = cli(*command[:-1], tmp_path / "other", "--set", "kinds=1")
     assert isinstance(other.exception, AssertionError)  # other damage is not what was seen
+
+
+def test_a_smaller_model_says_what_a_larger_one_says(
+    there: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(Isa.AVX2, "fp32")
+    monkeypatch.setattr(rungs, "damaged", damaged)
+    command = [
+        "train", "distil", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--model", there / "bundle",
+        "--view-size", 256, "--photographs", there / "photographs", "--opinions", there / "cells.csv",
+        "--work", tmp_path / "work", "--strange", there / "strange", "--name", "tiny", "--set", "judged=1",
+        "--set", "kinds=1", *FEW, "-o", tmp_path / "out",
+    ]  # fmt: skip
+    wrong = cli(*command, "--member", "large")
+    assert wrong.exit_code == 2 and "the model small has no member 'large': one of small" in wrong.stderr
+    result = cli(*command, "--member", "small")
+    assert result.exit_code == 0, result.stderr
+    made = bundles.load(tmp_path / "out")
+    assert (made.name, made.view_size, made.reasons) == ("tiny", 256, (*REASONS, "unfamiliar"))
+    assert made.members[0].ranges and made.meta.weights == (1.0,)
+    figures = json.loads(result.stdout)
+    assert figures["head alone on the held-out fold"]["srocc"] > 0.8  # the pictures differ in brightness alone
+    assert made.document["training"]["heads"]["distilled_from"] == "small"
 
 
 @pytest.mark.parametrize(

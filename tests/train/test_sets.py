@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from metaqap_fast.errors import UsageError
+from metaqap_fast.train.datasets import split
 from metaqap_fast.train.sets import NamedSet, read_sets, shared_content
 
 ENTRY: dict[str, Any] = {
@@ -51,6 +52,18 @@ def test_a_table_of_sets(tmp_path: Path) -> None:
     assert shared_content([first, same_part]) == []
 
 
+def test_contents_and_groups_of_a_csv(tmp_path: Path) -> None:
+    images(tmp_path, "a", 0)
+    (only,) = read_sets(write(tmp_path, ENTRY))
+    assert only.data.reference is None and only.group is None and only.opinions == "scale"
+    (tmp_path / "a/mos.csv").write_text("group,image,mos,Content\ngood,0.png,1, x \n\ngood,1.png,2,x\nbad,2.png,3,y\n")
+    (only,) = read_sets(write(tmp_path, ENTRY | {"opinions": "pairs"}))
+    assert only.data.reference == ["x", "x", "y"] and only.group == ["good", "good", "bad"]
+    assert only.opinions == "pairs"
+    train, _, test = split(only.data)
+    assert {only.data.reference[i] for i in train}.isdisjoint(only.data.reference[i] for i in test)
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -63,6 +76,7 @@ def test_a_table_of_sets(tmp_path: Path) -> None:
         ([ENTRY | {"low": "worst"}], "low and high are numbers"),
         ([ENTRY | {"family": "paintings"}], "family is 'paintings', not one of authentic photographs, "),
         ([ENTRY | {"part": "test"}], "part is 'test', not one of train, validation, untouched"),
+        ([ENTRY | {"opinions": "likes"}], "opinions is 'likes', not one of scale, pairs, looks, machine"),
         ([ENTRY | {"url": "x"}], "there is no entry 'url'"),
         ([ENTRY | {"high": 2.5}], "set 1"),
         ([ENTRY, ENTRY], "two sets are called 'stills'"),

@@ -78,7 +78,7 @@ def _small(x: Tensor, share: float, _: Draws) -> Tensor:
     def copy(pixels: View) -> View:
         size = (round(side * share), round(pixels.shape[0] * share))
         small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-        return np.asarray(cut(small, side, "fit")[0])
+        return np.asarray(cut(small, side)[0])
 
     return torch.stack([from_uint8(copy(to_uint8(image)), x) for image in x])
 

@@ -159,21 +159,22 @@ class DeviceEngine(Engine):
 
 def together(waiting: Iterable[Any]) -> Iterator[Any]:
     """The same views, those that lie side by side on the device as one: a copy a lane's batch, not one an image."""
-    last: Any = None
+    batch: Any = None  # with `start` and `stop`, what lies side by side so far
+    start = stop = 0
     for views in waiting:
-        if not len(views):
+        if isinstance(views, DeviceViews) and views.batch is batch and views.start == stop:
+            stop = views.stop
             continue
-        if (
-            isinstance(last, DeviceViews) and isinstance(views, DeviceViews)
-            and last.batch is views.batch and last.stop == views.start
-        ):  # fmt: skip
-            last = DeviceViews(last.batch, last.start, views.stop)
+        if start < stop:
+            yield DeviceViews(batch, start, stop)
+        if isinstance(views, DeviceViews):
+            batch, start, stop = views.batch, views.start, views.stop
             continue
-        if last is not None:
-            yield last
-        last = views
-    if last is not None:
-        yield last
+        batch, start, stop = None, 0, 0
+        if len(views):
+            yield views
+    if start < stop:
+        yield DeviceViews(batch, start, stop)
 
 
 def fitting(make: Callable[[int], Runner], batch: int, device: str) -> Runner:

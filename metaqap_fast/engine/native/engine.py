@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any
@@ -70,6 +71,24 @@ def kernels(bundle: Bundle, isa: Isa, precision: str) -> list[Kernel]:
     return kernels
 
 
+def fastest(bundle: Bundle, precision: str) -> tuple[list[Kernel], Isa]:
+    """The members, ready to run by the fastest path that takes views of their size, and that path.
+
+    Raises:
+        Unsuited: no path does: why the first does not.
+        UsageError: as `kernels`.
+    """
+    first = path(precision)
+    try:
+        return kernels(bundle, first, precision), first
+    except Unsuited:  # AMX takes whole tiles only
+        # Nothing keeps the exception: its traceback would keep what others have made, until it is collected.
+        for isa in paths(precision)[1:]:
+            with suppress(Unsuited):
+                return kernels(bundle, isa, precision), isa
+        raise
+
+
 def largest(model: Any, ranges: Mapping[str, tuple[float, float]]) -> list[float]:
     """Largest magnitude of what each 1x1 convolution reads, in the order of execution.
 
@@ -111,8 +130,10 @@ class NativeEngine(Engine):
         if precision == "auto":
             precision = "bf16" if paths("bf16") else "fp32"
         self.precision = precision
-        isa = path(precision) if isa is None else isa
-        self._kernels = kernels(bundle, isa, precision)
+        if isa is None:
+            self._kernels, isa = fastest(bundle, precision)
+        else:
+            self._kernels = kernels(bundle, isa, precision)
         self._columns = bundle.readout.columns
         count = threads or len(os.sched_getaffinity(0))
         core = shared_core()

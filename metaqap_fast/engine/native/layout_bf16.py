@@ -51,7 +51,7 @@ class Bf16Layout(Layout):
         Raises:
             Unsuited: sizes that these paths do not take.
         """
-        _check(network)
+        _check(network, 16 if self._tiles else 8)
         eight = any(after)
         stem, steps, times = self._stem(network, eight)
         blocks = [self._block(*each, times, inputs) for each in zip(network.blocks, after, strict=True)]
@@ -153,13 +153,17 @@ class Bf16Layout(Layout):
         )  # fmt: skip
 
 
-def _check(network: Network) -> None:
-    if network.size % 512:
-        raise Unsuited(f"views of {network.size} pixels, not a multiple of 512")
+def _check(network: Network, at_once: int) -> None:
+    """`at_once`: pixels of a row that are made at a time; tiles end with a row, the others may overlap at its end."""
+    multiple = 512 if at_once == 16 else 32
+    if network.size % multiple:
+        raise Unsuited(f"views of {network.size} pixels, not a multiple of {multiple}")
     if len(network.stem.bias) % 32:
         raise Unsuited(f"{len(network.stem.bias)} channels of the stem, not a multiple of 32")
     for block in network.blocks:
         if block.expand is not None and (len(block.expand.bias) % 16 or len(block.expand.bias) < 32):
             raise Unsuited(f"{len(block.expand.bias)} wide channels, not a multiple of 16")
-        if block.depthwise is not None and block.depthwise.size[1] < 16:
-            raise Unsuited(f"a depthwise convolution of {block.depthwise.size[1]} pixels")
+        last = block.depthwise or block.expand
+        width = -(-last.size[1] // last.stride) if last is not None else at_once
+        if width < at_once:
+            raise Unsuited(f"rows of {width} pixels, fewer than {at_once}")

@@ -1,0 +1,225 @@
+"""What hidden units are fitted and judged on: what a bundle's members see in photographs, damaged in every way.
+
+Features are computed once and kept. Nothing is fitted on what is judged by: one fold of the labelled set, and the
+validation parts of the photographs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.train import hidden, large, rungs
+from metaqap_fast.train.features import middle_views
+from metaqap_fast.train.large import Large
+from metaqap_fast.train.member import VIEW_SIZE
+from metaqap_fast.train.members import Examples
+from metaqap_fast.train.opinion import read_cells
+from metaqap_fast.train.rehead import digest_of_body
+from metaqap_fast.train.rungs import Rung
+from metaqap_fast.train.seen import Eyes, Pooled, remember
+
+F64 = NDArray[np.float64]
+HELD = 0  # the fold of the labelled set that is held out
+SEED = 2024
+GOOD = 0.7  # quantile of opinions from which a photograph is a good one
+BETTER = 0.4  # and one to be damaged for training
+SEED_OF_BETTER = 77
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much is seen, and how it is weighed.
+
+    Attributes:
+        images: of the labelled set that heads are fitted on, and as many as a fourth of it that are held out.
+        photographs: that are damaged for training; 0 for all there are.
+        better: of the better labelled images, how many are damaged for training too: more photographs and cameras.
+        judged: photographs of the validation part, each damaged in every way.
+        kinds: of five levels, that each photograph is damaged by.
+        precision: of the features.
+        components: of each member's taps, that the units see.
+        layers: that are fitted for the score, and as many for the reasons.
+        reason_units: of the one that is taught what these say in the mean.
+        score_units: of each layer that is fitted for the score.
+        steps: of every fit for the reasons; the last of them takes four times as many.
+        score_steps: of every fit for the score.
+        mos: weight of a labelled photograph's opinion, beside a rung's of 1.
+        still: weight of its score as it is.
+        cells: weight of the mean over photographs at each level of each kind.
+        dropout: share of the components that is left out at random, for the reasons.
+        score_dropout: the same for the score.
+        large: times that a large photograph with its copies counts like one of `photographs`.
+    """
+
+    images: int = 10_000
+    photographs: int = 0
+    better: int = 900
+    judged: int = 16
+    kinds: int = 3
+    precision: str = "fp32"
+    components: int = 1024
+    layers: int = 4
+    reason_units: int = 32
+    score_units: int = 24
+    steps: int = 400
+    score_steps: int = 800
+    mos: float = 15.0
+    still: float = 15.0
+    cells: float = 1.0
+    dropout: float = 0.2
+    score_dropout: float = 0.4
+    large: int = 2
+
+    @property
+    def weights(self) -> hidden.Weights:
+        """Of the fits for the score."""
+        return hidden.Weights(
+            mos=self.mos, still=self.still, cells=self.cells, dropout=self.score_dropout, steps=self.score_steps
+        )
+
+    @property
+    def weights_of_reasons(self) -> hidden.Weights:
+        """Of the fits for the reasons."""
+        return hidden.Weights(score=0.0, reasons=1.0, dropout=self.dropout, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What units are taught beside a labelled set.
+
+    Attributes:
+        photographs: folder of undamaged ones.
+        opinions: KADID's mean opinions, see `opinion.read_cells`.
+        large: folder of undamaged photographs of 1,400 lines and more.
+        strange: folder of pictures that are no photographs, to be told from them.
+    """
+
+    photographs: Path
+    opinions: Path
+    large: Path | None = None
+    strange: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Rungs, and what each member sees in them [n, D]."""
+
+    rungs: list[Rung]
+    pooled: list[Pooled]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What units are fitted and judged on.
+
+    `large` are copies of large photographs, if there are some, and `judged_large` those that nothing is fitted on.
+    `labelled` and `held` are each member's pooled taps of photographs, `mos` and `held_mos` their opinions.
+    """
+
+    labelled: list[Pooled]
+    mos: F64
+    held: list[Pooled]
+    held_mos: F64
+    taught: Seen
+    judged: Seen
+    cells: F64
+    large: Large | None = None
+    judged_large: Large | None = None
+
+
+def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings: Settings | None = None) -> Material:
+    """What a bundle's members see in everything that units are fitted on; kept under `work`.
+
+    Args:
+        bundle: with members that the native kernel runs.
+        data: the labelled set's training images.
+        pictures: folders and tables.
+        work: folder of the caches; another bundle has its own in it.
+        settings: see `Settings`.
+    """
+    settings = settings or Settings()
+    said = read_cells(pictures.opinions)  # before hours are spent
+    used = {
+        "labelled": np.flatnonzero(data.folds != HELD)[: settings.images],
+        "held": np.flatnonzero(data.folds == HELD)[: max(1, settings.images // 4)],
+    }
+    mos = data.mos[used["labelled"]]
+    better = used["labelled"][mos >= np.quantile(mos, BETTER)]
+    rng = np.random.default_rng(SEED_OF_BETTER)
+    files = {part: rungs.photographs(pictures.photographs, part) for part in ("train", "validation")}
+    files["train"] = files["train"][: settings.photographs or None]
+    files["better"] = [data.files[i] for i in rng.permutation(better)[: settings.better]]
+    plans = {
+        "train": rungs.plan(len(files["train"]), settings.kinds, 2, 2, SEED),
+        "better": rungs.sparse(len(files["better"]), 3, rng),
+        "validation": rungs.everything(min(settings.judged, len(files["validation"])), SEED),
+    }
+    caches = {
+        "train": f"train-{settings.kinds}-kinds",
+        "better": f"better-of-{settings.images}",
+        "validation": "validation",
+    }
+    folder = cache_of(bundle, work, settings)
+    eyes = Eyes(bundle, settings.precision)
+
+    def views_of(files: Sequence[Path], steps: Sequence[Rung]) -> Callable[[int, int], Any]:
+        return lambda start, stop: rungs.views(files, steps[start:stop], size=bundle.view_size)
+
+    seen = {
+        part: Seen(steps, remember(eyes, len(steps), views_of(files[part], steps), folder / caches[part]))
+        for part, steps in plans.items()
+    }
+
+    def images(files: Sequence[Path]) -> Callable[[int, int], Any]:
+        return lambda start, stop: middle_views(files[start:stop], bundle.view_size)
+
+    pooled = {
+        part: remember(eyes, len(rows), images([data.files[i] for i in rows]), folder / part)
+        for part, rows in used.items()
+    }
+    return Material(
+        pooled["labelled"],
+        data.mos[used["labelled"]],
+        pooled["held"],
+        data.mos[used["held"]],
+        together(seen["train"], seen["better"]),
+        seen["validation"],
+        said,
+        *(_large(eyes, pictures.large, folder, part, bundle.view_size) for part in ("train", "validation")),
+    )
+
+
+def _large(eyes: Eyes, pictures: Path | None, folder: Path, part: str, size: int) -> Large | None:
+    if pictures is None:
+        return None
+    return large.see(eyes, large.files_of(pictures, part), folder / f"large-and-fine-{part}", size)
+
+
+def together(first: Seen, second: Seen) -> Seen:
+    """Both, as if their photographs were in one list."""
+    count = 1 + max(rung.photograph for rung in first.rungs)
+    moved = [replace(rung, photograph=rung.photograph + count) for rung in second.rungs]
+    pooled = [np.concatenate(both) for both in zip(first.pooled, second.pooled, strict=True)]
+    return Seen([*first.rungs, *moved], pooled)
+
+
+def cache_of(bundle: Bundle, work: Path, settings: Settings) -> Path:
+    """Where what a bundle's members see is kept: under what the networks are, whatever heads stand on them."""
+    networks = "".join(digest_of_body(onnx.load(member.file)) for member in bundle.members)
+    if bundle.view_size != VIEW_SIZE:  # what networks are does not say how large their input is
+        networks += f" {bundle.view_size}"
+    return work / f"{hashlib.sha256(networks.encode()).hexdigest()[:12]}-{settings.precision}"
+
+
+def good(mos: F64) -> NDArray[np.bool_]:
+    """Which photographs are good ones, by their opinions."""
+    return mos >= np.quantile(mos, GOOD)

@@ -30,6 +30,13 @@ SCAN = Extension(
     extra_link_args=["-s"],
     optional=True,
 )
+FILES = Extension(
+    "metaqap_fast.input._files",
+    sources=["kernels/files/read.c"],
+    extra_compile_args=["-O3", "-g0"],
+    extra_link_args=["-s"],
+    optional=True,
+)
 
 
 class SharedLibrary(build_ext):
@@ -60,4 +67,4 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(ext_modules=[KERNEL, SCAN], cmdclass={"build_ext": SharedLibrary, "bdist_wheel": PlatformWheel})
+setup(ext_modules=[KERNEL, SCAN, FILES], cmdclass={"build_ext": SharedLibrary, "bdist_wheel": PlatformWheel})

@@ -64,7 +64,8 @@ class Copy:
 
     def __init__(self) -> None:
         self.image = torch.zeros(BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
-        self._out = torch.full((BATCH, 1), 0.5)
+        # Different ones, as a network's are: were all alike, each would be among the best and the worst so far.
+        self._out = torch.linspace(0.2, 0.8, BATCH)[:, None]
 
     def run(self) -> torch.Tensor:
         """See `metaqap_fast.engine.gpu.engine.Runner.run`."""

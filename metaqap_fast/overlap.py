@@ -19,13 +19,18 @@ class Overlap(Generic[T]):
     an item: once there is no room the thread sleeps until half of it is free, and where there is nothing the consumer
     sleeps until half of it is taken up, or an item may have waited for `LATENCY`. An exception travels to the consumer.
     The thread runs until `items` end or `stop` is called.
+
+    The lock is taken only to sleep and to wake. Each side counts what it has done itself, and says that it sleeps
+    before it looks again whether it must: so neither can miss what the other did meanwhile.
     """
 
     def __init__(self, items: Iterable[T], depth: int, weigh: Callable[[T], int] = lambda _: 0) -> None:
         self._items, self._depth, self._weigh = items, depth, weigh
         self._changed = Condition()
         self._ready: deque[tuple[T, int]] = deque()
-        self._nbytes, self._stopped, self._ended = 0, False, False
+        self._bytes_put = self._bytes_taken = 0  # each is written by one side alone
+        self._is_full = self._is_hungry = False  # the thread sleeps; the consumer sleeps
+        self._stopped = self._ended = False
         self._failure: BaseException | None = None
         name = f"overlap-{getattr(items, '__name__', 'stage')}"
         self._thread = Thread(target=self._work, daemon=True, name=name)
@@ -35,19 +40,23 @@ class Overlap(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        with self._changed:
-            while not (self._ready or self._ended or self._stopped):
-                self._changed.wait_for(lambda: self._ended or self._stopped or not self._room(), LATENCY)
-            if self._ready and not self._stopped:
-                item, weight = self._ready.popleft()
-                self._nbytes -= weight
-                if self._room():
-                    self._changed.notify()
-                return item
-            failure, self._failure = self._failure, None
-        if failure is None or self._stopped:
+        if not self._ready:
+            self._wait_for_some()
+        if self._stopped:
             raise StopIteration
-        raise failure
+        try:
+            item, weight = self._ready.popleft()
+        except IndexError:  # the end; or `stop` has just taken them
+            failure, self._failure = self._failure, None
+            if failure is None or self._stopped:
+                raise StopIteration from None
+            raise failure from None
+        self._bytes_taken += weight
+        if self._is_full and self._room():
+            with self._changed:
+                self._is_full = False  # woken once
+                self._changed.notify_all()
+        return item
 
     def stop(self) -> None:
         """End early, from any thread: the consumer gets no more items, the thread closes `items` and ends.
@@ -84,18 +93,31 @@ class Overlap(Generic[T]):
             self._changed.notify()
 
     def _put(self, item: T) -> bool:
-        weight = self._weigh(item)
-        with self._changed:
-            if len(self._ready) >= self._depth or self._nbytes >= AHEAD_BYTES:
+        if len(self._ready) >= self._depth or self._waiting() >= AHEAD_BYTES:
+            with self._changed:
+                self._is_full = True
                 self._changed.wait_for(self._room)
-            if self._stopped:
-                return False
-            self._ready.append((item, weight))
-            self._nbytes += weight
-            if not self._room():
-                self._changed.notify()
-            return True
+        if self._stopped:
+            return False
+        weight = self._weigh(item)
+        self._bytes_put += weight
+        self._ready.append((item, weight))
+        if self._is_hungry and not self._room():
+            with self._changed:
+                self._is_hungry = False
+                self._changed.notify_all()
+        return True
+
+    def _wait_for_some(self) -> None:
+        with self._changed:
+            self._is_hungry = True
+            while not (self._ready or self._ended or self._stopped):
+                self._changed.wait_for(lambda: self._ended or self._stopped or not self._room(), LATENCY)
+            self._is_hungry = False
+
+    def _waiting(self) -> int:
+        return self._bytes_put - self._bytes_taken
 
     def _room(self) -> bool:
-        few = len(self._ready) <= self._depth // 2 and self._nbytes <= AHEAD_BYTES // 2
+        few = len(self._ready) <= self._depth // 2 and self._waiting() <= AHEAD_BYTES // 2
         return self._stopped or not self._ready or few

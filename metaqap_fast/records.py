@@ -81,6 +81,19 @@ def asked(entry: Entry, ahead_bytes: int) -> Future[bytes] | None:
     return found
 
 
+def local_path(entry: Entry) -> bytes | None:
+    """The path of an entry that is a whole file on a disk, so that it can be read together with others."""
+    found: bytes | None = getattr(entry, "local_path", None)
+    return found
+
+
+def told(entry: Entry, stamp: Stamp) -> None:
+    """Tell an entry that was read by its `local_path` what the file was just before, if it has `told` to hear it."""
+    tell = getattr(entry, "told", None)
+    if tell:
+        tell(stamp)
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """An image's bytes, or why there are none."""

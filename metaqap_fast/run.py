@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 from metaqap_fast import __version__
 from metaqap_fast.input import Source
 from metaqap_fast.options import ROWS_PER_PART, OutputMode, Shard
-from metaqap_fast.records import Entry, Row, Stamp, asked
+from metaqap_fast.records import Entry, Row, Stamp, asked, local_path
 from metaqap_fast.scorer import Scorer
 from metaqap_fast.scores.claim import Claim
 from metaqap_fast.scores.done import Done
@@ -59,10 +59,15 @@ class _Stamped:
     def __init__(self, entry: Entry) -> None:
         self.entry, self.code = entry, 0
         self.key, self.distant, self.kept = entry.key, entry.distant, entry.kept
+        self.local_path = local_path(entry)
 
     def stamp(self) -> Stamp:
         """See `Entry.stamp`."""
         return self.entry.stamp()
+
+    def told(self, stamp: Stamp) -> None:
+        """See `metaqap_fast.records.told`."""
+        self.code = stamp.code
 
     def ask(self, ahead_bytes: int) -> Future[bytes] | None:
         """See `asked`."""

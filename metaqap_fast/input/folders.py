@@ -36,6 +36,11 @@ class File:
     distant = False
     kept = 0
 
+    @property
+    def local_path(self) -> bytes:
+        """See `metaqap_fast.records.local_path`."""
+        return self.path
+
     def stamp(self) -> Stamp:
         """Size and modification time as they are now."""
         try:
@@ -96,9 +101,9 @@ class Walk:
             yield File(prefix, folder)
             return
         above |= {(here.st_dev, here.st_ino)}
+        keys, paths = (os.path.join(start, b"") for start in (prefix, folder))
         for name in names:
-            key = os.path.join(prefix, name) if prefix else name
-            path = os.path.join(folder, name)
+            key, path = keys + name, paths + name
             if name.endswith(b"/"):
                 yield from self._walk(path[:-1], key[:-1], above)
             else:

@@ -9,8 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 from metaqap_fast.errors import ImageError, Status
+from metaqap_fast.input.local import read_files
 from metaqap_fast.options import MAX_BYTES
-from metaqap_fast.records import Encoded, Entry, asked
+from metaqap_fast.records import Encoded, Entry, asked, local_path, told
 
 AHEAD_BYTES = 1 << 24  # a larger file is not read ahead: many at a time would fill the memory
 WAITING_BYTES = 256 << 20  # that were read ahead and not yet asked for; beyond them no other file is read ahead
@@ -78,16 +79,37 @@ def read_all(entries: Iterable[Entry], ahead: int = 32, max_bytes: int = MAX_BYT
         return found
 
     def read(some: Sequence[Entry]) -> list[Encoded | None]:
-        found = []
-        for entry in some:
-            coming = (
-                max(0, entry.stamp().size) if entry.distant else 0
-            )  # counts before it is there: many are on the way
-            hold(coming)
-            file = _read(entry, max_bytes, min(AHEAD_BYTES, max_bytes) if held - coming < WAITING_BYTES else 0)
-            hold((len(file.data) if file else 0) - coming)
-            found.append(file)
+        return [file or read_one(entry) for entry, file in zip(some, read_local(some), strict=True)]
+
+    def read_local(some: Sequence[Entry]) -> list[Encoded | None]:
+        paths = [path for path in map(local_path, some) if path]
+        if len(paths) < len(some):
+            return [None] * len(some)
+        coming = 0
+
+        def is_wanted(nbytes: int) -> bool:
+            nonlocal coming
+            if nbytes > min(AHEAD_BYTES, max_bytes) or held >= WAITING_BYTES:
+                return False
+            hold(nbytes)
+            coming += nbytes
+            return True
+
+        files = read_files(paths, is_wanted)
+        hold(sum(len(file.data) for file in files if file) - coming)  # one may have been shortened meanwhile
+        found = list[Encoded | None]()
+        for entry, file in zip(some, files, strict=True):
+            if file:
+                told(entry, file.stamp)
+            found.append(Encoded(entry.key, file.data) if file else None)
         return found
+
+    def read_one(entry: Entry) -> Encoded | None:
+        coming = max(0, entry.stamp().size) if entry.distant else 0  # counts before it is there: many are on the way
+        hold(coming)
+        file = _read(entry, max_bytes, min(AHEAD_BYTES, max_bytes) if held - coming < WAITING_BYTES else 0)
+        hold((len(file.data) if file else 0) - coming)
+        return file
 
     groups = _groups(entries, max(1, ahead // READERS))
     with ThreadPoolExecutor(max(READERS, DISTANT), thread_name_prefix="read") as pool:

@@ -52,6 +52,8 @@ def left_out(name: bytes, is_folder: bool) -> str:
 
     What systems and programs keep beside images is no image that anyone wants scored. What is named is never left out.
     """
+    if name[:1] not in _SUSPECT:
+        return ""  # nearly all
     lower = name.lower()
     if lower.startswith(b".trash") or lower in TRASH:
         return "trash"
@@ -82,6 +84,7 @@ def walked_from(folder: bytes, folders: Set[bytes]) -> bool:
 
 
 TRASH = (b"$recycle.bin", b"#recycle", b"@recycle")
+_SUSPECT = b".$#@_"  # what the name of all that is left out begins with
 
 
 def merged(streams: Sequence[Iterable[K]]) -> Iterator[K]:

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
+from operator import attrgetter
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -154,7 +155,7 @@ def select(values: Values, rows: slice | NDArray[np.intp]) -> Values:
 def of_rows(rows: Iterable[Any], attributes: Mapping[str, Any]) -> dict[str, Values]:
     """The columns of rows, by field."""
     rows = list(rows)
-    return {column.field: column.of([getattr(row, column.field) for row in rows], attributes) for column in COLUMNS}
+    return {column.field: column.of([*map(attrgetter(column.field), rows)], attributes) for column in COLUMNS}
 
 
 def escaped(text: str | bytes) -> str:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import corpus
+import sanitized
 from metaqap_fast.errors import ImageError
 from metaqap_fast.formats import Header, read_header, scan
 from metaqap_fast.formats.scan import Scan, by_python
@@ -117,7 +113,7 @@ import sys
 from metaqap_fast.formats import scan
 from hypothesis import given, settings
 import test_scan
-scan.__file__ = sys.argv[1]
+scan.__file__ = sys.argv[1]  # beside the library
 by_c = scan.compiled()
 @settings(max_examples=2000, deadline=None, database=None)
 @given(data=test_scan.DATA, at=test_scan.st.integers(0, 70), restarts=test_scan.st.booleans())
@@ -132,24 +128,4 @@ print("ran")
 
 @pytest.mark.full
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
-    if not shutil.which(compiler[0]):
-        pytest.skip("there is no C compiler: the scan of JPEGs is not tested under sanitizers")
-    runtime = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    if not Path(preload := runtime.stdout.strip()).is_absolute():
-        pytest.skip("the C compiler has no address sanitizer")
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    command = [*compiler, "-g", "-O1", "-fPIC", "-shared", *sanitize, str(SOURCE), "-o", str(tmp_path / "_scan.so")]
-    subprocess.run(command, check=True)
-    here = Path(__file__).parent
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": preload,
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here, here.parent / "support"))),
-        "PYTHONMALLOC": "malloc",
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", CASES, str(tmp_path / "scan.py")], env=environment, capture_output=True, text=True
-    )
-    assert ran.stdout == "ran\n", ran.stderr[-3000:]
+    sanitized.check(SOURCE, tmp_path / "_scan.so", CASES, Path(__file__).parent)

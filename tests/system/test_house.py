@@ -19,6 +19,7 @@ ORDER = """
     formats.jpeg formats.png formats.webp formats.heif
     formats.raw
     formats
+    input.local
     input.data input.lists input.memory input.places input.reading input.source input.transfers
     input.blocks input.google input.hub input.objects input.members input.chosen
     input.pages

@@ -22,7 +22,7 @@ import imports
 ROOT = Path(__file__).parents[2]
 LINKED = ("kernels", "train", "bench")  # folders at the top that are links in the package
 # Of what is committed there.
-LEFT_OUT = ("metaqap_fast/bench/results/", "metaqap_fast/kernels/cpu/", "metaqap_fast/kernels/jpeg/")
+LEFT_OUT = ("metaqap_fast/bench/results/", *(f"metaqap_fast/kernels/{name}/" for name in ("cpu", "files", "jpeg")))
 PACKAGE_SOURCES = list(imports.walk(ROOT / "metaqap_fast"))
 
 
@@ -152,7 +152,11 @@ def test_wheel_and_source_distribution_work_outside_the_checkout(tree: Path, tmp
     wheel = wheel_of(tree, tmp_path, CC=quick_compiler(tmp_path))
     names = names_in(wheel)
     assert re.fullmatch(r"metaqap_fast-[\d.]+-py3-none-linux_\w+\.whl", wheel.name)
-    compiled = {"metaqap_fast/engine/native/_mobilenet.so", "metaqap_fast/formats/_scan.so"}
+    compiled = {
+        "metaqap_fast/engine/native/_mobilenet.so",
+        "metaqap_fast/formats/_scan.so",
+        "metaqap_fast/input/_files.so",
+    }
     assert compiled & names == (compiled if can_compile() else set())
     assert {name.split("/")[0] for name in names} == {"metaqap_fast"}
     listed = subprocess.run(["git", "-C", ROOT, "ls-files"], check=True, capture_output=True, text=True).stdout.split()

@@ -143,17 +143,3 @@ double run_along(const Path *p, const Network *n, const uint8_t *image, void *wo
     for (int k = 0; k < 8; k++) prediction += sums[k];
     return prediction;
 }
-
-enum { SUMS = 16 };  // at a time: an addition has to wait for the one before
-
-void mobilenet_units(const float *weights, int units, int64_t count, const float *taps, float *sums) {
-    for (int unit = 0; unit < units; unit++, weights += count) {
-        float parts[SUMS] = {0}, sum = 0;
-        int64_t i = 0;
-        for (; i + SUMS <= count; i += SUMS)
-            for (int k = 0; k < SUMS; k++) parts[k] += weights[i + k] * taps[i + k];
-        for (; i < count; i++) sum += weights[i] * taps[i];
-        for (int k = 0; k < SUMS; k++) sum += parts[k];
-        sums[unit] = sum;
-    }
-}

@@ -90,6 +90,10 @@ double mobilenet_run(const Network *network, int set, const uint8_t *image, void
 // any number of threads, which no library of linear algebra promises.
 void mobilenet_units(const float *weights, int units, int64_t count, const float *taps, float *sums);
 
+// The same of weights in 16 bits, and whether it runs here.
+void mobilenet_units_half(const uint16_t *weights, int units, int64_t count, const float *taps, float *sums);
+int mobilenet_has_halves(void);
+
 // The same run by a clock: `seconds` [blocks][PARTS] of each block's parts. Reading the clock costs a few percent.
 enum { STEM, EXPAND, COUNT, DEPTHWISE, PROJECT, PARTS };
 double mobilenet_times(const Network *network, int set, const uint8_t *image, void *workspace, float *taps, double *seconds);

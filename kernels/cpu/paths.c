@@ -58,8 +58,14 @@ static int offered(int set) {
     return vnni && bf16 && bit(seven_d, 22) && bit(seven_d, 23) && bit(seven_d, 24) && bit(seven_d, 25) &&
            syscall(SYS_arch_prctl, 0x1023, 18) == 0;
 }
+
+int mobilenet_has_halves(void) {
+    unsigned a, b, c, d;
+    return offered(AVX2) && __get_cpuid(1, &a, &b, &c, &d) && bit(c, 29);  // F16C
+}
 #else
 static int offered(int set) { return (void)set, 0; }
+int mobilenet_has_halves(void) { return 0; }
 #endif
 
 int mobilenet_has(int set, int eight) {

@@ -14,6 +14,7 @@ from torch import nn
 from metaqap_fast.engine.gpu import torch_engine
 from metaqap_fast.engine.native.engine import NativeEngine
 from metaqap_fast.engine.native.isa import Isa
+from metaqap_fast.engine.native.kernel import smallest
 from metaqap_fast.engine.native.library import library as native_library
 from metaqap_fast.engine.native.reader import Unsuited, read
 from metaqap_fast.engine.openvino_core import library, shared_core
@@ -108,6 +109,32 @@ def test_shares_are_products_with_the_taps(units: int, taps: int) -> None:
     found = np.full(units + 1, 7, np.float32)  # one more, that is not written to
     native_library().mobilenet_units(weights.ctypes.data, units, taps, values.ctypes.data, found.ctypes.data)
     assert found[:-1] == pytest.approx(weights.astype(np.float64) @ values, rel=1e-5, abs=1e-5) and found[-1] == 7
+
+
+@pytest.mark.parametrize(("units", "taps"), [(1, 15), (4, 16), (7, 1003), (0, 7), (9, 3)])
+def test_shares_by_weights_in_16_bits_are_the_same_bits(units: int, taps: int) -> None:
+    if not native_library().mobilenet_has_halves():
+        pytest.skip("this CPU has no F16C: weights are kept in 32 bits")
+    rng = np.random.default_rng(taps)
+    scale = 10.0 ** rng.uniform(-8, 4, (units, taps))  # from below the least normal number of fp16 on
+    half = (rng.normal(0, 1, (units, taps)) * scale).astype(np.float16)
+    weights, values = half.astype(np.float32), rng.normal(0, 1, taps).astype(np.float32)
+    found = np.full((2, units + 1), 7, np.float32)
+    shape = units, taps, values.ctypes.data
+    native_library().mobilenet_units(weights.ctypes.data, *shape, found[0].ctypes.data)
+    native_library().mobilenet_units_half(half.ctypes.data, *shape, found[1].ctypes.data)
+    assert found[0].tobytes() == found[1].tobytes() and found[1, -1] == 7
+
+
+def test_weights_are_kept_in_16_bits_where_these_hold_them() -> None:
+    exact = np.array([[1.0, 2.0**-24, -65504.0]], np.float32).T
+    reads = bool(native_library().mobilenet_has_halves())
+    assert (smallest(exact, Isa.AVX2).dtype == np.float16) == reads
+    for weights in (exact, exact * np.float32(1.0001), exact * 2):
+        for isa in (Isa.PORTABLE, Isa.AVX2):
+            kept = smallest(weights, isa)
+            assert kept.flags.c_contiguous and np.array_equal(kept, weights)
+            assert kept.dtype == np.float32 or (isa == Isa.AVX2 and weights is exact)
 
 
 def test_severities_are_the_mean_of_views_cut_off_at_0_and_1(

@@ -93,13 +93,15 @@ def declared(found: Any) -> Any:
         Unsuited: it is of another version of the package.
     """
     try:
-        found.mobilenet_units.argtypes = [_Pointer, ctypes.c_int32, ctypes.c_int64, _Pointer, _Pointer]
+        for function in (found.mobilenet_units, found.mobilenet_units_half):
+            function.argtypes = [_Pointer, ctypes.c_int32, ctypes.c_int64, _Pointer, _Pointer]
+            function.restype = None
+        found.mobilenet_has_halves.argtypes = []
         found.mobilenet_has.argtypes = [ctypes.c_int32, ctypes.c_int32]
         found.mobilenet_times.argtypes = [_Pointer, ctypes.c_int32, *(_Pointer for _ in range(4))]
         found.mobilenet_peak.argtypes = [ctypes.c_int32, ctypes.c_int32, ctypes.c_int64]
     except AttributeError:
         raise Unsuited("the compiled kernel is of another version: install the package again") from None
-    found.mobilenet_units.restype = None
     found.mobilenet_times.restype = found.mobilenet_peak.restype = ctypes.c_double
     found.mobilenet_workspace.argtypes = [_Pointer, ctypes.c_int32]
     found.mobilenet_workspace.restype = ctypes.c_int64

@@ -233,6 +233,31 @@ FP16 static void project(const Network *n, const Block *b, const Memory *m, int 
 
 static int64_t strip_bytes(const Network *n, int channels) { return (2 - n->eight) * up(channels, 64); }
 
+// Of each product's 16x16 sums there are four, as in `product`: the next one need not wait for the one before.
+FP16_INLINE void products_of_tiles(int kind, int64_t rounds) {
+    for (int64_t i = 0; i < rounds; i++) {
+        MULTIPLY(0, 4, 6);
+        MULTIPLY(1, 4, 7);
+        MULTIPLY(2, 5, 6);
+        MULTIPLY(3, 5, 7);
+    }
+}
+FP16 static double peak(int64_t rounds, int eight) {
+    unsigned before = begin_tiles();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    _tile_zero(6);
+    _tile_zero(7);
+    if (eight) products_of_tiles(EIGHT, rounds);
+    else products_of_tiles(BF16, rounds);
+    end_tiles(before);
+    return 4.0 * 16 * 16 * (eight ? 64 : 32) * 2 * (double)rounds;
+}
+
 const Path amx_path = {.plane = 32,
                        .channels = 32,
                        .narrow_bytes = narrow_bytes,
@@ -244,5 +269,6 @@ const Path amx_path = {.plane = 32,
                        .expand = expand,
                        .count = count,
                        .depthwise = depthwise,
-                       .project = project};
+                       .project = project,
+                       .peak = peak};
 #endif

@@ -225,7 +225,8 @@ AVX512_BF16 static void project(const Network *n, const Block *b, const Memory *
     }
 }
 
-AVX512_BF16 static double peak(int64_t rounds) {
+AVX512_BF16 static double peak(int64_t rounds, int eight) {
+    (void)eight;  // there is no other
     f32x16 sum[16];
     __m512bh x = (__m512bh)_mm512_setzero_si512(), weights[2] = {x, x};
     for (int t = 0; t < 16; t++) sum[t] = _mm512_setzero_ps();

@@ -105,6 +105,6 @@ typedef struct {
     void (*count)(const Block *, const Memory *, int channel, int first, int last, const Ring *);
     void (*depthwise)(const Network *, const Block *, const Memory *, int channel, Area, const Ring *);
     void (*project)(const Network *, const Block *, const Memory *, int first, int pixels, int keep);
-    double (*peak)(int64_t rounds);  // see mobilenet_peak; NULL: there is none
+    double (*peak)(int64_t rounds, int eight);  // see mobilenet_peak; NULL: there is none
 } Path;
 #endif

@@ -46,7 +46,7 @@ def test_operations_are_those_of_the_network() -> None:
 
 @pytest.mark.parametrize(("isa", "precision"), HERE)
 def test_a_peak_takes_as_long_as_its_rounds(isa: Isa, precision: str) -> None:
-    if isa in (Isa.PORTABLE, Isa.AMX):
+    if isa == Isa.PORTABLE:
         assert peak(isa, precision, 10) == 0
         return
     assert peak(isa, precision, 20) == 2 * peak(isa, precision, 10) > 0
@@ -58,5 +58,5 @@ def test_a_peak_takes_as_long_as_its_rounds(isa: Isa, precision: str) -> None:
             done = peak(isa, precision, rounds)
             times.append(time.perf_counter() - start)
         best[rounds] = min(times)
-    assert done / best[400_000] < 1e12  # more than any core can do: the loop would be gone
+    assert done / best[400_000] < (3e13 if isa == Isa.AMX else 1e12)  # more than any core can do: the loop would be gone
     assert best[400_000] > 2 * best[100_000]

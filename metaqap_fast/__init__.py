@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metaqap_fast.scorer import Scorer, score
     from metaqap_fast.scores.table import ScoreTable
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Evaluation",
     "Explanation",

@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", default="", help="of the plan, only those whose title begins with one of these")
     options = parser.parse_args(arguments)
     if not options.photos.is_dir():
-        parser.error(f"no such folder: {options.photos}. Name one of photographs with --photos; a checkout has examples/")
+        parser.error(f"no such folder: {options.photos}. Name photographs with --photos; a checkout has examples/")
     gpu = None if options.dry_run else cuda.pick(options.gpu, cuda.gpus())
     names = tuple(options.engines.split(",")) if gpu else ("torch",)
     engines, others = candidates(names, gpu.capability if gpu else None)

@@ -235,7 +235,7 @@ class Scorer:
         """The stages of one call, from its first row to its end."""
         with self._turns.take() as turn:
             decoded = decode(turn.feed(items))
-            images = turn.stage(steps(trace, "decode", decoded), self.batch_size, _nbytes)
+            images = turn.stage(steps(trace, "decode", decoded), self.batch_size, attrgetter("views.nbytes"))
             predicted = turn.stage(steps(trace, "infer", self._scored(images)), 64)
             for image, result in predicted:
                 turn.rest()
@@ -307,10 +307,6 @@ class Scorer:
         """As `_table`; archives are read in their own order."""
         with closing(rows):
             return ScoreTable.from_rows(sorted(rows, key=lambda row: key_order(row.key)), self.describe())
-
-
-def _nbytes(image: Decoded) -> int:
-    return int(image.views.nbytes)
 
 
 def score(

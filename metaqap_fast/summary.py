@@ -80,8 +80,11 @@ class Summary:
 
     def missing(self, entries: Iterable[Entry], done: Done, retry_failed: bool = False) -> Iterator[Entry]:
         """The entries that have no row yet, or one that is not good any more."""
+        if not len(done):
+            yield from entries
+            return
         for entry in entries:
-            need = done.need(entry.key, entry.stamp().code if len(done) else 0, retry_failed)
+            need = done.need(entry.key, entry.stamp().code, retry_failed)
             if need is None:
                 self.passed += 1
                 continue

@@ -30,8 +30,6 @@ class KeySet:
 
     def find(self, key: bytes) -> int | None:
         """The place of a key; None if it is not there."""
-        if not len(self._digests):
-            return None
         digest = _digest(key)
         at = int(self._digests.searchsorted(digest))
         return at if at < len(self._digests) and self._digests[at] == digest else None

@@ -58,5 +58,5 @@ def test_a_peak_takes_as_long_as_its_rounds(isa: Isa, precision: str) -> None:
             done = peak(isa, precision, rounds)
             times.append(time.perf_counter() - start)
         best[rounds] = min(times)
-    assert done / best[400_000] < (3e13 if isa == Isa.AMX else 1e12)  # more than any core can do: the loop would be gone
+    assert done / best[400_000] < (3e13 if isa == Isa.AMX else 1e12)  # more than a core can do: the loop is gone
     assert best[400_000] > 2 * best[100_000]

@@ -187,7 +187,8 @@ def evaluate(
     failed = [name for name, score in rows.items() if score is not None and math.isnan(score)]
     found = {name: score for name, score in rows.items() if score is not None and not math.isnan(score)}
     if len(found) < LEAST:
-        no_row = f"{len(missing)} have no row{', for example ' + missing[0] if missing else ''}"
+        have = "has" if len(missing) == 1 else "have"
+        no_row = f"{len(missing)} {have} no row{', for example ' + missing[0] if missing else ''}"
         raise UsageError(
             f"only {len(found)} of {len(wanted)} labelled images have a score, and at least {LEAST} are needed: "
             f"{no_row}; {len(failed)} failed"

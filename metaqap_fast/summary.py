@@ -16,6 +16,7 @@ from metaqap_fast.records import Entry, Past, Row
 from metaqap_fast.scores.done import Done
 from metaqap_fast.scores.totals import Totals
 
+SEVERAL = 10  # images of a run; that none of fewer could be scored says little of the run
 ABOUT = ("engine", "engine_version", "precision", "device", "preprocessing")  # of `Scorer.describe`, in a summary
 
 
@@ -73,6 +74,11 @@ class Summary:
     def rate(self) -> float:
         """Images per second."""
         return self.images / self.seconds if self.seconds else 0.0
+
+    @property
+    def kept(self) -> int:
+        """Rows that were there already and still are."""
+        return self.done - self.changed - self.retried - (self.gone if self.pruned else 0)
 
     def resumed(self, done: Done, totals: Totals) -> None:
         """Count the rows that were there already."""
@@ -147,11 +153,11 @@ class Summary:
         self.gone = int(len(done) - done.named.sum())
 
     def exit_status(self, max_failed: Some | None = None) -> int:
-        """Of a run that came to its end: 5 if no image of the run or of the output could be scored, 3 if more images
-        of the output failed than may, otherwise 0."""
+        """Of a run that came to its end: 5 if no image of the output could be scored, or none of several of this run, 3
+        if more images of the output failed than may, otherwise 0. A bad image or two that are new are no failure."""
         if not self.totals.rows:  # a share without images
             return FINE
-        if not self.totals.scored or (self.images and not self.scored):
+        if not self.totals.scored or (self.images >= SEVERAL and not self.scored):
             return NOTHING_SCORED
         if max_failed is not None and self.totals.failed > max_failed.of(self.totals.rows):
             return TOO_MANY_FAILED

@@ -56,8 +56,12 @@ def _maps(images: tuple[str, ...], map_path: str | None, overwrite: bool) -> dic
     if len(images) == 1 and not Path(map_path).is_dir():
         if Path(map_path).suffix.lower() != ".png":
             raise UsageError(f"{map_path}: the map of one image is a .png file")
+        if not Path(map_path).parent.is_dir():
+            raise UsageError(f"no such folder: {Path(map_path).parent}")
         maps = {images[0]: Path(map_path)}
     else:
+        if Path(map_path).suffix.lower() == ".png" and not Path(map_path).is_dir():
+            raise UsageError(f"{map_path}: the maps of several images go to a folder")
         maps = {image: Path(map_path, f"{Path(image).stem}.map.png") for image in images}
         if len(set(maps.values())) < len(maps):
             raise UsageError(

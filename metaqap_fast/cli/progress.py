@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 5.0
 FAILURES = 3  # shown
 WHY = {  # a run that came to its end has another exit status than 0
-    NOTHING_SCORED: "no image could be scored",
+    NOTHING_SCORED: "no image could be scored",  # of the output, or of this run
     TOO_MANY_FAILED: "more images failed than --strict or --max-failed allows",
 }
 
@@ -100,7 +100,8 @@ class Report:
             self._say("interrupted; everything scored so far was written")
         else:
             output = _escape(self.summary.output)
-            self._say(f"interrupted; everything scored so far is safe, go on with: --resume -o {output}")
+            safe = "everything scored so far is safe" if self.summary.images else "nothing was scored yet"
+            self._say(f"interrupted; {safe}. To go on, give the same command and --resume (output: {output})")
 
     def failed(self, error: MetaqapError) -> None:
         """After what ended the run, which is said elsewhere."""
@@ -118,14 +119,15 @@ class Report:
                 self.console.print(f"{WHY[status]}: {totals.failed:,} of {totals.rows:,} failed{_first(totals)}")
             return
         failures = ", ".join(f"{n:,} {name}" for name, n in totals.failures.items())
-        self._say(
-            f"[bold]{totals.scored:,} scored[/], {totals.failed:,} failed{f' ({failures})' if failures else ''}, "
-            + (
-                f"{summary.seconds:.1f} s, {summary.rate:.1f} images/s"
-                if summary.images or not summary.done
-                else "none new"
+        output, speed = _escape(summary.output), f"{summary.seconds:.1f} s, {summary.rate:.1f} images/s"
+        all_rows = f"[bold]{totals.scored:,} scored[/], {totals.failed:,} failed{f' ({failures})' if failures else ''}"
+        if summary.done:
+            self._say(f"{all_rows}, in all")
+            self._say(
+                f"this run: {counted(summary.images, 'image')}, {speed}" if summary.images else "this run: none new"
             )
-        )
+        else:
+            self._say(f"{all_rows}, {speed}")
         if reasons := totals.by_reason:
             self._say("reasons: " + ", ".join(f"{n:,} {_escape(name)}" for name, n in reasons.items()))
         gone = (
@@ -134,7 +136,7 @@ class Report:
             else "kept of images that no longer exist (--prune removes them)"
         )
         for count, text in (
-            (summary.done, "kept from an earlier run"),
+            (summary.kept, "kept from an earlier run"),
             (summary.changed, "scored again: the file has changed"),
             (summary.retried, "scored again: it had failed"),
             (summary.gone, gone),
@@ -147,7 +149,8 @@ class Report:
         for failure in totals.first_failures[:FAILURES]:
             self._say(f"{failure['status']}  {_escape(failure['path'])}: {_escape(failure['error'])}")
         if totals.failed > FAILURES:
-            self._say(f"... and {totals.failed - FAILURES:,} more that failed")
+            where = "" if summary.output == "-" else f": metaqap-fast select {output} --status failed --csv"
+            self._say(f"... and {totals.failed - FAILURES:,} more that failed{where}")
         for name, extremes in (("worst", totals.worst), ("best", totals.best)):
             if extremes:
                 self._say(f"{name}:")
@@ -156,7 +159,7 @@ class Report:
         if status:
             self._say(WHY[status])
         if summary.output != "-":
-            self._say(f"written to [bold]{_escape(summary.output)}[/]")
+            self._say(f"written to [bold]{output}[/]")
 
     def _print(self, exit_status: int, interrupted: bool = False, reason: str | None = None) -> None:
         about = {"exit_status": exit_status, "interrupted": interrupted, "error": reason}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,7 @@ import click
 
 from metaqap_fast import options, signals
 from metaqap_fast.cli import shared
-from metaqap_fast.errors import MetaqapError
+from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.gpu_errors import GpuLost
 from metaqap_fast.options import OutputMode, Shard, Some
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # Options that cannot be given together, and those that are nothing without another.
 APART = [
-    ("resume", "overwrite"), ("quiet", "json"), ("strict", "max_failed"), ("prune", "limit"),
+    ("resume", "overwrite"), ("strict", "max_failed"), ("prune", "limit"),
     ("o", "resume"), ("o", "overwrite"), ("o", "json"), ("o", "shard"),
     ("ray", "limit"), ("ray", "profile"), ("ray", "threads"), ("ray", "dry_run"), ("ray", "o"),
 ]  # fmt: skip
@@ -192,6 +193,11 @@ def score(
     mode: OutputMode = "resume" if resume else "overwrite" if overwrite else "new"
     some: dict[str, Any] = {name: settings.pop(name) for name in ("exclude", "limit", "sample", "seed")}
     root = root_of(output) if resume and not moved else None
+    if root is not None and (gone := _gone(root)):
+        raise UsageError(
+            f"the images of {output} were in {gone}, which is not there any more. If it was moved, give --moved; "
+            "otherwise another -o"
+        )
     found = open_sources(source, root, image=image, key=key)
 
     def choose(entries: Source) -> Source:
@@ -263,6 +269,15 @@ def score(
     status = summary.exit_status(Some(0) if strict else max_failed)
     report.finished(status)
     sys.exit(status)
+
+
+def _gone(root: str) -> str:
+    """The folder of this URL, if it is one of this machine and does not exist."""
+    from metaqap_fast.input.places import address_of, is_url
+
+    folder = address_of(root)
+    missing = folder is not None and not is_url(folder) and not os.path.lexists(folder)
+    return os.fsdecode(folder) if folder and missing else ""
 
 
 @contextmanager

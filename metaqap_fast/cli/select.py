@@ -22,8 +22,8 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
     "--worst", type=shared.SomeImages(), help="The N worst images, or the worst P % of all that have a score."
 )
 @click.option("--best", type=shared.SomeImages(), help="The N best, or the best P %.")
-@click.option("--below", type=float, metavar="X", help="Images with a score under X.")
-@click.option("--above", type=float, metavar="X", help="Images with a score over X.")
+@click.option("--below", type=click.FloatRange(0, 1), metavar="X", help="Images with a score under X, 0 to 1.")
+@click.option("--above", type=click.FloatRange(0, 1), metavar="X", help="Images with a score over X, 0 to 1.")
 @click.option(
     "--status", default="", metavar="S", help="Images with this status, such as corrupt. failed: all without a score."
 )
@@ -34,7 +34,9 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
     help="Images whose worst fault is R, such as noise, if the model gives reasons.",
 )
 @click.option(
-    "--duplicates", is_flag=True, help="Images that look like another one with a higher score: copies and bursts."
+    "--duplicates",
+    is_flag=True,
+    help="Images that look like another one with a higher score: copies and bursts. Of equals the first stays.",
 )
 @click.option(
     "--distance",
@@ -98,6 +100,7 @@ def select(scores: str, by: str | None, **given: Any) -> None:
     from metaqap_fast.review.chosen import Chosen
     from metaqap_fast.review.groups import Alike
     from metaqap_fast.review.select import Choice
+    from metaqap_fast.streams import counted
 
     _check(given)
     alike = None
@@ -116,6 +119,8 @@ def select(scores: str, by: str | None, **given: Any) -> None:
     else:
         for text in found.csv() if given["csv"] else found.paths(b"\0" if given["print0"] else b"\n"):
             sys.stdout.buffer.write(text)
+        if found.broken and not given["print0"]:
+            _say(f"{counted(found.broken, 'path')} with a newline: give --print0 to have each path whole")
         click.echo(found.summary(), err=True)
 
 
@@ -142,7 +147,7 @@ def _transfer(found: Chosen, how: Literal["copy", "link", "move"], folder: str, 
     from metaqap_fast.signals import as_exceptions
     from metaqap_fast.streams import counted, shown
 
-    planned = plan(found.tables(), found.images, how, folder)
+    planned = plan(found.tables(), found.images, how, folder, found.better())
     _say(found.summary(), *planned.left_out.lines())
     count = counted(planned.images, "image")
     if planned.pairs and _agreed(planned.lines(), f"{how.capitalize()} {count} to {shown(folder)}?", only_plan, yes):
@@ -165,6 +170,8 @@ def _label(found: Chosen, given: dict[str, Any]) -> None:
     if plan.kept:
         _say(f"{counted(plan.kept, 'image')} with a rating or label of its own: it stays; --replace puts ours there")
     count = counted(len(plan.paths), "sidecar")
+    if not plan.paths and not plan.kept and not plan.left_out.counts:
+        _say("nothing to do: the labels are there already")
     if plan.paths and _agreed(plan.lines(), f"Write {count}?", given["plan"], given["yes"]):
         with as_exceptions():
             write(plan)

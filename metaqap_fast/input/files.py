@@ -75,6 +75,8 @@ class Listing:
     def _add(self, source: str, named: dict[bytes, list[bytes]]) -> None:
         name = os.fsencode(source)
         if source.startswith("@") and not os.path.lexists(source):
+            if extension(name) in EXTENSIONS:
+                raise UsageError(f"{source[1:]} is an image, not a list of images: leave out the @")
             self.roots.append("" if source == "@-" else url(_address(name[1:])))
             self._add_list(source[1:])
             return

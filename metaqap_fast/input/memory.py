@@ -19,7 +19,7 @@ _CONVERTED = {"P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "YCbCr": "RG
 
 
 def encoded(images: Iterable[tuple[Any, Any]], max_bytes: int) -> Iterator[Encoded]:
-    """(key, bytes of a file) -> `Encoded`, one at a time; more than `max_bytes` are a failed image.
+    """(key, bytes of a file) -> `Encoded`, one at a time; None, and more than `max_bytes`, are a failed image.
 
     Raises:
         UsageError: what is no such pair; the message names its index and key.
@@ -107,6 +107,8 @@ def decoded(value: Any) -> bool:
 
 
 def _encoded(key: bytes, data: Any, where: str, max_bytes: int) -> Encoded:
+    if data is None:  # such as NULL in a database
+        return Encoded(key, b"", ImageError(Status.unreadable, "no data: None in place of bytes"))
     if not isinstance(data, (bytes, bytearray, memoryview)):
         if isinstance(data, (str, os.PathLike)):
             hint = ": for the names of files use score"

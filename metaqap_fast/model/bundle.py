@@ -124,7 +124,7 @@ def load(model: str | os.PathLike[str] = MODEL) -> Bundle:
         text = (path / "bundle.json").read_bytes()
         document = json.loads(text)
     except OSError as error:
-        raise BundleError(f"{path} is not a model bundle: bundle.json: {error.strerror}") from None
+        raise BundleError(f"{path} is not a model, which has a bundle.json: {error.strerror}") from None
     except ValueError as error:
         raise BundleError(f"{path}/bundle.json is not JSON: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:

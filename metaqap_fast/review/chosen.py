@@ -44,6 +44,7 @@ class Chosen:
         self.path, self.choice, self._root = path, choice, root
         with open_scores(path) as file:
             self.attributes: dict[str, Any] = read_attributes(file)
+        self.broken = 0  # of `paths`, those with a newline in them
         self._rows = self._unhashed = self._count = 0
         self._low, self._high = np.inf, -np.inf
 
@@ -76,7 +77,9 @@ class Chosen:
         """Their paths from here, each with `end` behind it; keys where it is not known which folder they are in."""
         known = self._root is not None or "root" in self.attributes
         for table in self.tables():
-            yield b"".join((from_here(self.images.place(key).path) if known else key) + end for key in table.keys)
+            names = [from_here(self.images.place(key).path) if known else key for key in table.keys]
+            self.broken += sum(b"\n" in name for name in names)
+            yield b"".join(name + end for name in names)
 
     def csv(self) -> Iterator[bytes]:
         """Their rows, as an export has them; of duplicates, which image is better and how surely."""
@@ -87,6 +90,17 @@ class Chosen:
         yield csv_lines(empty, header=True)
         for table in self.tables():
             yield csv_lines(table, header=False)
+
+    def better(self) -> dict[bytes, bytes]:
+        """Of duplicates, the key of the image that each looks like and that is kept."""
+        if not self.choice.duplicates:
+            return {}
+        found = duplicates(self._all(), self.choice.duplicates)
+        if not len(found.rows):
+            return {}
+        kept = np.unique(found.best)
+        best, ours = rows_at(self._all, kept).keys, rows_at(self._all, found.rows).keys
+        return dict(zip(ours, (best[at] for at in np.searchsorted(kept, found.best).tolist()), strict=True))
 
     def _pairs(self, alike: Alike) -> Iterator[bytes]:
         found = duplicates(self._all(), alike)

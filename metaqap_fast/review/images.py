@@ -29,6 +29,9 @@ class Place:
     archive: bytes = b""
 
 
+GONE = "not there any more"
+
+
 @dataclass(slots=True)
 class LeftOut:
     """Images that cannot be used: how many by why, and the key of the first of each."""
@@ -44,7 +47,8 @@ class LeftOut:
     def lines(self) -> Iterator[str]:
         """A line for each why."""
         for why, count in self.counts.items():
-            yield f"{counted(count, 'image')} left out: {why} ({os.fsdecode(self.first[why])})"
+            hint = "; if their folder was moved, give --images FOLDER" if why == GONE else ""
+            yield f"{counted(count, 'image')} left out: {why} ({os.fsdecode(self.first[why])}){hint}"
 
 
 class Images:
@@ -85,7 +89,7 @@ class Images:
             mode = os.stat(path).st_mode
         except (OSError, ValueError):
             archive = _file_above(path)
-            return Place(path, "inside an archive", archive) if archive else Place(path, "not there any more")
+            return Place(path, "inside an archive", archive) if archive else Place(path, GONE)
         if not stat.S_ISREG(mode):
             return Place(path, "not a file")
         if seen and File(key, path).stamp().code != seen:

@@ -146,7 +146,11 @@ def _sheets(survey: Survey) -> list[tuple[str, str, NDArray[np.int64]]]:
             f"Near {cut:.3f}, under which {CUT} % of the scores are: where a cut of the worst {CUT} % would fall.",
             about[np.argsort(survey.score[about], kind="stable")],
         ),
-        ("Most uncertain", "The largest uncertainties: look at these before you believe their scores.", unsure),
+        (
+            "Most uncertain",
+            "The largest uncertainties. They are often those of middling scores, where people disagree most.",
+            unsure,
+        ),
     ]
 
 

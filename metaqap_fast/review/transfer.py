@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +46,18 @@ class Plan:
         return [f"{os.fsdecode(from_here(one))} -> {os.fsdecode(from_here(two))}" for one, two in self.pairs]
 
 
-def plan(tables: Iterable[ScoreTable], images: Images, how: How, folder: str) -> Plan:
+def plan(
+    tables: Iterable[ScoreTable], images: Images, how: How, folder: str, kept: Mapping[bytes, bytes] | None = None
+) -> Plan:
     """What would become of the chosen images. Their paths below the folder of all images are kept below the new one.
+
+    Args:
+        tables: of the images.
+        images: where they are.
+        how: and
+        folder: where to.
+        kept: of duplicates, the key of the image that is kept in place of each. A file that this is a link to is not
+            moved: nothing would be left.
 
     Raises:
         UsageError: something of that name is there, or two images would have one name. Nothing has been done then.
@@ -59,7 +69,9 @@ def plan(tables: Iterable[ScoreTable], images: Images, how: How, folder: str) ->
     for table in tables:
         for key, seen in zip(table.keys, table.columns["seen"], strict=True):
             place = images.place(key, int(seen))
-            why = place.why or ("a link" if how == "move" and os.path.islink(place.path) else "")
+            why = place.why or (
+                _unmovable(place.path, images, kept.get(key) if kept else None) if how == "move" else ""
+            )
             if why:
                 found.left_out.add(why, key)
                 continue
@@ -75,6 +87,13 @@ def plan(tables: Iterable[ScoreTable], images: Images, how: How, folder: str) ->
                 targets.add(target)
                 found.pairs.append((place.path + more, target))
     return found
+
+
+def _unmovable(path: bytes, images: Images, kept: bytes | None) -> str:
+    if os.path.islink(path):
+        return "a link"
+    better = images.place(kept).path if kept else b""
+    return "its better copy is a link to it" if os.path.islink(better) and os.path.samefile(better, path) else ""
 
 
 def carry_out(plan: Plan, starting: Callable[[str], object] = lambda _: None) -> None:
@@ -197,9 +216,11 @@ def _write_undo(plan: Plan) -> bytes:
     """A shell script that moves everything back, on disk before anything is moved. It may be run at any time, also
     twice: it moves what is there back to where nothing is."""
     path = os.path.join(plan.folder, time.strftime("undo-%Y%m%d-%H%M%S.sh").encode())
-    lines = [b"#!/bin/sh", b"# Moves the images back to where they were.", b"back() {"]
-    lines += [b'    if [ -e "$1" ] && [ ! -e "$2" ]; then mkdir -p "${2%/*}" && mv -n -- "$1" "$2"; fi', b"}"]
+    lines = [b"#!/bin/sh", b"# Moves the images back to where they were.", b"moved=0", b"back() {"]
+    lines += [b'    if [ -e "$1" ] && [ ! -e "$2" ]; then']
+    lines += [b'        mkdir -p "${2%/*}" && mv -n -- "$1" "$2" && moved=$((moved + 1))', b"    fi", b"}"]
     lines += [b"back %b %b" % (_quoted_bytes(target), _quoted_bytes(source)) for source, target in plan.pairs]
+    lines += [b'echo "$moved of %d files moved back"' % len(plan.pairs)]
     with open(path, "xb") as file:
         file.write(b"\n".join(lines) + b"\n")
         file.flush()

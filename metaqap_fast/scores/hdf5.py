@@ -32,6 +32,7 @@ FORMAT_VERSIONS = (1, 2)  # read
 ABOUT_FILE = ("format", "format_version", "format_minor")  # root attributes about the file, not the scores
 CHUNK = 4096  # rows of a dataset's chunk
 # What h5py raises for a file that is not as it should be.
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DAMAGE = (LookupError, OSError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError)
 
 
@@ -42,11 +43,14 @@ def open_scores(path: str | os.PathLike[str]) -> h5py.File:
     path = Path(path)
     if not path.exists():
         raise UsageError(f"no such file: {path}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name the score file that `metaqap-fast score` wrote")
     try:
         # Without a lock, which some file systems don't have: a score file is never changed, only replaced.
         file = h5py.File(path, "r", locking=False)
     except DAMAGE as error:
-        raise MetaqapError(f"{path} is not a readable HDF5 file: {_line(error)}") from None
+        why = "not a score file, for it is not HDF5" if _is_other(path) else f"not a readable HDF5 file: {_line(error)}"
+        raise MetaqapError(f"{path} is {why}") from None
     try:
         found, version = _text(file.attrs.get("format")), file.attrs.get("format_version")
         ours = found == FORMAT and "scores" in file
@@ -60,6 +64,14 @@ def open_scores(path: str | os.PathLike[str]) -> h5py.File:
         raise MetaqapError(f"{path} is an HDF5 file, but not a score file of this program")
     known = " and ".join(map(str, FORMAT_VERSIONS))
     raise MetaqapError(f"{path} has score format {version}; this program reads {known}")
+
+
+def _is_other(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) != SIGNATURE
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -69,9 +69,9 @@ def plan(
     for table in tables:
         for key, seen in zip(table.keys, table.columns["seen"], strict=True):
             place = images.place(key, int(seen))
-            why = place.why or (
-                _unmovable(place.path, images, kept.get(key) if kept else None) if how == "move" else ""
-            )
+            why = place.why
+            if how == "move" and not why:
+                why = _unmovable(place.path, images, (kept or {}).get(key))
             if why:
                 found.left_out.add(why, key)
                 continue

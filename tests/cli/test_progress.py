@@ -148,7 +148,9 @@ def test_the_bar_is_put_away_before_the_last_word(bar: Bar) -> None:
     report.interrupted(130)
     assert bar.stopped == 1
     text = bar.terminal.getvalue()
-    assert text.endswith("interrupted; everything scored so far is safe, go on with: --resume -o a [red]\\x1b.h5\n")
+    assert text.endswith(
+        "interrupted; nothing was scored yet. To go on, give the same command and --resume (output: a [red]\\x1b.h5)\n"
+    )
 
 
 def test_a_real_bar(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
@@ -199,11 +201,12 @@ def test_errors_only(stderr: io.StringIO, clock: list[float], status: int, ok: i
 
 def test_the_summary(stderr: io.StringIO, clock: list[float]) -> None:
     left_out = {"no image extension": 1234, "@eaDir": 1}
-    summary = taken(clock, 5, 4, done=1, changed=1200, retried=2, gone=3, left_out=left_out)
+    summary = taken(clock, 5, 4, done=1206, changed=1200, retried=2, gone=3, left_out=left_out)
     Report(lambda: None, summary).finished(0)
     lines = [
-        "5 scored, 4 failed (4 corrupt), 9.0 s, 1.0 images/s",
-        "1 row kept from an earlier run",
+        "5 scored, 4 failed (4 corrupt), in all",
+        "this run: 9 images, 9.0 s, 1.0 images/s",
+        "4 rows kept from an earlier run",
         "1,200 rows scored again: the file has changed",
         "2 rows scored again: it had failed",
         "3 rows kept of images that no longer exist (--prune removes them)",
@@ -212,7 +215,7 @@ def test_the_summary(stderr: io.StringIO, clock: list[float]) -> None:
         "corrupt  5.png: ",
         "corrupt  6.png: ",
         "corrupt  7.png: ",
-        "... and 1 more that failed",
+        "... and 1 more that failed: metaqap-fast select s.h5 --status failed --csv",
         "worst:",
         "  0.125  0.png",
         "  0.250  1.png",
@@ -224,6 +227,7 @@ def test_the_summary(stderr: io.StringIO, clock: list[float]) -> None:
     assert stderr.getvalue().splitlines() == lines
     summary.pruned = True
     Report(lambda: None, summary).finished(0)
+    assert "1 row kept from an earlier run" in stderr.getvalue()
     assert "3 rows removed: the image is gone" in stderr.getvalue()
 
 
@@ -241,7 +245,9 @@ def test_the_summary_of_little(stderr: io.StringIO, clock: list[float]) -> None:
 def test_the_summary_of_a_run_that_found_nothing_new(stderr: io.StringIO, clock: list[float]) -> None:
     summary = taken(clock, 0, done=3)
     Report(lambda: None, summary).finished(0)
-    assert stderr.getvalue().splitlines()[:2] == ["0 scored, 0 failed, none new", "3 rows kept from an earlier run"]
+    assert stderr.getvalue().splitlines()[:3] == [
+        "0 scored, 0 failed, in all", "this run: none new", "3 rows kept from an earlier run"
+    ]  # fmt: skip
 
 
 def test_names_are_shown_as_they_are(stderr: io.StringIO) -> None:

@@ -39,8 +39,9 @@ def test_moved_with_their_folders_and_moved_back(scored: Scored, tmp_path: Path)
     assert files(tmp_path / "photos") == ["good.jpg"]
     (undo,) = rejects.glob("undo-*.sh")
     assert str(undo) in result.output
-    for _ in range(2):  # it may be run twice
-        subprocess.run(["sh", undo], check=True)
+    for back in (3, 0):  # it may be run twice
+        told = subprocess.run(["sh", undo], check=True, capture_output=True, text=True).stdout
+        assert told == f"{back} of 3 files moved back\n"
         assert files(tmp_path / "photos") == sorted(SCORES)
         assert (tmp_path / "photos/a/x.jpg").read_text() == "a/x.jpg"
 
@@ -98,10 +99,21 @@ def test_what_cannot_be_moved_is_left_out_and_named(scored: Scored, tmp_path: Pa
     (photos / "shard.tar").write_text("an archive")
     result = select(scores, "--worst", "5", "--move", tmp_path / "rejects", "--yes")
     assert result.exit_code == 1
-    assert "1 image left out: not there any more (a/x.jpg)" in result.output
+    assert "1 image left out: not there any more (a/x.jpg); if their folder was moved, give --images" in result.output
     assert "1 image left out: inside an archive (shard.tar/m.jpg)" in result.output
     assert "1 image left out: its name is not a path in the folder of the images (../evil.jpg)" in result.output
     assert files(tmp_path / "rejects") == BAD[1:]
+
+
+def test_what_a_kept_link_leads_to_stays(scored: Scored, tmp_path: Path) -> None:
+    """Of two names of one file the first is kept. If it is a link, nothing would be left where it leads."""
+    rows = [replace(a_row(name, 0.5), hash=7) for name in (b"a.jpg", b"b.jpg", b"z.jpg")]
+    scores = scored({}, more=rows)
+    (tmp_path / "photos/a.jpg").unlink()
+    (tmp_path / "photos/a.jpg").symlink_to("z.jpg")
+    result = select(scores, "--duplicates", "--move", tmp_path / "copies", "--yes")
+    assert "1 image left out: its better copy is a link to it (z.jpg)" in result.output
+    assert files(tmp_path / "copies") == ["b.jpg"] and files(tmp_path / "photos") == ["a.jpg", "z.jpg"]
 
 
 def test_an_image_that_is_another_one_now_stays(scored: Scored, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_of_equal_keys_the_last_file_counts(cli: Cli, tmp_path: Path) -> None:
         (["no.h5", "-o", "s.h5"], "no such file: no.h5"), (["a.h5", "-o", "a.h5"], "a.h5 exists"),
         (["a.h5", "-o", "s.txt"], "must end in .h5"), (["a.h5", "-o", "no/s.h5"], "folder does not exist"),
         (["folder", "-o", "s.h5"], "folder is a folder without rows of a run"),
-        (["text.h5", "-o", "s.h5"], "text.h5 is not a readable"),
+        (["text.h5", "-o", "s.h5"], "text.h5 is not a score file, for it is not HDF5"),
     ],
 )  # fmt: skip
 def test_mistakes(

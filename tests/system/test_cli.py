@@ -109,9 +109,22 @@ def test_strict(cli: Cli, bundle: Path, folder: Path, tmp_path: Path) -> None:
         (["score", "{folder}", "-o", "{tmp}"], 2, "is a folder"),
         (["score", "{folder}", "-o", "{folder}/0.png"], 2, "exists"),
         (["evaluate", "{tmp}/no.h5", "--labels", "{tmp}/no.csv"], 2, "no.csv"),
-        (["export", "{folder}/0.png", "{tmp}/x.csv"], 1, "not a readable HDF5 file"),
-        (["inspect", "{folder}/0.png"], 1, "not a readable HDF5 file"),
-        (["inspect", "{folder}"], 1, "not a model bundle"),
+        (["export", "{folder}/0.png", "{tmp}/x.csv"], 1, "not a score file, for it is not HDF5"),
+        (["inspect", "{folder}/0.png"], 1, "not a score file, for it is not HDF5"),
+        (["inspect", "{folder}"], 1, "is not a model, which has a bundle.json"),
+        (["select", "{folder}", "--worst", "1"], 2, "is a folder: name the score file that"),
+        (
+            ["score", "@{folder}/0.png", "-o", "{tmp}/s.h5"],
+            2,
+            "0.png is an image, not a list of images: leave out the @",
+        ),
+        (["select", "{tmp}/no.h5", "--below", "40"], 2, "40.0 is not in the range 0<=x<=1"),
+        (["explain", "{folder}/0.png", "--map", "{tmp}/no/m.png"], 2, "no such folder: "),
+        (
+            ["explain", "{folder}/0.png", "{folder}/1.png", "--map", "m.png"],
+            2,
+            "the maps of several images go to a folder",
+        ),
     ],
 )
 def test_mistakes_are_one_line(

@@ -92,8 +92,22 @@ def test_a_run_in_which_nothing_could_be_scored(cli: Cli, asked: list[bytes], tm
     assert cli("score", folder, "-o", "t.h5").exit_code == 0
     (folder / "a.jpg").unlink()
     files(folder, b="bad")
-    assert cli("score", folder, "-o", "t.h5", "--resume").exit_code == 5  # nothing new could be
+    assert cli("score", folder, "-o", "t.h5", "--resume").exit_code == 0  # one bad image that is new is no failure
+    files(folder, **dict.fromkeys("cdefghijkl", "bad"))
+    assert cli("score", folder, "-o", "t.h5", "--resume").exit_code == 5  # of ten nothing could be
     assert cli("score", folder, "-o", "t.h5", "--resume").exit_code == 0
+
+
+def test_a_folder_that_is_gone_is_not_another_one(cli: Cli, asked: list[bytes], tmp_path: Path) -> None:
+    """Its rows would be kept beside those of the same images under other names."""
+    folder = files(tmp_path / "photos", a="1", b="2")
+    assert cli("score", folder, "-o", "t.h5").exit_code == 0
+    folder.rename(tmp_path / "renamed")
+    result = cli("score", "renamed", "-o", "t.h5", "--resume")
+    assert result.exit_code == 2 and "which is not there any more. If it was moved, give --moved" in result.stderr
+    result = cli("score", "renamed", "-o", "t.h5", "--resume", "--moved")
+    assert result.exit_code == 0 and "2 rows kept from an earlier run" in result.stderr
+    assert len(ScoreTable.read("t.h5")) == 2
 
 
 def test_the_summary(cli: Cli, asked: list[bytes], photos: Path) -> None:

@@ -185,10 +185,10 @@ def test_one_source_several_or_a_list_of_them(scorer: Scorer, folder: Path) -> N
         (lambda s: s.score_bytes([b"", GRAY]), r"images\[1\] is an array \[4, 4\] of uint8, .* use score_arrays"),
         (lambda s: s.score_bytes([Image.new("L", (4, 4))]), r"images\[0\] is an Image, .* use score_arrays"),
         (lambda s: s.score_bytes(["a.jpg"]), r"images\[0\] is a str, .* use score"),
-        (lambda s: s.score_bytes([None]), r"images\[0\] is None, not the bytes of an image file"),
+        (lambda s: s.score_bytes([7]), r"images\[0\] is an? int, not the bytes of an image file"),
         (lambda s: list(s.score_stream(5)), "images is an int, not an iterable of pairs"),
         (lambda s: list(s.score_stream([b"data"])), r"images\[0\] is a bytes, not a pair \(key, bytes\)"),
-        (lambda s: list(s.score_stream([("a", b"")] * 3 + [("b", None)])), r"images\[3\] \(key 'b'\) is None"),
+        (lambda s: list(s.score_stream([("a", b"")] * 3 + [("b", 7)])), r"images\[3\] \(key 'b'\) is an? int"),
         (lambda s: list(s.score_stream([("a", "a.jpg")])), r"images\[0\] \(key 'a'\) is a str, .* use score"),
         (lambda s: list(s.score_stream([(7, b"")])), r"the key of images\[0\] is an int"),
         (lambda s: list(s.score_stream([("a", b"", 1)])), r"images\[0\] is a tuple, not a pair"),
@@ -295,3 +295,11 @@ signal.raise_signal(signal.SIGUSR1)
 def test_a_signal_after_a_scorer_ended_on_another_thread(bundle: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SIGNALLED, bundle], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+def test_no_data_is_a_row_of_its_own(scorer: Scorer) -> None:
+    """NULL in a database; the images beside it are scored."""
+    data = encode(Image.new("RGB", (80, 60), "teal"), "PNG")
+    rows = list(scorer.score_stream([("a", data), ("b", None), ("c", data)]))
+    assert [row.status for row in rows] == [Status.ok, Status.unreadable, Status.ok]
+    assert rows[1].error == "no data: None in place of bytes"

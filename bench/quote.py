@@ -48,6 +48,6 @@ def _table(section: Section, paths: Sequence[Path]) -> str:
     if any("busy machine" in str(value) for row in section.rows for value in row):
         raise MetaqapError(f"{paths[0]} was measured on a busy machine: measure again before it is quoted")
     runs = [read(path) for path in paths if path.is_dir()]
-    told = report.headline(runs[0]) if len(runs) == 1 else "Runs of " + ", ".join(map(report.when, runs))
+    told = report.headline(runs[0]) if len(runs) == 1 else "Runs of " + ", ".join(dict.fromkeys(map(report.when, runs)))
     note = f" {section.note}." if section.note and len(paths) > 1 else ""
     return f"{report.markdown(section)}\n\n{told}.{note}\n"

@@ -266,6 +266,10 @@ def test_growth_is_fitted(tmp_path: Path) -> None:
 
 def test_the_soak_watches_a_process() -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"here\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"here\n"  # it has started: a program that starts opens its libraries
         seen = soak.sample(psutil.Process(process.pid))
     assert seen["handles"] == 3 and seen["threads"] == 1 and 0 < seen["memory_mb"] < 10
     assert soak.growth([0, 1, 2, 3, 4, 5], [90, 10, 12, 14, 16, 18]) == pytest.approx(8)  # not the warm-up

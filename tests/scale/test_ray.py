@@ -90,7 +90,7 @@ def test_what_is_there_is_kept_and_what_changed_is_scored_again(
     result = by_ray(head, *arguments, "--resume", "--prune")
     assert result.returncode == 0, result.stderr
     assert (
-        "6 rows kept from an earlier run" in result.stderr
+        "4 rows kept from an earlier run" in result.stderr
         and "1 row scored again: the file has changed" in result.stderr
     )
     assert "1 row removed: the image is gone" in result.stderr

@@ -23,20 +23,14 @@ KERNEL = Extension(
     libraries=["m"],
     optional=True,
 )
-SCAN = Extension(
-    "metaqap_fast.formats._scan",
-    sources=["kernels/jpeg/scan.c"],
-    extra_compile_args=["-O3", "-g0"],
-    extra_link_args=["-s"],
-    optional=True,
-)
-FILES = Extension(
-    "metaqap_fast.input._files",
-    sources=["kernels/files/read.c"],
-    extra_compile_args=["-O3", "-g0"],
-    extra_link_args=["-s"],
-    optional=True,
-)
+# What is small, and of one file.
+SMALL = [
+    Extension(name, [source], extra_compile_args=["-O3", "-g0"], extra_link_args=["-s"], optional=True)
+    for name, source in (
+        ("metaqap_fast.formats._scan", "kernels/jpeg/scan.c"),
+        ("metaqap_fast.input._files", "kernels/files/read.c"),
+    )
+]
 
 
 class SharedLibrary(build_ext):
@@ -67,4 +61,4 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(ext_modules=[KERNEL, SCAN, FILES], cmdclass={"build_ext": SharedLibrary, "bdist_wheel": PlatformWheel})
+setup(ext_modules=[KERNEL, *SMALL], cmdclass={"build_ext": SharedLibrary, "bdist_wheel": PlatformWheel})

@@ -147,7 +147,8 @@ def _transfer(found: Chosen, how: Literal["copy", "link", "move"], folder: str, 
     from metaqap_fast.signals import as_exceptions
     from metaqap_fast.streams import counted, shown
 
-    planned = plan(found.tables(), found.images, how, folder, found.better())
+    kept = found.better() if how == "move" else {}
+    planned = plan(found.tables(), found.images, how, folder, kept)
     _say(found.summary(), *planned.left_out.lines())
     count = counted(planned.images, "image")
     if planned.pairs and _agreed(planned.lines(), f"{how.capitalize()} {count} to {shown(folder)}?", only_plan, yes):

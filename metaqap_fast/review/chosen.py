@@ -93,31 +93,35 @@ class Chosen:
 
     def better(self) -> dict[bytes, bytes]:
         """Of duplicates, the key of the image that each looks like and that is kept."""
-        if not self.choice.duplicates:
+        if not self.choice.duplicates or (pairs := self._beside(self.choice.duplicates)) is None:
             return {}
-        found = duplicates(self._all(), self.choice.duplicates)
-        if not len(found.rows):
-            return {}
-        kept = np.unique(found.best)
-        best, ours = rows_at(self._all, kept).keys, rows_at(self._all, found.rows).keys
-        return dict(zip(ours, (best[at] for at in np.searchsorted(kept, found.best).tolist()), strict=True))
+        ours, best, places, _ = pairs
+        return dict(zip(ours.keys, (best.keys[at] for at in places), strict=True))
 
     def _pairs(self, alike: Alike) -> Iterator[bytes]:
-        found = duplicates(self._all(), alike)
+        pairs = self._beside(alike)
         yield b"path,score,uncertainty,best,best_score,probability\n"
-        self._count = len(found.rows)
-        if not self._count:
+        self._count = 0 if pairs is None else len(pairs[0])
+        if pairs is None:
             return
-        kept = np.unique(found.best)
-        best = rows_at(self._all, kept)
+        ours, best, places, probability = pairs
         text = io.StringIO()
         out = csv.writer(text, lineterminator="\n")
-        ours = rows_at(self._all, found.rows)
-        for i, at in enumerate(np.searchsorted(kept, found.best).tolist()):
+        for i, at in enumerate(places):
             numbers = (str(ours.score[i]), str(ours.uncertainty[i]))
             other = (escaped(best.keys[at]), str(best.score[at]))
-            out.writerow([escaped(ours.keys[i]), *numbers, *other, f"{found.probability[i]:.4f}"])
+            out.writerow([escaped(ours.keys[i]), *numbers, *other, f"{probability[i]:.4f}"])
         yield text.getvalue().encode()
+
+    def _beside(self, alike: Alike) -> tuple[ScoreTable, ScoreTable, list[int], Any] | None:
+        """Duplicates, the images that are kept, of each duplicate the row of its own there, and how surely that is
+        the better one; None without any."""
+        found = duplicates(self._all(), alike)
+        if not len(found.rows):
+            return None
+        kept = np.unique(found.best)
+        places = np.searchsorted(kept, found.best).tolist()
+        return rows_at(self._all, found.rows), rows_at(self._all, kept), places, found.probability
 
     def summary(self) -> str:
         """How many they are, after all of `tables` have been read."""

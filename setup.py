@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from pathlib import Path
 from typing import Any
 
 from setuptools import Extension, setup
@@ -47,6 +48,15 @@ class SharedLibrary(build_ext):
 
         self.compiler.compile = side_by_side
         super().build_extensions()
+
+    def build_extension(self, ext: Extension) -> None:
+        """One that does not compile is left out with a warning. An older one must not be used in its place."""
+        try:
+            super().build_extension(ext)
+        except Exception:
+            for old in (self.get_ext_fullpath(ext.name), self.get_ext_filename(ext.name)):
+                Path(old).unlink(missing_ok=True)
+            raise
 
     def get_ext_filename(self, fullname: str) -> str:
         """Where it stands below the folder of packages."""

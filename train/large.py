@@ -163,7 +163,7 @@ def files_of(folder: Path, part: str) -> list[Path]:
     Raises:
         UsageError: none.
     """
-    return sorted({_digest(path): path for path in rungs.photographs(folder, part)}.values(), key=_digest)
+    return sorted({digest(path): path for path in rungs.photographs(folder, part)}.values(), key=digest)
 
 
 def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, threads: int = 2) -> Large:
@@ -180,7 +180,7 @@ def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, threads: int
         UsageError: all have too few lines.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {path: folder / f"{_digest(path).hex()[:16]}.npz" for path in files}
+    wanted = {path: folder / f"{digest(path).hex()[:16]}.npz" for path in files}
     missing = [path for path, stored in wanted.items() if not stored.exists()]
     least = max(LEAST, FINER * size)  # so that all have a fine view
     decoder = create(DecodeOptions(size, fine=True))
@@ -216,8 +216,14 @@ def _read(file: Path) -> list[NDArray[Any]]:
         return [stored[name] for name in stored.files]
 
 
-def _digest(path: Path) -> bytes:
+def digest(path: Path) -> bytes:
+    """Of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).digest()
+
+
+def seed_of(path: Path) -> tuple[int, int]:
+    """Of a photograph's copies."""
+    return SEED, int.from_bytes(digest(path)[:4])
 
 
 def lessons(large: Large, x: Tensor, score: F64, kept: F64, reasons: int) -> Lessons:
@@ -278,7 +284,7 @@ def _copies(path: Path, least: int) -> tuple[list[Array], F64, NDArray[np.int64]
     photograph = middle(path, least)
     if photograph is None:
         return None
-    rng = np.random.default_rng((SEED, int.from_bytes(_digest(path)[:4])))
+    rng = np.random.default_rng(seed_of(path))
     copies, judge = plan(photograph.width, rng), Judge(photograph, rng)
     images = [made(photograph, copy) for copy in copies]
     targets = [1.0, *(judge(image) for image in images[1:])]

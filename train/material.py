@@ -136,6 +136,47 @@ class Material:
     judged_large: Large | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """What is seen.
+
+    Attributes:
+        used: rows of the labelled set: `labelled` to fit on, `held` out.
+        files: photographs that are damaged: `train`, `validation`, and the `better` of the labelled ones.
+        rungs: of the same.
+    """
+
+    used: dict[str, NDArray[np.int64]]
+    files: dict[str, list[Path]]
+    rungs: dict[str, list[Rung]]
+
+
+def plans(data: Examples, photographs: Path, settings: Settings) -> Plans:
+    """Which rows of a labelled set are used for what, and how which photographs are damaged.
+
+    Args:
+        data: the labelled set's training images.
+        photographs: folder of undamaged ones.
+        settings: see `Settings`.
+    """
+    used = {
+        "labelled": np.flatnonzero(data.folds != HELD)[: settings.images],
+        "held": np.flatnonzero(data.folds == HELD)[: max(1, settings.images // 4)],
+    }
+    mos = data.mos[used["labelled"]]
+    better = used["labelled"][mos >= np.quantile(mos, BETTER)]
+    rng = np.random.default_rng(SEED_OF_BETTER)
+    files = {part: rungs.photographs(photographs, part) for part in ("train", "validation")}
+    files["train"] = files["train"][: settings.photographs or None]
+    files["better"] = [data.files[i] for i in rng.permutation(better)[: settings.better]]
+    steps = {
+        "train": rungs.plan(len(files["train"]), settings.kinds, 2, 2, SEED),
+        "better": rungs.sparse(len(files["better"]), 3, rng),
+        "validation": rungs.everything(min(settings.judged, len(files["validation"])), SEED),
+    }
+    return Plans(used, files, steps)
+
+
 def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings: Settings | None = None) -> Material:
     """What a bundle's members see in everything that units are fitted on; kept under `work`.
 
@@ -148,21 +189,8 @@ def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings
     """
     settings = settings or Settings()
     said = read_cells(pictures.opinions)  # before hours are spent
-    used = {
-        "labelled": np.flatnonzero(data.folds != HELD)[: settings.images],
-        "held": np.flatnonzero(data.folds == HELD)[: max(1, settings.images // 4)],
-    }
-    mos = data.mos[used["labelled"]]
-    better = used["labelled"][mos >= np.quantile(mos, BETTER)]
-    rng = np.random.default_rng(SEED_OF_BETTER)
-    files = {part: rungs.photographs(pictures.photographs, part) for part in ("train", "validation")}
-    files["train"] = files["train"][: settings.photographs or None]
-    files["better"] = [data.files[i] for i in rng.permutation(better)[: settings.better]]
-    plans = {
-        "train": rungs.plan(len(files["train"]), settings.kinds, 2, 2, SEED),
-        "better": rungs.sparse(len(files["better"]), 3, rng),
-        "validation": rungs.everything(min(settings.judged, len(files["validation"])), SEED),
-    }
+    wanted = plans(data, pictures.photographs, settings)
+    used, files = wanted.used, wanted.files
     caches = {
         "train": f"train-{settings.kinds}-kinds",
         "better": f"better-of-{settings.images}",
@@ -176,7 +204,7 @@ def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings
 
     seen = {
         part: Seen(steps, remember(eyes, len(steps), views_of(files[part], steps), folder / caches[part]))
-        for part, steps in plans.items()
+        for part, steps in wanted.rungs.items()
     }
 
     def images(files: Sequence[Path]) -> Callable[[int, int], Any]:

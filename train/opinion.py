@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ Opinions = list[tuple[float, ...]]  # of each kind, at each level
 # Raters saw the original beside it; without it a photograph in few colours or none is a photograph.
 WITHOUT_ORIGINAL = {"saturation, HSV": (4.0, 4.0, 4.2, BEST, 1.9)}
 KNOTS = 9  # of the link
+LEFT = 0.2
 
 
 def read_cells(path: Path) -> F64:
@@ -87,6 +88,15 @@ class Link:
         return max(0.1, float(np.interp(opinion, self.opinion, self.share)) + below)
 
 
+def straight(opinion: float) -> float:
+    """A link that is a straight line, from LEFT of the score at the worst opinion.
+
+    Members that were fine-tuned on photographs alone keep more: the set has few ruined ones. Networks that learn
+    damage anew need not be tied to that.
+    """
+    return min(1.0, LEFT + (1 - LEFT) * (opinion - 1) / (BEST - 1))
+
+
 def link(rungs: Sequence[Rung], scores: F64, said: Opinions) -> Link:
     """The link by a model's own scores [n] of rungs, each photograph's together and itself first."""
     opinion, share = [], []
@@ -111,7 +121,7 @@ def originals(rungs: Sequence[Rung]) -> NDArray[np.int64]:
     return np.array([own[rung.photograph] for rung in rungs], np.int64)
 
 
-def targets(rungs: Sequence[Rung], scores: F64, said: Opinions, kept: Link) -> F64:
+def targets(rungs: Sequence[Rung], scores: F64, said: Opinions, kept: Callable[[float], float]) -> F64:
     """What each rung [n] should score: its photograph's own score times the share that is kept after every step."""
     shares = [math.prod(kept(said[step.kind][step.level]) for step in rung.steps) for rung in rungs]
     wanted: F64 = of_originals(rungs, scores) * np.array(shares)

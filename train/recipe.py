@@ -57,7 +57,8 @@ class Recipe:
 def recipe_for(config: Config, budget: str, **changes: Any) -> Recipe | None:
     """The recipe of a network's configuration within a budget; None for a frozen network.
 
-    A configuration's `[recipe]` is for a GPU; its `[recipe.cpu]` says what differs on a CPU.
+    A configuration's `[recipe]` is for a GPU; its `[recipe.cpu]` says what differs on a CPU, and its `[recipe.damage]`
+    what does where a member goes on and learns damage (`teach`).
 
     Raises:
         UsageError: an unknown budget, an unknown entry, or one out of range.
@@ -68,6 +69,7 @@ def recipe_for(config: Config, budget: str, **changes: Any) -> Recipe | None:
         return None
     entries = dict(config.recipe)
     reduced = entries.pop("cpu", {})
+    entries.pop("damage", None)
     if budget == "cpu":
         entries |= {"folds": 1, "refit": False, **reduced}
     entries |= {name: value for name, value in changes.items() if value is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ _SETTINGS = click.option(
 )
 
 
+_BUNDLE_NAME = click.option(
+    "--name", "bundle_name", metavar="NAME", help="Name of the bundle, which score files record."
+)
+
+
+def _beside_a_set(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of what is trained on a labelled set and on photographs that are damaged for it."""
+    options = (_ROOT, _DATA, _WORK, shared.MODEL, _PHOTOGRAPHS, _OPINIONS, _LARGE, _LOW, _HIGH, _BUNDLE_NAME, _SETTINGS)
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _pictures(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What units are taught from, and the other options."""
     from metaqap_fast.train.material import Pictures
@@ -139,7 +153,7 @@ def pretrain(
 @_SEED
 @_LOW
 @_HIGH
-@click.option("--name", "bundle_name", metavar="NAME", help="Name of the bundle, which score files record.")
+@_BUNDLE_NAME
 @click.option(
     "--set",
     "changes",
@@ -156,22 +170,23 @@ def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...]
 
 
 @train.command()
-@_ROOT
-@_DATA
+@_beside_a_set
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and taught.json, its figures.")
+def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
+    """Fine-tune the networks of a model on photographs damaged in every way; `train heads` comes after it."""
+    _log()
+    from metaqap_fast.train.teach_run import run as teach_all
+
+    renamed = {"photographs": "photographs", "opinions": "opinion_table", "large": "large_photographs"}
+    options = {renamed.get(option, option): value for option, value in options.items()}
+    click.echo(teach_all(name=data, root=root, output=output, changes=_changes(changes), **options))
+
+
+@train.command()
+@_beside_a_set
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
-@_WORK
-@shared.MODEL
-@_PHOTOGRAPHS
-@_OPINIONS
-@_LOW
-@_HIGH
-@click.option(
-    "--name", "bundle_name", metavar="NAME", help="Name of the bundle.  [default: the name of the model, with -heads]"
-)
-@_LARGE
 @_STRANGE
 @click.option("--reasons-only", is_flag=True, help="Add or replace the reasons; scores stay as they are.")
-@_SETTINGS
 def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Refit the heads of a model on photographs damaged in every way, and teach it to give reasons."""
     _log()
@@ -182,11 +197,8 @@ def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
 
 
 @train.command()
-@_ROOT
-@_DATA
+@_beside_a_set
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
-@_WORK
-@shared.MODEL
 @click.option("--member", required=True, metavar="NAME", help="Member of the model that is kept.")
 @click.option(
     "--view-size",
@@ -195,14 +207,7 @@ def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
     metavar="PIXELS",
     help="Side of the views that it is to see.",
 )
-@_PHOTOGRAPHS
-@_OPINIONS
-@_LOW
-@_HIGH
-@click.option("--name", "bundle_name", metavar="NAME", help="Name of the bundle.")
-@_LARGE
 @_STRANGE
-@_SETTINGS
 def distil(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Make a small, fast model that says what a larger one says."""
     _log()

@@ -118,7 +118,7 @@ def test_from_a_bundle_to_one_that_was_taught(
         "--set", "better=2", "--set", "judged=1", "--set", "steps=3", "--set", "batch=4", "--set", "lessons=4",
     ]  # fmt: skip
     result = cli(*command)
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
     assert figures == json.loads((tmp_path / "out/taught.json").read_text())
     assert -1 <= figures[NAME]["agreement with people over 125 cells"] <= 1

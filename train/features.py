@@ -47,7 +47,7 @@ class Cache:
     stage: int | None
 
 
-class _Probe(nn.Module):
+class Probe(nn.Module):
     """Pooled taps of all stages, and the activation before stage `k` if that is not the image."""
 
     def __init__(self, features: Features, k: int) -> None:
@@ -55,6 +55,7 @@ class _Probe(nn.Module):
         self.features, self.k = features, k
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """[N, S, S, 3] uint8 -> pooled taps [N, D], and the activation [N, C, h, w]."""
         network = self.features.network
         x = self.features.preprocess(image)
         if not self.k:
@@ -114,7 +115,7 @@ def cached(
             yield view
 
     infer = _on_cpu if device.type == "cpu" else _on_device
-    infer(_Probe(features, stage or 0), seen(), collect, device)
+    infer(Probe(features, stage or 0), seen(), collect, device)
     for path in paths:
         path.with_suffix(".partial").rename(path)
     return cached(features, views, count, folder, stage, device)
@@ -140,19 +141,29 @@ def predict_files(member: nn.Module, files: Sequence[Path], device: torch.device
 Collect = Callable[[int, list[NDArray[Any]]], None]
 
 
+class OnCpu:
+    """A network by OpenVINO, as scoring does; in fp32, or in bf16 where the CPU has it."""
+
+    def __init__(self, network: nn.Module, precision: str = "fp32") -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            export_onnx(network, path)
+            kind = {"fp32": "f32", "bf16": "bf16"}[precision]
+            hints = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "THROUGHPUT"}
+            self._model = shared_core().compile_model(path, "CPU", hints)
+
+    def __call__(self, views: Iterable[NDArray[np.uint8]], collect: Collect) -> None:
+        """Hands on the outputs of each view [S, S, 3], with its row, on the engine's threads."""
+        queue = library().AsyncInferQueue(self._model)
+        outputs = range(len(self._model.outputs))
+        queue.set_callback(lambda request, row: collect(row, [request.get_output_tensor(i).data[0] for i in outputs]))
+        for row, view in enumerate(views):
+            queue.start_async({0: view[None]}, row)
+        queue.wait_all()
+
+
 def _on_cpu(network: nn.Module, views: Iterable[NDArray[np.uint8]], collect: Collect, _: torch.device) -> None:
-    """By OpenVINO in fp32, as scoring does."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        export_onnx(network, path)
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-        model = shared_core().compile_model(path, "CPU", hints)
-    queue = library().AsyncInferQueue(model)
-    outputs = range(len(model.outputs))
-    queue.set_callback(lambda request, row: collect(row, [request.get_output_tensor(i).data[0] for i in outputs]))
-    for row, view in enumerate(views):
-        queue.start_async({0: view[None]}, row)
-    queue.wait_all()
+    OnCpu(network)(views, collect)
 
 
 @torch.no_grad()

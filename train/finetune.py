@@ -23,7 +23,7 @@ from metaqap_fast.evaluation import plcc, srocc
 from metaqap_fast.train.features import Cache
 from metaqap_fast.train.ladders import RUNGS, order_loss
 from metaqap_fast.train.loop import Plan, fit, rows_of
-from metaqap_fast.train.member import Features, Member, TrainedHead, rounded
+from metaqap_fast.train.member import Features, Member, TrainedHead
 from metaqap_fast.train.recipe import Recipe
 from metaqap_fast.train.ridge import ridge
 from metaqap_fast.train.trainee import Trainee, exact_depthwise, groups, objective
@@ -133,9 +133,7 @@ def finetune(
     with exact_depthwise(trainee, device):
         fit(run, groups(trainee, recipe), step, plan, validate if len(predict) else None)
         predicted = predictions(predict)
-    trained = copy.copy(features)  # with its own network
-    trained._modules = {**features._modules, "network": rounded(trainee.network)}
-    return Tuned(Member(trained, *head.raw()), predicted)
+    return Tuned(trainee.member(features), predicted)
 
 
 def _probe(cache: Cache, mos: F64, rows: Rows, recipe: Recipe, start: tuple[F64, float] | None) -> TrainedHead:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -216,8 +216,9 @@ def _read(file: Path) -> list[NDArray[Any]]:
         return [stored[name] for name in stored.files]
 
 
+@cache
 def digest(path: Path) -> bytes:
-    """Of a file's bytes."""
+    """Of a file's bytes, which are read once."""
     return hashlib.sha256(path.read_bytes()).digest()
 
 

@@ -80,19 +80,17 @@ def rows_of(chosen: Sequence[Lesson]) -> Rows:
 
 def shortfall(chosen: Sequence[Lesson], predicted: Tensor, taught: Taught) -> Tensor:
     """How far predictions [n] of `rows_of(chosen)` are from what is taught; 0 at the best."""
-    rows = rows_of(chosen)
-    own = np.concatenate([np.full(1 + len(lesson.rows), lesson.original) for lesson in chosen])
-    first = np.cumsum([0, *(1 + len(lesson.rows) for lesson in chosen)])[:-1]
-    place = torch.from_numpy(np.repeat(first, [1 + len(lesson.rows) for lesson in chosen]))
-    moved = predicted - predicted[place]
+    rows, lengths = rows_of(chosen), [1 + len(lesson.rows) for lesson in chosen]
+    first = np.cumsum([0, *lengths[:-1]])  # the places of the photographs themselves
+    moved = predicted - predicted[torch.from_numpy(np.repeat(first, lengths))]
     change, weight = taught.change[rows], taught.weight[rows]
-    known = torch.from_numpy(np.isfinite(change) & (rows != own))
+    known = torch.from_numpy(np.isfinite(change))
+    known[first] = False
     wanted, weigh = (torch.tensor(values, dtype=predicted.dtype)[known] for values in (change, weight))
     off = moved[known] - wanted
     total = (weigh * off.square()).sum() / max(1, len(off)) + ABOVE * functional.relu(moved).square().mean()
-    originals = torch.from_numpy(first)
     still = torch.tensor(taught.score[rows[first]], dtype=predicted.dtype)
-    total = total + STILL * (predicted[originals] - still).square().mean()
+    total = total + STILL * (predicted[first] - still).square().mean()
     milder = [
         at + i for at, lesson in zip(first, chosen, strict=True) if lesson.ordered for i in range(len(lesson.rows))
     ]

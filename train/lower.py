@@ -6,21 +6,18 @@ A piece is written once it is whole, so that a pass that was stopped goes on whe
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metaqap_fast.engine.openvino_core import library, shared_core
-from metaqap_fast.train.features import export_onnx
+from metaqap_fast.train.features import OnCpu, Probe
 from metaqap_fast.train.member import Features
-from metaqap_fast.train.pooling import pool
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +26,15 @@ View = NDArray[np.uint8]
 Rows = NDArray[np.int64]
 
 
-class _Both(nn.Module):
-    """Of each network the pooled taps of all stages, and the activation before its first stage that is trained."""
+class _Together(nn.Module):
+    """What several probes give, one after the other."""
 
-    def __init__(self, networks: Sequence[Features], stages: Sequence[int]) -> None:
+    def __init__(self, probes: Sequence[Probe]) -> None:
         super().__init__()
-        self.networks, self.stages = nn.ModuleList(networks), stages
+        self.probes = nn.ModuleList(probes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        given: list[Tensor] = []
-        for features, stage in zip(self.networks, self.stages, strict=True):
-            taps, activation = features.network.until(stage, features.preprocess(image))  # type: ignore[union-attr,operator]
-            taps = [*taps, *features.network.from_stage(stage, activation)]  # type: ignore[union-attr,operator]
-            given += [torch.cat([pool(tap) for tap in taps], 1), activation]
-        return tuple(given)
+        return tuple(given for probe in self.probes for given in probe(image))
 
 
 class Lower:
@@ -50,32 +42,26 @@ class Lower:
 
     Args:
         networks: the members' networks.
-        stages: of each, the first stage that is trained.
+        stages: of each, the first stage that is trained, at least 1.
         precision: fp32 or bf16, as `Settings.precision`.
     """
 
     def __init__(self, networks: Sequence[Features], stages: Sequence[int], precision: str = "fp32") -> None:
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "networks.onnx"
-            export_onnx(_Both(networks, stages), path)
-            kind = {"fp32": "f32", "bf16": "bf16"}[precision]
-            hints = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "THROUGHPUT"}
-            self._model = shared_core().compile_model(path, "CPU", hints)
+        self._run = OnCpu(_Together(list(map(Probe, networks, stages))), precision)
 
     def look(self, views: Iterable[View], count: int) -> list[NDArray[np.float16]]:
         """Of each network pooled taps [n, D] and activations [n, C, h, w], for `count` views [S, S, 3]."""
-        outputs = [tuple(output.get_partial_shape())[1:] for output in self._model.outputs]
-        given = [np.empty((count, *(size.get_length() for size in shape)), np.float16) for shape in outputs]
+        given: list[NDArray[np.float16]] = []
+        lock = threading.Lock()
 
-        def store(request: Any, row: int) -> None:
-            for place, values in enumerate(given):
-                values[row] = request.get_output_tensor(place).data[0]
+        def store(row: int, outputs: list[NDArray[Any]]) -> None:
+            with lock:
+                if not given:
+                    given.extend(np.empty((count, *output.shape), np.float16) for output in outputs)
+            for whole, output in zip(given, outputs, strict=True):
+                whole[row] = output
 
-        queue = library().AsyncInferQueue(self._model)
-        queue.set_callback(store)
-        for row, view in enumerate(views):
-            queue.start_async({0: view[None]}, row)
-        queue.wait_all()
+        self._run(views, store)
         return given
 
 
@@ -118,7 +104,7 @@ def keep(
     """
     folder.mkdir(parents=True, exist_ok=True)
     begin, made = time.monotonic(), 0
-    files: list[list[Path]] = []
+    pieces: list[Path] = []
     for start in range(0, count, piece):
         stop = min(count, start + piece)
         last = folder / f"{start:06d}-{stop:06d}"
@@ -129,7 +115,6 @@ def keep(
             (last / "done").touch()
             made += stop - start
             log.info("%s: %d of %d, %.1f a second", folder.name, stop, count, made / (time.monotonic() - begin))
-        for place, file in enumerate(sorted(last.glob("*.npy"))):
-            files += [[]] if place == len(files) else []
-            files[place].append(file)
-    return Kept(files, piece)
+        pieces.append(last)
+    arrays = range(len(list(pieces[0].glob("*.npy"))))
+    return Kept([[folder / f"{array}.npy" for folder in pieces] for array in arrays], piece)

@@ -147,9 +147,14 @@ def train_member(
         trained = Trained(name, config, member, held_out, facts | {"recipe": asdict(recipe)})
     seen = np.isfinite(trained.held_out)
     values = measure(trained.held_out[seen], data.mos[seen])
-    trained.facts["held_out"] = {key: round(value, 4) for key, value in values.items()} | {"images": int(seen.sum())}
+    trained.facts["held_out"] = held_out_facts(values, int(seen.sum()))
     log.info("%s: held out PLCC %.4f SROCC %.4f on %d images", name, values["plcc"], values["srocc"], seen.sum())
     return trained
+
+
+def held_out_facts(values: dict[str, float], images: int) -> dict[str, float]:
+    """For bundle.json: what `measure` gave on so many held-out images."""
+    return {key: round(value, 4) for key, value in values.items()} | {"images": images}
 
 
 def _order(features: Features, data: Examples, recipe: Recipe, folder: Path, device: torch.device) -> Order | None:

@@ -9,7 +9,6 @@ people say that they lose. What the stages below make of every view is computed 
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +20,9 @@ from torch import Tensor
 from metaqap_fast.train import loop
 from metaqap_fast.train.lessons import Lesson, Taught, rows_of, shortfall, thinned
 from metaqap_fast.train.lower import Kept
-from metaqap_fast.train.member import Features, Member, TrainedHead, rounded
+from metaqap_fast.train.member import Features, TrainedHead
 from metaqap_fast.train.recipe import Recipe
 from metaqap_fast.train.trainee import Trainee, exact_depthwise, groups, objective
-
-log = logging.getLogger(__name__)
 
 F64 = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -78,7 +75,7 @@ def teach(
     recipe: Recipe,
     teaching: Teaching,
     seed: int,
-) -> tuple[Member, Trainee]:
+) -> Trainee:
     """Fine-tune a member; a run that was stopped goes on.
 
     Args:
@@ -93,19 +90,19 @@ def teach(
         seed: of everything that is drawn.
     """
     device = torch.device("cpu")
-    pooled = photographs.kept.pooled(place).astype(np.float32)
-    trainee = Trainee(copy.deepcopy(features), TrainedHead(pooled, *head, recipe.dropout), recipe.frozen_stages).eval()
-    del pooled
+    pooled = photographs.kept.pooled(place)
+    fresh = TrainedHead(pooled.astype(np.float32), *head, recipe.dropout)
+    trainee = Trainee(copy.deepcopy(features), fresh, recipe.frozen_stages).eval()
     trainee.to(memory_format=torch.channels_last)
-    every_kept = (photographs.kept, *(each.kept for each in damaged))
-    early = {id(kept): kept.pooled(place)[:, : trainee.early].copy() for kept in every_kept}
+    early = {id(photographs.kept): pooled[:, : trainee.early].copy()}
+    early |= {id(each.kept): each.kept.pooled(place)[:, : trainee.early].copy() for each in damaged}
+    del pooled  # 25,000 columns of every view
     loss = objective(recipe)
     every = [(source, lesson) for source in range(len(damaged)) for lesson in damaged[source].lessons]
 
-    def views(kept: Kept, rows: Rows, mirrored: NDArray[np.bool_] | None = None) -> tuple[Tensor, Tensor]:
+    def views(kept: Kept, rows: Rows, mirrored: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
         activation = torch.from_numpy(kept.activation(place, rows)).float()
-        if mirrored is not None:
-            activation = torch.where(torch.from_numpy(mirrored)[:, None, None, None], activation.flip(3), activation)
+        activation = torch.where(torch.from_numpy(mirrored)[:, None, None, None], activation.flip(3), activation)
         return activation, torch.from_numpy(early[id(kept)][rows]).float()
 
     def step(number: int, _: torch.Generator) -> Tensor:
@@ -122,21 +119,16 @@ def teach(
                 parts.append(views(each.kept, rows_of(chosen), flip))
                 asked.append((chosen, each.taught))
         predicted = trainee(*(torch.cat(part) for part in zip(*parts, strict=True)))
-        total = loss(predicted[: len(rows)], torch.tensor(photographs.mos[rows], dtype=torch.float32))
-        start = len(rows)
-        for chosen, taught in asked:
-            count = len(rows_of(chosen))
-            share = teaching.damage * len(chosen) / len(drawn)
-            total = total + share * shortfall(chosen, predicted[start : start + count], taught)
-            start += count
+        photographed, *of_damaged = predicted.split([len(activation) for activation, _ in parts])
+        total = loss(photographed, torch.tensor(photographs.mos[rows], dtype=torch.float32))
+        for (chosen, taught), said in zip(asked, of_damaged, strict=True):
+            total = total + teaching.damage * len(chosen) / len(drawn) * shortfall(chosen, said, taught)
         return total
 
     plan = loop.Plan(teaching.steps, seed, recipe.ema, checkpoint_every=20)
     with exact_depthwise(trainee, device):
         loop.fit(run, groups(trainee, recipe), step, plan)
-    trained = copy.copy(features)  # with its own network
-    trained._modules = {**features._modules, "network": rounded(trainee.network)}
-    return Member(trained, *trainee.head.raw()), trainee
+    return trainee
 
 
 @torch.no_grad()

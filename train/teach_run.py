@@ -5,8 +5,8 @@ The bundle written has no hidden units, for they would read other taps: `train h
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -27,9 +27,9 @@ from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.large_ladders import LargeLadders
 from metaqap_fast.train.lessons import PROBE, Taught, lessons
 from metaqap_fast.train.lower import Kept, Lower, keep
-from metaqap_fast.train.material import Plans, Settings
+from metaqap_fast.train.material import Pictures, Plans, Settings
 from metaqap_fast.train.member import VIEW_SIZE, Features
-from metaqap_fast.train.members import SEED, Examples, Trained
+from metaqap_fast.train.members import SEED, Examples, Trained, held_out_facts
 from metaqap_fast.train.networks import Config, read_config
 from metaqap_fast.train.opinion import Opinions, of_originals, opinions, read_cells, straight, targets
 from metaqap_fast.train.recipe import Recipe, recipe_for
@@ -39,8 +39,6 @@ from metaqap_fast.train.rungs import Rung
 from metaqap_fast.train.shipped import shipped_head, shipped_network
 from metaqap_fast.train.teach import Damaged, Photographs, Teaching, predictions, teach
 from metaqap_fast.train.trial import trial
-
-log = logging.getLogger(__name__)
 
 F64 = NDArray[np.float64]
 View = NDArray[np.uint8]
@@ -65,9 +63,7 @@ def run(
     output: Path,
     work: Path,
     model: str,
-    photographs: Path,
-    opinion_table: Path,
-    large_photographs: Path | None = None,
+    pictures: Pictures,
     low: float | None = None,
     high: float | None = None,
     bundle_name: str | None = None,
@@ -81,16 +77,14 @@ def run(
         output: the new bundle's folder.
         work: folder of caches and runs; a second call goes on from it.
         model: the bundle: a name or a folder.
-        photographs: folder of undamaged ones, to be damaged in every way.
-        opinion_table: KADID's mean opinions, see `opinion.read_cells`.
-        large_photographs: folder of undamaged ones of 1,400 lines and more.
+        pictures: as for `train heads`; strange ones teach nothing here.
         low: see `datasets.load`.
         high: see `datasets.load`.
         bundle_name: of the new bundle.
         changes: entries of `Teaching` and of `material.Settings`.
     """
     settings, teaching = settings_of(changes or {})
-    cells = read_cells(opinion_table)  # before hours are spent
+    cells = read_cells(pictures.opinions)  # before hours are spent
     bundle = bundles.load(model)
     if bundle.view_size != VIEW_SIZE:
         raise UsageError(
@@ -99,14 +93,16 @@ def run(
         )
     set_, _, data = prepare(name, root, work, None, low, high)
     pupils = [_pupil(entry, file.file) for entry, file in zip(bundle.document["members"], bundle.members, strict=True)]
-    plans = material.plans(data, photographs, settings)
-    kept, ladders = _see(pupils, data, plans, large_photographs, work / _folder(bundle, pupils, settings), settings)
+    plans = material.plans(data, pictures.photographs, settings)
+    seen = _folder(bundle, pupils, settings)
+    kept, ladders = _see(pupils, data, plans, pictures.large, work / seen, settings)
     damaged = _damaged(bundle, plans, kept, ladders, opinions(cells))
     taught = Photographs(kept["labelled"], data.mos[plans.used["labelled"]])
     members, figures = [], {}
     for place, pupil in enumerate(pupils):
-        folder = work / "taught" / f"{_folder(bundle, pupils, settings)}-{pupil.name}"
-        member, trainee = teach(
+        how = asdict(pupil.recipe) | asdict(teaching)
+        folder = work / "taught" / f"{seen}-{pupil.name}-{_digest(how)}"
+        trainee = teach(
             folder, place, pupil.features, pupil.head, taught, damaged, pupil.recipe, teaching, SEED + place
         )
         held, judged = (predictions(trainee, place, kept[part]) for part in ("held", "validation"))
@@ -116,8 +112,8 @@ def run(
         everywhere = np.full(len(data.files), np.nan)
         everywhere[plans.used["held"]] = held
         facts = {key: value for key, value in pupil.entry.items() if key not in ("name", "file", "ranges", "units")}
-        facts |= {"taught": asdict(pupil.recipe) | asdict(teaching), "held_out": _rounded(values, len(held))}
-        members.append(Trained(pupil.name, pupil.config, member, everywhere, facts))
+        facts |= {"taught": how, "held_out": held_out_facts(values, len(held))}
+        members.append(Trained(pupil.name, pupil.config, trainee.member(pupil.features), everywhere, facts))
     training = {"data": set_.name, "mos_range": [set_.low, set_.high], "budget": "cpu", "taught_from": bundle.name}
     write_bundle(output, bundle_name or f"{bundle.name}-taught", members, data, training, _card(bundle))
     text = json.dumps({"settings": asdict(settings) | asdict(teaching), **figures}, indent=2)
@@ -148,11 +144,13 @@ def settings_of(changes: dict[str, Any]) -> tuple[Settings, Teaching]:
 def _pupil(entry: dict[str, Any], file: Path) -> Pupil:
     config = read_config(entry["name"])
     recipe = recipe_for(config, "cpu", **config.recipe.get("damage", {}))
-    if recipe is None:
-        raise UsageError(f"{entry['name']}: the configuration leaves nothing to train (epochs = 0)")
-    return Pupil(
-        entry["name"], entry, config, Features(config, shipped_network(file, config)), shipped_head(file), recipe
-    )
+    network = shipped_network(file, config)
+    if recipe is None or not 0 < recipe.frozen_stages < len(network.stages):
+        raise UsageError(
+            f"{entry['name']}: its configuration has to leave some of {len(network.stages)} stages as they are, and "
+            "some to train (epochs above 0, frozen_stages in [recipe.damage])"
+        )
+    return Pupil(entry["name"], entry, config, Features(config, network), shipped_head(file), recipe)
 
 
 def _folder(bundle: Bundle, pupils: Sequence[Pupil], settings: Settings) -> str:
@@ -217,8 +215,9 @@ def _scores(bundle: Bundle, kept: Kept) -> F64:
     return shipped_scores(bundle, [kept.pooled(place) for place in range(len(bundle.members))])
 
 
-def _rounded(values: dict[str, float], count: int) -> dict[str, float]:
-    return {key: round(value, 4) for key, value in values.items()} | {"images": count}
+def _digest(settings: dict[str, Any]) -> str:
+    """So that other settings are another run, and not taken for this one."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _card(bundle: Bundle) -> str:

@@ -5,6 +5,7 @@ Batch normalisation is folded or keeps its statistics. bf16 autocast, weights in
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from metaqap_fast.kernels import quality_aware_loss, soft_spearman
 from metaqap_fast.train.loop import Group
-from metaqap_fast.train.member import Features, TrainedHead
+from metaqap_fast.train.member import Features, Member, TrainedHead, rounded
 from metaqap_fast.train.pooling import fast_pool
 from metaqap_fast.train.recipe import Recipe
 
@@ -42,16 +43,15 @@ def objective(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 class Trainee(nn.Module):
-    """The trained stages and head, reading cached activations."""
+    """The trained stages and head, reading cached activations.
+
+    `early` is the number of pooled taps of the stages below.
+    """
 
     def __init__(self, features: Features, head: TrainedHead, stage: int) -> None:
         super().__init__()
         self.preprocess, self.network, self.head, self.stage = features.preprocess, features.network, head, stage
-
-    @property
-    def early(self) -> int:
-        """Pooled taps of the stages below."""
-        return 3 * sum(self.network.widths()[: self.stage])
+        self.early = 3 * sum(self.network.widths()[:stage])  # once: a pass of the whole network tells it
 
     def forward(self, activation: Tensor, early: Tensor) -> Tensor:
         """Activation before `stage` and pooled taps of the stages below it [N, d] -> [N] MOS."""
@@ -62,6 +62,12 @@ class Trainee(nn.Module):
             pooled = [fast_pool(tap) for tap in taps]
         prediction: Tensor = self.head(torch.cat([early, *pooled], 1))
         return prediction
+
+    def member(self, features: Features) -> Member:
+        """As a bundle stores it: `features`, which are not changed, with the network as it is now, and the head."""
+        trained = copy.copy(features)  # with its own network
+        trained._modules = {**features._modules, "network": rounded(self.network)}
+        return Member(trained, *self.head.raw())
 
 
 def groups(trainee: Trainee, recipe: Recipe) -> list[Group]:

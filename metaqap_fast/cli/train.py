@@ -14,6 +14,7 @@ from metaqap_fast.cli import shared
 from metaqap_fast.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
+Command = Callable[..., None]
 _DATA = click.option(
     "--data",
     required=True,
@@ -80,24 +81,30 @@ _SETTINGS = click.option(
 )
 
 
-_BUNDLE_NAME = click.option(
-    "--name", "bundle_name", metavar="NAME", help="Name of the bundle, which score files record."
-)
+def _bundle_name(default: str) -> Callable[[Command], Command]:
+    text = f"Name of the bundle, which score files record.  [default: {default}]"
+    return click.option("--name", "bundle_name", metavar="NAME", help=text)
 
 
-def _beside_a_set(command: Callable[..., None]) -> Callable[..., None]:
-    """The arguments of what is trained on a labelled set and on photographs that are damaged for it."""
-    options = (_ROOT, _DATA, _WORK, shared.MODEL, _PHOTOGRAPHS, _OPINIONS, _LARGE, _LOW, _HIGH, _BUNDLE_NAME, _SETTINGS)
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _beside_a_set(name: str) -> Callable[[Command], Command]:
+    """The arguments of what is trained on a labelled set and on photographs that are damaged for it; and how the bundle
+    is named if the user does not say."""
+
+    def decorate(command: Command) -> Command:
+        named = _bundle_name(name)
+        options = (_ROOT, _DATA, _WORK, shared.MODEL, _PHOTOGRAPHS, _OPINIONS, _LARGE, _LOW, _HIGH, named, _SETTINGS)
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def _pictures(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What units are taught from, and the other options."""
     from metaqap_fast.train.material import Pictures
 
-    pictures = {name: options.pop(name) for name in ("photographs", "opinions", "large", "strange")}
+    pictures = {name: options.pop(name, None) for name in ("photographs", "opinions", "large", "strange")}
     return Pictures(**pictures), options
 
 
@@ -153,7 +160,7 @@ def pretrain(
 @_SEED
 @_LOW
 @_HIGH
-@_BUNDLE_NAME
+@_bundle_name("the data set and the budget")
 @click.option(
     "--set",
     "changes",
@@ -170,20 +177,19 @@ def run(root: Path, output: Path, networks: str | None, changes: tuple[str, ...]
 
 
 @train.command()
-@_beside_a_set
+@_beside_a_set("the name of the model, with -taught")
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and taught.json, its figures.")
 def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Fine-tune the networks of a model on photographs damaged in every way; `train heads` comes after it."""
     _log()
     from metaqap_fast.train.teach_run import run as teach_all
 
-    renamed = {"photographs": "photographs", "opinions": "opinion_table", "large": "large_photographs"}
-    options = {renamed.get(option, option): value for option, value in options.items()}
-    click.echo(teach_all(name=data, root=root, output=output, changes=_changes(changes), **options))
+    pictures, options = _pictures(options)
+    click.echo(teach_all(name=data, root=root, output=output, pictures=pictures, changes=_changes(changes), **options))
 
 
 @train.command()
-@_beside_a_set
+@_beside_a_set("the name of the model, with -heads")
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
 @_STRANGE
 @click.option("--reasons-only", is_flag=True, help="Add or replace the reasons; scores stay as they are.")
@@ -197,7 +203,7 @@ def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
 
 
 @train.command()
-@_beside_a_set
+@_beside_a_set("the name of the model, the member and the size")
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
 @click.option("--member", required=True, metavar="NAME", help="Member of the model that is kept.")
 @click.option(

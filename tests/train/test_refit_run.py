@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,16 @@ from metaqap_fast.engine.native.isa import Isa
 from metaqap_fast.engine.samples import generated
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.train import large, rungs
-from metaqap_fast.train.damage import KADIS, KINDS, Step
 from metaqap_fast.train.reasons import REASONS
 from native_reference import exported, member, need
+from rated import damaged, rated_set
 
 pytestmark = pytest.mark.full
-LEVELS = 5
 SMALL = (
     "components=32", "layers=1", "reason_units=4", "score_units=8", "steps=20", "score_steps=20", "better=4",
 )  # fmt: skip
 FEW = [part for entry in SMALL for part in ("--set", entry)]
 SIZE = 512
-
-
-def damaged(view: np.ndarray, steps: Sequence[Step], seed: int) -> np.ndarray:
-    """In place of damage, which costs more than all else here: darker with every level, by as much as the kind says."""
-    share = np.prod([1 - 0.1 * (step.level + 1) * (0.3 + step.kind / len(KINDS)) for step in steps])
-    return (view * share).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +45,10 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     (root / "bundle/bundle.json").write_text(json.dumps(document))
 
-    def picture(brightness: float) -> Image.Image:
-        coarse = rng.integers(0, 256, (16, 16, 3)) * brightness
-        return Image.fromarray(coarse.astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-
-    (root / "set").mkdir()
-    (root / "photographs").mkdir()
-    rows = ["image,mos"]
-    for i in range(60):
-        brightness = rng.uniform(0.3, 1)
-        picture(brightness).save(root / f"set/{i}.png", compress_level=1)
-        rows.append(f"{i}.png,{brightness:.3f}")
-    (root / "set/mos.csv").write_text("\n".join(rows))
-    for i in range(16):
-        picture(0.95).save(root / f"photographs/{i}.png", compress_level=1)
+    rated_set(root, rng)
     (root / "strange").mkdir()
     for i in range(12):
         Image.fromarray(rng.integers(0, 2, (64, 64), np.uint8) * 255).save(root / f"strange/{i}.png")
-    cells = [f"{k + 1},{v + 1},{4.5 - 0.7 * v - k / 50:.2f}" for k in range(KADIS) for v in range(LEVELS)]
-    (root / "cells.csv").write_text("id,level,mean_opinion\n" + "\n".join(cells))
     return root
 
 

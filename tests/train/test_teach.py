@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from metaqap_fast.engine.samples import generated
 from metaqap_fast.errors import UsageError
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.train import rungs
-from metaqap_fast.train.damage import KADIS, KINDS, Step
 from metaqap_fast.train.lower import Lower, keep
 from metaqap_fast.train.member import Features, Member, TrainedHead
 from metaqap_fast.train.networks import read_config
@@ -26,15 +24,10 @@ from metaqap_fast.train.shipped import shipped_head, shipped_network
 from metaqap_fast.train.teach import predictions
 from metaqap_fast.train.teach_run import settings_of
 from metaqap_fast.train.trainee import Trainee
+from rated import damaged, rated_set
 
 SHIPPED = Path(bundles.__file__).parent / "default"
 NAME, STAGE = "mobilenetv2", 11
-
-
-def damaged(view: np.ndarray, steps: Sequence[Step], seed: int) -> np.ndarray:
-    """In place of damage, which costs more than all else here: darker with every level, by as much as the kind says."""
-    share = np.prod([1 - 0.1 * (step.level + 1) * (0.3 + step.kind / len(KINDS)) for step in steps])
-    return (view * share).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -83,24 +76,8 @@ def test_from_a_bundle_to_one_that_was_taught(
     tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rungs, "damaged", damaged)
-    rng = np.random.default_rng(0)
-
-    def picture(brightness: float) -> Image.Image:
-        coarse = rng.integers(0, 256, (16, 16, 3)) * brightness
-        return Image.fromarray(coarse.astype(np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
-
-    for folder in ("set", "photographs", "bundle"):
-        (tmp_path / folder).mkdir()
-    rows = ["image,mos"]
-    for i in range(60):
-        brightness = rng.uniform(0.3, 1)
-        picture(brightness).save(tmp_path / f"set/{i}.png", compress_level=1)
-        rows.append(f"{i}.png,{brightness:.3f}")
-    (tmp_path / "set/mos.csv").write_text("\n".join(rows))
-    for i in range(16):
-        picture(0.95).save(tmp_path / f"photographs/{i}.png", compress_level=1)
-    cells = [f"{k + 1},{v + 1},{4.5 - 0.7 * v - k / 50:.2f}" for k in range(KADIS) for v in range(5)]
-    (tmp_path / "cells.csv").write_text("id,level,mean_opinion\n" + "\n".join(cells))
+    rated_set(tmp_path, np.random.default_rng(0))
+    (tmp_path / "bundle").mkdir()
     shipped = json.loads((SHIPPED / "bundle.json").read_text())
     entry = next(each for each in shipped["members"] if each["name"] == NAME)
     shutil.copy(SHIPPED / f"{NAME}.onnx", tmp_path / "bundle")
@@ -135,3 +112,7 @@ def test_from_a_bundle_to_one_that_was_taught(
     assert stages == set(range(STAGE, 19))  # the stages below stay as they are, to the bit
     again = cli(*command)  # reads everything back
     assert json.loads(again.stdout) == figures
+    other = cli(*command, "--set", "damage=0")  # another run, which is not taken for the first
+    assert other.exit_code == 0, other.stderr
+    assert json.loads(other.stdout)["settings"]["damage"] == 0
+    assert len(list((tmp_path / "work/taught").iterdir())) == 2

@@ -251,13 +251,13 @@ class Scorer:
         return scored(self.engine, items, self.bundle.meta, self.bundle.readout, attrgetter("fine"))
 
     def _row(self, image: Decoded, result: Scored) -> Row:
-        error, meta = image.error, self.bundle.meta
+        error = image.error
         if error is None and not result.finite:
             error = ImageError(Status.engine_error, "the engine gave a prediction that is not a number")
         return Row(
             key=image.key,
             score=np.nan if error else result.score,
-            uncertainty=np.nan if error else widened(result.uncertainty, min(image.width, image.height), meta),
+            uncertainty=np.nan if error else self._uncertainty(image, result),
             members=result.members,
             status=error.status if error else Status.ok,
             error=error.reason if error else "",
@@ -270,6 +270,10 @@ class Scorer:
             hash=0 if error else image.hash,
             **(asdict(image.details) if image.details else {}),
         )
+
+    def _uncertainty(self, image: Decoded, result: Scored) -> float:
+        severity = float(result.reasons.max(initial=0.0)) if self.bundle.meta.severity_variance else 0.0
+        return widened(result.uncertainty, min(image.width, image.height), severity, self.bundle.meta)
 
     def describe(self) -> dict[str, object]:
         """What decides the scores: recorded in every score file, and compared before a run is resumed."""

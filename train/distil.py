@@ -124,7 +124,8 @@ def smaller(bundle: Bundle, member: str, view_size: int, data: Examples, folder:
     ranges = measure_ranges(folder / entry["file"], middle_views(photographs, view_size))
     entry["ranges"] = f"{member}.ranges.json"
     (folder / entry["ranges"]).write_text(json.dumps(ranges) + "\n")
-    learner = {key: value for key, value in bundle.document["meta_learner"].items() if key != "small_variance"}
+    own = ("small_variance", "severity_variance")  # of the large model
+    learner = {key: value for key, value in bundle.document["meta_learner"].items() if key not in own}
     document = {
         **{key: value for key, value in bundle.document.items() if key != "hidden"},
         "name": f"{member}-{view_size}",

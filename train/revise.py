@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 from metaqap_fast import __version__
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import FORMAT_VERSION, Bundle
-from metaqap_fast.model.meta import spread
+from metaqap_fast.model.meta import MetaLearner, combine, spread
+from metaqap_fast.train.doubt import severity_variance
 from metaqap_fast.train.material import Material
 from metaqap_fast.train.meta import calibrate
+from metaqap_fast.train.opinion import opinions
 from metaqap_fast.train.refit import own_heads, predictions
 from metaqap_fast.train.rehead import add_units
 from metaqap_fast.train.units import Units
@@ -103,7 +106,29 @@ def _uncertainty(bundle: Bundle, seen: Material, made: Units) -> tuple[dict[str,
     score = members @ weights + bundle.meta.intercept
     floor, slope = calibrate(score, spread(members, score, weights), seen.held_mos)
     figures = {key: round(value, 4) for key, value in measure(score, seen.held_mos).items()}
-    return {"variance_floor": floor, "variance_slope": slope}, {"held_out": figures}
+    learner = {"variance_floor": floor, "variance_slope": slope}
+    meta = replace(bundle.meta, variance_floor=tuple(floor), variance_slope=slope)
+    learner["severity_variance"] = [tuple(map(_rounded, point)) for point in _of_damage(meta, bundle, seen, made)]
+    return learner, {"held_out": figures}
+
+
+def _of_damage(meta: MetaLearner, bundle: Bundle, seen: Material, made: Units) -> list[tuple[float, float]]:
+    """What damage adds to the uncertainty: held-out photographs with their opinions, and damaged ones that are judged
+    by with what people said of such damage, count alike."""
+    said = opinions(seen.cells)
+    rows = [row for row, rung in enumerate(seen.judged.rungs) if len(rung.steps) == 1]
+    steps = [seen.judged.rungs[row].steps[0] for row in rows]
+    damaged = [pooled[rows] for pooled in seen.judged.pooled]
+    opinion = np.array([said[step.kind][step.level] for step in steps])
+    severity, error, variance = [], [], []
+    for pooled, truth in ((seen.held, seen.held_mos), (damaged, (opinion - 1) / 4)):
+        members = (predictions(pooled, own_heads(bundle)) + made(pooled)[:, :1]).astype(np.float32)
+        score, uncertainty = combine(members, meta)
+        severity.append(made.severities(pooled).max(1, initial=0.0))
+        error.append(score - truth)
+        variance.append(uncertainty.astype(np.float64) ** 2)
+    weight = [np.full(len(each), 1 / len(each)) for each in severity]
+    return severity_variance(*(np.concatenate(parts) for parts in (severity, error, variance, weight)))
 
 
 def _last(fine: Units) -> dict[str, Any]:

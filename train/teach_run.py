@@ -101,7 +101,7 @@ def run(
     members, figures = [], {}
     for place, pupil in enumerate(pupils):
         how = asdict(pupil.recipe) | asdict(teaching)
-        folder = work / "taught" / f"{seen}-{pupil.name}-{_digest(how)}"
+        folder = work / "taught" / f"{seen}-{pupil.name}-{_digest({**how, 'share': None})}"
         trainee = teach(
             folder, place, pupil.features, pupil.head, taught, damaged, pupil.recipe, teaching, SEED + place
         )
@@ -136,6 +136,8 @@ def settings_of(changes: dict[str, Any]) -> tuple[Settings, Teaching]:
         teaching = replace(Teaching(), **{entry: value for entry, value in changes.items() if entry in fits})
         if min(teaching.steps, teaching.batch, teaching.lessons, teaching.levels) < 1 or teaching.damage < 0:
             raise ValueError("counts are above 0, damage at least 0")
+        if not 0 <= teaching.share <= 1:
+            raise ValueError("share is from 0 to 1")
     except (TypeError, ValueError) as error:
         raise UsageError(f"--set: {error}") from None
     return settings, teaching

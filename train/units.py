@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.train.components import Components
 from metaqap_fast.train.hidden import Layer
 from metaqap_fast.train.reasons import REASONS
@@ -47,6 +48,13 @@ class Units:
             hidden += seen.astype(np.float32) @ share
         given: F64 = (hidden + self.start).clip(0) @ self.weights + self.bias
         return given
+
+    def severities(self, pooled: Sequence[Pooled]) -> F64:
+        """[n, R] from 0 to 1, as a score file has them."""
+        roots = self(pooled)[:, 1:]
+        roots = roots - ((LEVEL - roots) * self.steeper).clip(0)
+        found: F64 = roots.clip(0, 1) ** 2
+        return found
 
     def scaled(self, factor: F64, shift: F64) -> Units:
         """With every column [1 + R] times a factor, and moved."""

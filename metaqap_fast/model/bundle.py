@@ -163,6 +163,7 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         _points(entry["variance_floor"]),
         float(entry["variance_slope"]),
         _points(entry["small_variance"]) if "small_variance" in entry else (),
+        _points(entry["severity_variance"]) if "severity_variance" in entry else (),
     )
     size = int(document["view_size"])
     floor = [value for point in meta.variance_floor for value in point]
@@ -176,6 +177,7 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         raise ValueError("meta_learner: the sizes of small_variance do not ascend")
     if variances != sorted(variances, reverse=True) or variances[-1:] not in ([], [0.0]):
         raise ValueError("meta_learner: small_variance does not fall to 0")
+    _rising(meta.severity_variance)
     if not members or len(meta.weights) != len(members) or not any(meta.weights):
         raise ValueError(f"{len(meta.weights)} weights for {len(members)} members")
     hidden = _hidden(document.get("hidden"), {member.units for member in members})
@@ -222,6 +224,15 @@ def _points(entry: Any) -> tuple[tuple[float, float], ...]:
     if not points:
         raise ValueError("meta_learner: an empty list of points")
     return points
+
+
+def _rising(points: tuple[tuple[float, float], ...]) -> None:
+    """Check `severity_variance`."""
+    severities, variances = [point[0] for point in points], [point[1] for point in points]
+    if not all(map(math.isfinite, [*severities, *variances])) or severities != sorted(set(severities)):
+        raise ValueError("meta_learner: the severities of severity_variance do not ascend")
+    if points[:1] not in ((), ((0.0, 0.0),)) or variances != sorted(variances):
+        raise ValueError("meta_learner: severity_variance does not rise from 0 at 0")
 
 
 def _ranges(path: Path) -> dict[str, tuple[float, float]]:

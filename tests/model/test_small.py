@@ -23,18 +23,18 @@ LAST = META.small_variance[-1][0]
 @given(st.integers(1, 600), st.integers(1, 600), st.floats(0.0, 0.5))
 def test_smaller_is_never_surer(a: int, b: int, uncertainty: float) -> None:
     small, large = sorted((a, b))
-    assert widened(uncertainty, small, META) >= widened(uncertainty, large, META) >= uncertainty
+    assert widened(uncertainty, small, 0.0, META) >= widened(uncertainty, large, 0.0, META) >= uncertainty
     if large >= LAST:
-        assert widened(uncertainty, large, META) == uncertainty  # to the bit
+        assert widened(uncertainty, large, 0.0, META) == uncertainty  # to the bit
 
 
 def test_the_measured_sizes() -> None:
     """At each size that was measured it is the variance that was missing there, and the points are those documented."""
     assert LAST == 512
     for side, variance in META.small_variance:
-        assert widened(0.05, int(side), META) == pytest.approx((0.05**2 + variance) ** 0.5, abs=1e-12)
-    assert widened(0.0, 1, META) == widened(0.0, 32, META) == pytest.approx(META.small_variance[0][1] ** 0.5)
-    assert widened(0.0, 80, META) ** 2 == pytest.approx((0.0517 + 0.0306) / 2)
+        assert widened(0.05, int(side), 0.0, META) == pytest.approx((0.05**2 + variance) ** 0.5, abs=1e-12)
+    assert widened(0.0, 1, 0.0, META) == widened(0.0, 32, 0.0, META) == pytest.approx(META.small_variance[0][1] ** 0.5)
+    assert widened(0.0, 80, 0.0, META) ** 2 == pytest.approx((0.0517 + 0.0306) / 2)
     card = (bundles.MODELS / "default" / "README.md").read_text()
     for side, variance in META.small_variance[:-1]:
         assert f"| {side:.0f} | " in card and f" {variance**0.5:.3f} |" in card

@@ -146,6 +146,8 @@ def test_reasons_are_told_and_a_bundle_with_them_is_written(
     assert members == pytest.approx(predictions(pooled, own_heads(bundle)) + given[:, :1], abs=0.02)
     roots = np.minimum(given[:, 1:], 0.5 + (1 + made.steeper) * (given[:, 1:] - 0.5))
     assert reasons == pytest.approx(roots.clip(0) ** 2, abs=0.05) and (made.steeper >= 0).all()
+    assert made.severities(pooled) == pytest.approx(reasons.clip(0, 1), abs=0.05)
+    assert written.meta.severity_variance[0] == (0.0, 0.0) and len(written.meta.severity_variance) > 1
 
 
 def test_reasons_alone_leave_scores_as_they_are(bundle: Bundle, seen: Material, fits: Refit, tmp_path: Path) -> None:

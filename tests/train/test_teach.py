@@ -66,7 +66,7 @@ def test_upper_stages_go_on_from_what_is_kept(network: Features, tmp_path: Path)
 def test_settings_are_of_what_is_seen_or_of_fine_tuning() -> None:
     settings, teaching = settings_of({"images": 50, "steps": 7})
     assert (settings.images, teaching.steps) == (50, 7)
-    for wrong in ({"epochs": 2}, {"steps": 0}, {"components": 3}, {"damage": -1}):
+    for wrong in ({"epochs": 2}, {"steps": 0}, {"components": 3}, {"damage": -1}, {"share": 1.5}):
         with pytest.raises(UsageError):
             settings_of(wrong)
 
@@ -112,6 +112,14 @@ def test_from_a_bundle_to_one_that_was_taught(
     assert stages == set(range(STAGE, 19))  # the stages below stay as they are, to the bit
     again = cli(*command)  # reads everything back
     assert json.loads(again.stdout) == figures
+    runs = list((tmp_path / "work/taught").iterdir())
+    whole = cli(*command, "--set", "share=1", "-o", tmp_path / "whole")  # the same run, of which all is taken
+    assert whole.exit_code == 0, whole.stderr
+    assert list((tmp_path / "work/taught").iterdir()) == runs
+    all_of_it = shipped_network(tmp_path / f"whole/{NAME}.onnx", read_config(NAME)).state_dict()
+    for name in moved:
+        assert torch.allclose(new[name], (old[name] + all_of_it[name]) / 2, rtol=0, atol=2e-3)  # fp16
+    assert any(not torch.equal(new[name], all_of_it[name]) for name in moved)
     other = cli(*command, "--set", "damage=0")  # another run, which is not taken for the first
     assert other.exit_code == 0, other.stderr
     assert json.loads(other.stdout)["settings"]["damage"] == 0

@@ -8,7 +8,6 @@ half of it; their rank among KADID's distortions is tied to what people said of 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import math
@@ -16,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +36,7 @@ from metaqap_fast.train import rungs
 from metaqap_fast.train.damage import BEST
 from metaqap_fast.train.hidden import Lessons, Photographs
 from metaqap_fast.train.labels import fr_metrics, quality_target
+from metaqap_fast.train.rungs import digest
 from metaqap_fast.train.seen import Eyes, Pooled
 
 log = logging.getLogger(__name__)
@@ -214,12 +214,6 @@ def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, threads: int
 def _read(file: Path) -> list[NDArray[Any]]:
     with np.load(file, allow_pickle=False) as stored:
         return [stored[name] for name in stored.files]
-
-
-@cache
-def digest(path: Path) -> bytes:
-    """Of a file's bytes, which are read once."""
-    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def seed_of(path: Path) -> tuple[int, int]:

@@ -6,7 +6,6 @@ made, and it is all that fine-tuning asks of them: that none scores above a bett
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metaqap_fast.decode import DecodeOptions, create
-from metaqap_fast.train.large import LEAST, SIDE, Copy, digest, made, middle, plan, seed_of
+from metaqap_fast.train.large import LEAST, SIDE, Copy, made, middle, plan, seed_of
 from metaqap_fast.train.lessons import Lesson
 from metaqap_fast.train.member import VIEW_SIZE
 
@@ -77,8 +76,3 @@ def views(large: LargeLadders, start: int, stop: int, threads: int = 2) -> Itera
 
 def _pixels(photograph: Image.Image, copy: Copy) -> View:
     return np.asarray(made(photograph, copy))
-
-
-def name_of(files: Sequence[Path]) -> str:
-    """Of a cache of these photographs' copies."""
-    return hashlib.sha256(b"".join(map(digest, files))).hexdigest()[:12]

@@ -191,21 +191,16 @@ def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings
     said = read_cells(pictures.opinions)  # before hours are spent
     wanted = plans(data, pictures.photographs, settings)
     used, files = wanted.used, wanted.files
-    caches = {
-        "train": f"train-{settings.kinds}-kinds",
-        "better": f"better-of-{settings.images}",
-        "validation": "validation",
-    }
     folder = cache_of(bundle, work, settings)
     eyes = Eyes(bundle, settings.precision)
 
     def views_of(files: Sequence[Path], steps: Sequence[Rung]) -> Callable[[int, int], Any]:
         return lambda start, stop: rungs.views(files, steps[start:stop], size=bundle.view_size)
 
-    seen = {
-        part: Seen(steps, remember(eyes, len(steps), views_of(files[part], steps), folder / caches[part]))
-        for part, steps in wanted.rungs.items()
-    }
+    seen = {}
+    for part, steps in wanted.rungs.items():
+        cache = folder / f"{part}-{rungs.name_of(files[part], steps)}"
+        seen[part] = Seen(steps, remember(eyes, len(steps), views_of(files[part], steps), cache))
 
     def images(files: Sequence[Path]) -> Callable[[int, int], Any]:
         return lambda start, stop: middle_views(files[start:stop], bundle.view_size)

@@ -17,6 +17,7 @@ from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.streams import counted
+from metaqap_fast.train import rungs
 from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
@@ -129,7 +130,7 @@ def strange_pictures(bundle: Bundle, folder: Path, work: Path, settings: Setting
         Eyes(bundle, settings.precision),
         len(files),
         lambda start, stop: middle_views(files[start:stop], bundle.view_size),
-        cache_of(bundle, work, settings) / f"strange-{folder.resolve().name}",
+        cache_of(bundle, work, settings) / f"strange-{rungs.name_of(files)}",
     )
     return [each[~judged] for each in pictures], [each[judged] for each in pictures]
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -51,8 +52,19 @@ def photographs(folder: Path, part: str) -> list[Path]:
     return kept
 
 
+@cache
+def digest(path: Path) -> bytes:
+    """Of a file's bytes, which are read once."""
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def name_of(files: Sequence[Path], what: object = None) -> str:
+    """Of a cache: another one for other files, or where something else is made of them."""
+    return hashlib.sha256(b"".join(map(digest, files)) + repr(what).encode()).hexdigest()[:12]
+
+
 def _card(path: Path) -> int:
-    return int.from_bytes(hashlib.sha256(path.read_bytes()).digest()[:8]) % 20
+    return int.from_bytes(digest(path)[:8]) % 20
 
 
 def plan(count: int, kinds: int, pairs: int, probes: int, seed: int) -> list[Rung]:

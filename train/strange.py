@@ -7,7 +7,6 @@ little about those, and the reason that is given says so.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.train.components import Components
 from metaqap_fast.train.hidden import Layer, dropout, learning
 from metaqap_fast.train.reasons import limit, steeper
+from metaqap_fast.train.rungs import digest
 from metaqap_fast.train.seen import Pooled
 from metaqap_fast.train.units import Units, units
 
@@ -81,4 +81,4 @@ def beside(
 
 def is_judged(file: Path) -> bool:
     """Whether a strange picture is kept to judge by; what its bytes are decides."""
-    return int.from_bytes(hashlib.sha256(file.read_bytes()).digest()[:8]) % JUDGED == 0
+    return int.from_bytes(digest(file)[:8]) % JUDGED == 0

@@ -181,8 +181,8 @@ def _see(
 
     kept = {part: keep(lower, len(rows), labelled(rows), folder / part) for part, rows in plans.used.items()}
     for part, steps in plans.rungs.items():
-        kind = f"{part}-{settings.kinds}-kinds-{settings.images}"  # what the plans of the parts follow from
-        kept[part] = keep(lower, len(steps), damaged(plans.files[part], steps), folder / kind)
+        name = f"{part}-{rungs.name_of(plans.files[part], steps)}"
+        kept[part] = keep(lower, len(steps), damaged(plans.files[part], steps), folder / name)
     if large_photographs is None:
         return kept, None
     files = large.files_of(large_photographs, "train")
@@ -190,7 +190,7 @@ def _see(
     if not ladders.copies:
         raise UsageError(f"{large_photographs}: no photograph of {large.LEAST} lines or more")
     views = partial(large_ladders.views, ladders)
-    kept["large"] = keep(lower, len(ladders.copies), views, folder / f"large-{large_ladders.name_of(files)}")
+    kept["large"] = keep(lower, len(ladders.copies), views, folder / f"large-{rungs.name_of(files)}")
     return kept, ladders
 
 

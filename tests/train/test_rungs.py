@@ -11,7 +11,7 @@ from PIL import Image
 
 from metaqap_fast.errors import UsageError
 from metaqap_fast.train.damage import KINDS, LADDERS, PROBES, Step, damaged, named
-from metaqap_fast.train.rungs import PARTS, Rung, everything, photographs, plan, views
+from metaqap_fast.train.rungs import PARTS, Rung, everything, name_of, photographs, plan, views
 
 
 def test_kinds_are_dealt_equally_and_photographs_come_first() -> None:
@@ -57,3 +57,21 @@ def test_a_photographs_part_is_its_own_whatever_its_name(tmp_path: Path) -> None
         photographs(tmp_path.parent / "nowhere", "train")
     with pytest.raises(UsageError, match="unknown part 'test'"):
         photographs(tmp_path, "test")
+
+
+def test_a_cache_is_named_by_what_is_in_it(tmp_path: Path) -> None:
+    """By the bytes of files and by what is made of them, not by where they are."""
+    files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for file, content in zip(files, (b"one", b"two", b"one"), strict=True):
+        file.write_bytes(content)
+    a, b, c = files
+    steps = plan(1, kinds=1, pairs=0, probes=0, seed=1)
+    assert name_of([a], steps) == name_of([c], steps)
+    others = [
+        name_of([b], steps),
+        name_of([a, b], steps),
+        name_of([b, a], steps),
+        name_of([a]),
+        name_of([a], steps[:-1]),
+    ]
+    assert len({name_of([a], steps), *others}) == 6

@@ -53,8 +53,9 @@ def test_strange_pictures_are_unfamiliar_and_photographs_are_not() -> None:
 def test_what_a_picture_is_kept_for_depends_on_its_bytes(tmp_path: Path) -> None:
     found = []
     for i in range(200):
-        (tmp_path / "one").write_bytes(bytes([i]))
-        (tmp_path / "other").write_bytes(bytes([i]))
-        found.append(is_judged(tmp_path / "one"))
-        assert is_judged(tmp_path / "other") == found[-1]
+        one, other = (tmp_path / f"{name} {i}" for name in ("one", "other"))
+        one.write_bytes(bytes([i]))
+        other.write_bytes(bytes([i]))
+        found.append(is_judged(one))
+        assert is_judged(other) == found[-1]
     assert 20 < sum(found) < 60

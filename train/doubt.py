@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 KNOTS = 8  # of the line
 INSIDE, SIGMAS = 0.95, 1.96  # the share of errors that is to be within so many standard deviations
+# Damage that people see without the original, which they saw beside each copy: of light and colour they would say less.
+SEEN_ALONE = ("out of focus", "motion blur", "noise", "compression", "upscaled", "banding")
 
 
 def severity_variance(severity: F64, error: F64, variance: F64, weight: F64) -> list[tuple[float, float]]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
+from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train import finer, hidden, large, strange
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 F64 = NDArray[np.float64]
 LEFT_OUT = 5  # folds of KADIS' kinds, each left out of training once
 
+Only = Literal["", "reasons", "unfamiliar"]  # what is fitted; everything if empty
 Heads = list[tuple[F64, float]]  # of each member: weights [D] and bias on raw pooled taps
 
 
@@ -107,21 +110,43 @@ class Refit:
             copies = large.lessons(seen.large, x, score, kept, len(REASONS))
             self._large = copies.times(settings.large), large.photographs(seen.large, x, score)
 
-    def fit(self, reasons_only: bool = False, odd: Sequence[Pooled] | None = None) -> Units:
-        """The units, with reasons calibrated; with `reasons_only` they leave scores as they are, to the last bit.
+    def fit(self, only: Only = "", odd: Sequence[Pooled] | None = None) -> Units:
+        """The units, with reasons calibrated.
 
-        `odd`: each member's raw taps of pictures that are no photographs; with them the units tell those too.
+        Args:
+            only: what is fitted; the bundle's units for everything else stay.
+            odd: each member's raw taps of pictures that are no photographs; with them the units tell those too.
+
+        Raises:
+            UsageError: nothing is there to be left as it is, or nothing to be fitted.
         """
+        own = shipped_units(self._bundle)
+        if only == "unfamiliar":
+            if own is None or odd is None:
+                raise UsageError(
+                    "--unfamiliar-only is for a model that has reasons, and needs pictures that are no photographs: "
+                    "give --strange FOLDER, and another --model if this one has no reasons"
+                )
+            return self._with_strange(own.saying([name for name in own.names if name != strange.NAME]), odd)
         settings = self._settings
         said = [layer.reasons for layer in self._reason_layers(settings.layers)]
-        both = torch.cat([self._taught.x, self._labelled.x])
-        reasons = hidden.distil(hidden.mean_of(said), both, settings.reason_units, SEED, 4 * settings.steps)
-        scores_by = [] if reasons_only else self._score_layers(self._taught, settings.layers)
+        reasons = hidden.distil(hidden.mean_of(said), self._everything, settings.reason_units, SEED, 4 * settings.steps)
+        scores_by = [] if only else self._score_layers(self._taught, settings.layers)
         made = self._calibrated(self._units(hidden.joined_layers(scores_by, reasons)))
-        if odd is None:
-            return made
-        pictures = joined(self._parts, odd)
-        layer = strange.fit(both, pictures, settings.steps, settings.dropout, SEED)
+        if only and own is not None:
+            made = own.saying([]).beside(made)
+            if odd is None and strange.NAME in own.names:
+                made = made.beside(own.saying([strange.NAME], score=False))
+        return made if odd is None else self._with_strange(made, odd)
+
+    @property
+    def _everything(self) -> torch.Tensor:
+        """Coordinates of what is taught and of the labelled photographs."""
+        return torch.cat([self._taught.x, self._labelled.x])
+
+    def _with_strange(self, made: Units, odd: Sequence[Pooled]) -> Units:
+        settings, pictures = self._settings, joined(self._parts, odd)
+        layer = strange.fit(self._everything, pictures, settings.steps, settings.dropout, SEED)
         return strange.beside(made, layer, self._parts, self._seen.held, pictures)
 
     def fit_fine(self, made: Units) -> Units | None:

@@ -22,12 +22,12 @@ from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
 from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Refit
+from metaqap_fast.train.refit import Only, Refit
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.seen import Eyes, Pooled, remember
 from metaqap_fast.train.strange import is_judged
-from metaqap_fast.train.units import Units
+from metaqap_fast.train.units import Units, shipped_fine
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def refit(
     low: float | None = None,
     high: float | None = None,
     bundle_name: str | None = None,
-    reasons_only: bool = False,
+    only: Only = "",
     changes: dict[str, Any] | None = None,
 ) -> str:
     """Fit hidden units beside a bundle's members and write a bundle with them; returns the figures as text.
@@ -59,7 +59,7 @@ def refit(
         low: see `datasets.load`.
         high: see `datasets.load`.
         bundle_name: of the new bundle.
-        reasons_only: leave the scores as they are.
+        only: what is fitted, see `Refit.fit`: the scores stay as they are, unless it is empty.
         changes: entries of `Settings`.
     """
     settings = settings_of(changes or {})
@@ -70,13 +70,13 @@ def refit(
     odd, judged = (
         strange_pictures(bundle, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
     )
-    made = fits.fit(reasons_only, odd)
-    fine = None if reasons_only else fits.fit_fine(made)
-    figures = {} if reasons_only else scores_of(fits, made, fine)
+    made = fits.fit(only, odd)
+    fine = shipped_fine(bundle) if only else fits.fit_fine(made)
+    figures = {} if only else scores_of(fits, made, fine)
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
         figures["unfamiliar"] = told_apart(made, seen, judged)
-    revise(bundle, seen, made, output, bundle_name or f"{bundle.name}-heads", reasons_only, asdict(settings), fine)
+    revise(bundle, seen, made, output, bundle_name or f"{bundle.name}-heads", bool(only), asdict(settings), fine)
     text = json.dumps(figures, indent=2)
     (output / "heads.json").write_text(text + "\n")
     return text

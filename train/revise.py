@@ -18,10 +18,11 @@ from metaqap_fast import __version__
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import FORMAT_VERSION, Bundle
 from metaqap_fast.model.meta import MetaLearner, combine, spread
-from metaqap_fast.train.doubt import severity_variance
+from metaqap_fast.train.doubt import SEEN_ALONE, severity_variance
 from metaqap_fast.train.material import Material
 from metaqap_fast.train.meta import calibrate
 from metaqap_fast.train.opinion import opinions
+from metaqap_fast.train.reasons import REASONS, severities
 from metaqap_fast.train.refit import own_heads, predictions
 from metaqap_fast.train.rehead import add_units
 from metaqap_fast.train.units import Units
@@ -36,7 +37,7 @@ def revise(
     made: Units,
     out: Path,
     name: str,
-    reasons_only: bool = False,
+    scores_stay: bool = False,
     training: dict[str, Any] | None = None,
     fine: Units | None = None,
 ) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def revise(
         made: the units.
         out: folder; what is in it of an older bundle is replaced.
         name: of the new bundle.
-        reasons_only: the units leave scores as they are, and so the uncertainties stay.
+        scores_stay: the units leave scores as they are, and so all of the uncertainty stays but what damage adds.
         training: facts for `bundle.json`.
         fine: units that read fine views, if there are some.
     """
@@ -70,7 +71,9 @@ def revise(
             names.append(entries[place]["ranges"])
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= digests(out, names)
-    learner, held = ({}, {}) if reasons_only else _uncertainty(bundle, seen, made)
+    learner, held = ({}, {}) if scores_stay else _uncertainty(bundle, seen, made)
+    meta = replace(bundle.meta, **learner)
+    learner["severity_variance"] = [tuple(map(_rounded, point)) for point in _of_damage(meta, bundle, seen, made)]
     document = {
         **bundle.document,
         "format_version": FORMAT_VERSION,
@@ -106,17 +109,16 @@ def _uncertainty(bundle: Bundle, seen: Material, made: Units) -> tuple[dict[str,
     score = members @ weights + bundle.meta.intercept
     floor, slope = calibrate(score, spread(members, score, weights), seen.held_mos)
     figures = {key: round(value, 4) for key, value in measure(score, seen.held_mos).items()}
-    learner = {"variance_floor": floor, "variance_slope": slope}
-    meta = replace(bundle.meta, variance_floor=tuple(floor), variance_slope=slope)
-    learner["severity_variance"] = [tuple(map(_rounded, point)) for point in _of_damage(meta, bundle, seen, made)]
-    return learner, {"held_out": figures}
+    return {"variance_floor": tuple(floor), "variance_slope": slope}, {"held_out": figures}
 
 
 def _of_damage(meta: MetaLearner, bundle: Bundle, seen: Material, made: Units) -> list[tuple[float, float]]:
     """What damage adds to the uncertainty: held-out photographs with their opinions, and damaged ones that are judged
     by with what people said of such damage, count alike."""
     said = opinions(seen.cells)
-    rows = [row for row, rung in enumerate(seen.judged.rungs) if len(rung.steps) == 1]
+    asked = severities(seen.judged.rungs, said)[:, [REASONS.index(name) for name in SEEN_ALONE]]
+    alone = np.array([len(rung.steps) == 1 for rung in seen.judged.rungs])
+    rows = np.flatnonzero((np.nan_to_num(asked) > 0).any(axis=1) & alone)
     steps = [seen.judged.rungs[row].steps[0] for row in rows]
     damaged = [pooled[rows] for pooled in seen.judged.pooled]
     opinion = np.array([said[step.kind][step.level] for step in steps])

@@ -76,7 +76,16 @@ def beside(
     threshold = float(limit(others)[0])
     factor = LEVEL / max(typical - threshold, 1e-6)
     own = own.scaled(np.array([factor]), np.array([LEVEL - factor * threshold]))
-    return made.beside(own, steeper(own(photographs)), NAME)
+    return made.beside(
+        Units(
+            own.shares,
+            own.start,
+            np.pad(own.weights, ((0, 0), (1, 0))),  # of the score they say nothing
+            np.pad(own.bias, (1, 0)),
+            steeper(own(photographs)),
+            (NAME,),
+        )
+    )
 
 
 def is_judged(file: Path) -> bool:

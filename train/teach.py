@@ -40,16 +40,16 @@ class Teaching:
         levels: of a ladder, at most.
         damage: weight of what lessons ask, beside the loss of opinions.
         share: of the way from the weights as they were to those that were reached, where the member stands in the end.
-            Halfway it still knows photographs as before, and damage nearly as at the end (Wortsman et al., Robust
+            On the way it still knows photographs as before, and damage nearly as at the end (Wortsman et al., Robust
             fine-tuning of zero-shot models, 2022). Another share is the same run.
     """
 
-    steps: int = 400
+    steps: int = 1200
     batch: int = 24
     lessons: int = 13
     levels: int = 3
-    damage: float = 1.0
-    share: float = 0.5
+    damage: float = 3.0
+    share: float = 0.7
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,19 +60,33 @@ class Units:
         """With every column [1 + R] times a factor, and moved."""
         return replace(self, weights=self.weights * factor, bias=self.bias * factor + shift)
 
-    def beside(self, others: Units, steeper: F64, name: str) -> Units:
-        """With other units, which say one thing more [n, 1], as their last severity."""
-        weights = np.zeros((len(self.start) + len(others.start), len(self.bias) + 1))
-        weights[: len(self.start), :-1] = self.weights
-        weights[len(self.start) :, -1:] = others.weights
+    def beside(self, others: Units) -> Units:
+        """With other units: the score changes by both, and their severities come last."""
+        weights = np.zeros((len(self.start) + len(others.start), len(self.bias) + len(others.names)))
+        weights[: len(self.start), : len(self.bias)] = self.weights
+        weights[len(self.start) :, 0] = others.weights[:, 0]
+        weights[len(self.start) :, len(self.bias) :] = others.weights[:, 1:]
+        bias = np.concatenate([self.bias, others.bias[1:]])
+        bias[0] += others.bias[0]
         return Units(
             [np.concatenate(both, 1) for both in zip(self.shares, others.shares, strict=True)],
             np.concatenate([self.start, others.start]),
             weights,
-            np.concatenate([self.bias, others.bias]),
-            np.concatenate([self.steeper, steeper]),
-            (*self.names, name),
+            bias,
+            np.concatenate([self.steeper, others.steeper]),
+            (*self.names, *others.names),
         )
+
+    def saying(self, names: Sequence[str], score: bool = True) -> Units:
+        """Those of the units that say something of some severities, or of the score unless `score` is false."""
+        severities = [self.names.index(name) for name in names]
+        columns = [0, *(1 + place for place in severities)]
+        weights, bias = self.weights[:, columns], self.bias[columns]  # copies
+        if not score:
+            weights[:, 0], bias[0] = 0, 0
+        used = (weights != 0).any(1)
+        shares = [share[:, used] for share in self.shares]
+        return Units(shares, self.start[used], weights[used], bias, self.steeper[severities], tuple(names))
 
 
 def shipped_units(bundle: Bundle) -> Units | None:
@@ -88,6 +102,19 @@ def shipped_units(bundle: Bundle) -> Units | None:
     count = len(weights)
     start = np.sum([each[1][:count] for each in shares], 0)
     return Units([each[0][:, :count] for each in shares], start, weights, bias, steeper, bundle.reasons)
+
+
+def shipped_fine(bundle: Bundle) -> Units | None:
+    """The units of a bundle that read fine views; None if it has none."""
+    if not bundle.has_fine:
+        return None
+    assert bundle.hidden is not None  # it has units
+    weights, bias = np.array(bundle.hidden.fine_weights), np.array([bundle.hidden.fine_bias])
+    found = [read_units(onnx.load(member.file)) for member in bundle.members]
+    shares = [each for each in found if each is not None]
+    start = np.sum([each[1] for each in shares], 0)
+    first = len(start) - len(weights)
+    return Units([each[0][:, first:] for each in shares], start[first:], weights[:, None], bias, np.zeros(0), ())
 
 
 def units(layer: Layer, parts: Sequence[Components]) -> Units:

@@ -192,7 +192,20 @@ def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
 @_beside_a_set("the name of the model, with -heads")
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
 @_STRANGE
-@click.option("--reasons-only", is_flag=True, help="Add or replace the reasons; scores stay as they are.")
+@click.option(
+    "--reasons-only",
+    "only",
+    flag_value="reasons",
+    default="",
+    help="Add or replace the reasons; scores stay as they are.",
+)
+@click.option(
+    "--unfamiliar-only",
+    "only",
+    flag_value="unfamiliar",
+    help="Replace what tells unfamiliar pictures (give --strange), and what damage adds to the uncertainty; scores and "
+    "other reasons stay as they are.",
+)
 def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Refit the heads of a model on photographs damaged in every way, and teach it to give reasons."""
     _log()

@@ -31,7 +31,7 @@ from metaqap_fast.train.rehead import digest_of_body
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.rungs import Rung, everything, plan
 from metaqap_fast.train.seen import Eyes, remember
-from metaqap_fast.train.units import Units
+from metaqap_fast.train.units import Units, shipped_fine, shipped_units
 from native_reference import exported, member, need
 
 VIEWS = generated(512, 3)
@@ -152,10 +152,50 @@ def test_reasons_are_told_and_a_bundle_with_them_is_written(
 
 def test_reasons_alone_leave_scores_as_they_are(bundle: Bundle, seen: Material, fits: Refit, tmp_path: Path) -> None:
     need(Isa.AVX2, "fp32")
-    revise(bundle, seen, fits.fit(reasons_only=True), tmp_path / "out", "same", reasons_only=True)
+    revise(bundle, seen, fits.fit("reasons"), tmp_path / "out", "same", scores_stay=True)
     written = bundles.load(tmp_path / "out")
-    assert written.reasons == REASONS and written.meta == bundle.meta
+    assert written.reasons == REASONS
+    assert replace(written.meta, severity_variance=()) == bundle.meta
     assert np.array_equal(*(one.readout(rows(one))[0] for one in (bundle, written)))
+
+
+def test_what_is_not_fitted_stays_as_it_is(
+    bundle: Bundle, seen: Material, fits: Refit, made: Units, tmp_path: Path
+) -> None:
+    """Of a bundle that has everything, with units for fine views among them."""
+    need(Isa.AVX2, "fp32")
+    rng = np.random.default_rng(5)
+    odd, others = (
+        [rng.normal(mean, 1, (60, each.shape[1])).astype(np.float16) for each in seen.held] for mean in (2, -2)
+    )
+    with pytest.raises(UsageError, match="another --model"):
+        fits.fit("unfamiliar", odd)
+    fine = Units([rng.normal(size=(each.shape[1], 3)) / 9 for each in seen.held], np.ones(3), np.full((3, 1), -0.1),
+                 np.zeros(1), np.zeros(0), ())  # fmt: skip
+    revise(bundle, seen, fits._with_strange(made, odd), tmp_path / "one", "one", fine=fine)
+    one = bundles.load(tmp_path / "one")
+    assert one.has_fine and one.reasons == (*REASONS, "unfamiliar")
+
+    again = Refit(one, seen, SMALL)
+    with pytest.raises(UsageError, match="--strange"):
+        again.fit("unfamiliar")
+    told = again.fit("unfamiliar", others)
+    revise(one, seen, told, tmp_path / "two", "two", scores_stay=True, fine=shipped_fine(one))
+    two = bundles.load(tmp_path / "two")
+    (scores, severities), (kept, told_severities) = (each.readout(rows(each)) for each in (one, two))
+    assert np.array_equal(scores, kept) and np.array_equal(severities[:, :-1], told_severities[:, :-1])
+    assert np.array_equal(one.readout.lowered(rows(one)), two.readout.lowered(rows(two)))
+    before = shipped_units(one)
+    assert before is not None
+    assert np.median(told.severities(others)[:, -1]) > 0.25 > np.median(before.severities(others)[:, -1])
+
+    reasons = Refit(one, seen, replace(SMALL, steps=50)).fit("reasons")
+    revise(one, seen, reasons, tmp_path / "three", "three", scores_stay=True, fine=shipped_fine(one))
+    three = bundles.load(tmp_path / "three")
+    assert three.reasons == one.reasons and three.has_fine
+    kept, new_severities = three.readout(rows(three))
+    assert kept == pytest.approx(scores, abs=1e-6) and not np.array_equal(severities, new_severities)
+    assert new_severities[:, -1] == pytest.approx(severities[:, -1], abs=1e-5)
 
 
 def rows(bundle: Bundle) -> NDArray[np.float32]:

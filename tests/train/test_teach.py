@@ -93,6 +93,7 @@ def test_from_a_bundle_to_one_that_was_taught(
         "--model", tmp_path / "bundle", "--photographs", tmp_path / "photographs", "--opinions", tmp_path / "cells.csv",
         "--work", tmp_path / "work", "-o", tmp_path / "out", "--set", "photographs=2", "--set", "kinds=1",
         "--set", "better=2", "--set", "judged=1", "--set", "steps=3", "--set", "batch=4", "--set", "lessons=4",
+        "--set", "damage=1", "--set", "share=0.5",
     ]  # fmt: skip
     result = cli(*command)
     assert result.exit_code == 0, result.stderr
@@ -118,7 +119,7 @@ def test_from_a_bundle_to_one_that_was_taught(
     assert list((tmp_path / "work/taught").iterdir()) == runs
     all_of_it = shipped_network(tmp_path / f"whole/{NAME}.onnx", read_config(NAME)).state_dict()
     for name in moved:
-        assert torch.allclose(new[name], (old[name] + all_of_it[name]) / 2, rtol=0, atol=2e-3)  # fp16
+        assert torch.allclose(new[name], old[name].lerp(all_of_it[name], 0.5), rtol=0, atol=2e-3)  # fp16
     assert any(not torch.equal(new[name], all_of_it[name]) for name in moved)
     other = cli(*command, "--set", "damage=0")  # another run, which is not taken for the first
     assert other.exit_code == 0, other.stderr

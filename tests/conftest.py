@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,13 @@ with pytest.MonkeyPatch.context() as _patch, suppress(ImportError):
     if not Path("/dev/nvidiactl").exists():
         _patch.setenv("TRITON_INTERPRET", "1")
     import triton  # noqa: F401
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A module's generator starts anew for each test: its numbers do not depend on which tests ran before."""
+    module = getattr(item, "module", None)
+    if hasattr(module, "RNG"):
+        module.RNG = np.random.default_rng(zlib.crc32(item.name.encode()))
 
 
 @pytest.fixture(autouse=True)

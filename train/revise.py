@@ -89,7 +89,13 @@ def revise(
         "meta_learner": {**bundle.document["meta_learner"], **learner},
         "training": {
             **bundle.document.get("training", {}),
-            "heads": {"of": bundle.name, "program_version": __version__, **held, **(training or {})},
+            # What scores follow from is kept where they stay.
+            "reasons" if scores_stay else "heads": {
+                "of": bundle.name,
+                "program_version": __version__,
+                **held,
+                **(training or {}),
+            },
         },
         "files": files,
     }

@@ -42,9 +42,6 @@ class Teaching:
         share: of the way from the weights as they were to those that were reached, where the member stands in the end.
             On the way it still knows photographs as before, and damage nearly as at the end (Wortsman et al., Robust
             fine-tuning of zero-shot models, 2022). Another share is the same run.
-        own: what photographs are to score is so much of what the bundle itself says, and the rest is their opinion
-            (Hinton et al., Distilling the knowledge in a neural network, 2015): a network that has seen the same
-            opinions too often learns them by heart.
     """
 
     steps: int = 1200
@@ -53,15 +50,14 @@ class Teaching:
     levels: int = 3
     damage: float = 3.0
     share: float = 0.7
-    own: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Photographs:
-    """With opinions: what the networks make of them, and what each [n] is to score, in 0..1."""
+    """With opinions: what the networks make of them, and MOS [n] in 0..1."""
 
     kept: Kept
-    wanted: F64
+    mos: F64
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +112,7 @@ def teach(
     def step(number: int, _: torch.Generator) -> Tensor:
         rng = np.random.default_rng((seed, number))
         trainee.head.train()
-        rows = np.sort(loop.rows_of(number, len(photographs.wanted), teaching.batch, seed))
+        rows = np.sort(loop.rows_of(number, len(photographs.mos), teaching.batch, seed))
         parts = [views(photographs.kept, rows, rng.random(len(rows)) < 0.5)]
         drawn = [every[i] for i in loop.rows_of(number, len(every), teaching.lessons, seed + 1)]
         asked = []
@@ -128,7 +124,7 @@ def teach(
                 asked.append((chosen, each.taught))
         predicted = trainee(*(torch.cat(part) for part in zip(*parts, strict=True)))
         photographed, *of_damaged = predicted.split([len(activation) for activation, _ in parts])
-        total = loss(photographed, torch.tensor(photographs.wanted[rows], dtype=torch.float32))
+        total = loss(photographed, torch.tensor(photographs.mos[rows], dtype=torch.float32))
         for (chosen, taught), said in zip(asked, of_damaged, strict=True):
             total = total + teaching.damage * len(chosen) / len(drawn) * shortfall(chosen, said, taught)
         return total

@@ -97,8 +97,7 @@ def run(
     seen = _folder(bundle, pupils, settings)
     kept, ladders = _see(pupils, data, plans, pictures.large, work / seen, settings)
     damaged = _damaged(bundle, plans, kept, ladders, opinions(cells))
-    said, mos = _scores(bundle, kept["labelled"]), data.mos[plans.used["labelled"]]
-    taught = Photographs(kept["labelled"], teaching.own * said.clip(0, 1) + (1 - teaching.own) * mos)
+    taught = Photographs(kept["labelled"], data.mos[plans.used["labelled"]])
     members, figures = [], {}
     for place, pupil in enumerate(pupils):
         how = asdict(pupil.recipe) | asdict(teaching)
@@ -137,8 +136,8 @@ def settings_of(changes: dict[str, Any]) -> tuple[Settings, Teaching]:
         teaching = replace(Teaching(), **{entry: value for entry, value in changes.items() if entry in fits})
         if min(teaching.steps, teaching.batch, teaching.lessons, teaching.levels) < 1 or teaching.damage < 0:
             raise ValueError("counts are above 0, damage at least 0")
-        if not (0 <= teaching.share <= 1 and 0 <= teaching.own <= 1):
-            raise ValueError("share and own are from 0 to 1")
+        if not 0 <= teaching.share <= 1:
+            raise ValueError("share is from 0 to 1")
     except (TypeError, ValueError) as error:
         raise UsageError(f"--set: {error}") from None
     return settings, teaching

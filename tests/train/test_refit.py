@@ -182,6 +182,7 @@ def test_what_is_not_fitted_stays_as_it_is(
     told = again.fit("unfamiliar", others)
     revise(one, seen, told, tmp_path / "two", "two", scores_stay=True, fine=shipped_fine(one))
     two = bundles.load(tmp_path / "two")
+    assert two.document["training"]["heads"]["of"] == bundle.name and two.document["training"]["reasons"]["of"] == "one"
     (scores, severities), (kept, told_severities) = (each.readout(rows(each)) for each in (one, two))
     assert np.array_equal(scores, kept) and np.array_equal(severities[:, :-1], told_severities[:, :-1])
     assert np.array_equal(one.readout.lowered(rows(one)), two.readout.lowered(rows(two)))

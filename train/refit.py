@@ -17,7 +17,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train import finer, hidden, large, strange
@@ -116,17 +115,10 @@ class Refit:
         Args:
             only: what is fitted; the bundle's units for everything else stay.
             odd: each member's raw taps of pictures that are no photographs; with them the units tell those too.
-
-        Raises:
-            UsageError: nothing is there to be left as it is, or nothing to be fitted.
         """
         own = shipped_units(self._bundle)
         if only == "unfamiliar":
-            if own is None or odd is None:
-                raise UsageError(
-                    "--unfamiliar-only is for a model that has reasons, and needs pictures that are no photographs: "
-                    "give --strange FOLDER, and another --model if this one has no reasons"
-                )
+            assert own is not None and odd is not None  # `refit_run` asks before hours are spent
             return self._with_strange(own.saying([name for name in own.names if name != strange.NAME]), odd)
         settings = self._settings
         said = [layer.reasons for layer in self._reason_layers(settings.layers)]

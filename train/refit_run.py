@@ -64,6 +64,11 @@ def refit(
     """
     settings = settings_of(changes or {})
     bundle = bundles.load(model)
+    if only == "unfamiliar" and not (bundle.reasons and pictures.strange):
+        raise UsageError(
+            "--unfamiliar-only needs pictures that are no photographs, and a model that has reasons"
+            + (": give --strange FOLDER" if bundle.reasons else f", which {bundle.name} has not: leave the option out")
+        )
     _, _, data = prepare(name, root, work, None, low, high)
     seen = see(bundle, data, pictures, work, settings)
     fits = Refit(bundle, seen, settings)

@@ -137,3 +137,20 @@ def test_what_is_wrong_is_said_before_hours_are_spent(
         "--work", tmp_path / "work", "-o", tmp_path / "out",
     )  # fmt: skip
     assert result.exit_code == 2 and message in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "strange", "said"), [("bundle", True, "small has not"), ("default", False, "give --strange FOLDER")]
+)
+def test_unfamiliar_alone_needs_pictures_and_a_model_with_reasons(
+    there: Path, tmp_path: Path, cli: Callable[..., Any], model: str, strange: bool, said: str
+) -> None:
+    """Before hours are spent."""
+    result = cli(
+        "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--unfamiliar-only",
+        "--model", there / model if model == "bundle" else model, "--photographs", there / "photographs",
+        "--opinions", there / "cells.csv", *(("--strange", there / "strange") if strange else ()),
+        "--work", tmp_path / "work", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 2 and said in result.stderr
+    assert not (tmp_path / "work").exists() and not (tmp_path / "out").exists()

@@ -5,7 +5,6 @@ The bundle written has no hidden units, for they would read other taps: `train h
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -101,7 +100,7 @@ def run(
     members, figures = [], {}
     for place, pupil in enumerate(pupils):
         how = asdict(pupil.recipe) | asdict(teaching)
-        folder = work / "taught" / f"{seen}-{pupil.name}-{_digest({**how, 'share': None})}"
+        folder = work / "taught" / f"{seen}-{pupil.name}-{rungs.name_of((), {**how, 'share': None})}"
         trainee = teach(
             folder, place, pupil.features, pupil.head, taught, damaged, pupil.recipe, teaching, SEED + place
         )
@@ -215,11 +214,6 @@ def _damaged(
 
 def _scores(bundle: Bundle, kept: Kept) -> F64:
     return shipped_scores(bundle, [kept.pooled(place) for place in range(len(bundle.members))])
-
-
-def _digest(settings: dict[str, Any]) -> str:
-    """So that other settings are another run, and not taken for this one."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _card(bundle: Bundle) -> str:

@@ -91,30 +91,32 @@ class Units:
 
 def shipped_units(bundle: Bundle) -> Units | None:
     """The units of a bundle, without those that read fine views; None if it has none."""
-    found = [read_units(onnx.load(member.file)) for member in bundle.members]
     if bundle.hidden is None:
         return None
-    shares = [each for each in found if each is not None]
-    assert len(shares) == len(found), "every member of a bundle that is trained here has a share"
     weights, bias, steeper = (
         np.array(values, np.float64) for values in (bundle.hidden.weights, bundle.hidden.bias, bundle.hidden.steeper)
     )
+    shares, start = _shares(bundle)
     count = len(weights)
-    start = np.sum([each[1][:count] for each in shares], 0)
-    return Units([each[0][:, :count] for each in shares], start, weights, bias, steeper, bundle.reasons)
+    return Units([share[:, :count] for share in shares], start[:count], weights, bias, steeper, bundle.reasons)
 
 
 def shipped_fine(bundle: Bundle) -> Units | None:
     """The units of a bundle that read fine views; None if it has none."""
-    if not bundle.has_fine:
+    if bundle.hidden is None or not bundle.has_fine:
         return None
-    assert bundle.hidden is not None  # it has units
-    weights, bias = np.array(bundle.hidden.fine_weights), np.array([bundle.hidden.fine_bias])
+    weights, bias = np.array(bundle.hidden.fine_weights)[:, None], np.array([bundle.hidden.fine_bias])
+    shares, start = _shares(bundle)
+    first = len(start) - len(weights)
+    return Units([share[:, first:] for share in shares], start[first:], weights, bias, np.zeros(0), ())
+
+
+def _shares(bundle: Bundle) -> tuple[list[F32], F64]:
+    """Of all units, those that read fine views last: each member's weights, and what the shares are added to."""
     found = [read_units(onnx.load(member.file)) for member in bundle.members]
     shares = [each for each in found if each is not None]
-    start = np.sum([each[1] for each in shares], 0)
-    first = len(start) - len(weights)
-    return Units([each[0][:, first:] for each in shares], start[first:], weights[:, None], bias, np.zeros(0), ())
+    assert len(shares) == len(found), "every member of a bundle that is trained here has a share"
+    return [weights for weights, _ in shares], np.sum([start for _, start in shares], 0)
 
 
 def units(layer: Layer, parts: Sequence[Components]) -> Units:

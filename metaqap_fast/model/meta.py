@@ -6,7 +6,6 @@ On arrays in float64; on torch tensors, which is what a GPU's engines give, by t
 
 from __future__ import annotations
 
-import bisect
 import logging
 import math
 from dataclasses import dataclass
@@ -90,12 +89,8 @@ def widened(uncertainty: float, side: int, severity: float, meta: MetaLearner) -
 
 
 def _on_line(x: float, points: tuple[tuple[float, float], ...]) -> float:
-    """Linear between points by ascending x, constant beyond them."""
-    place = bisect.bisect_left(points, (x,))
-    if place in (0, len(points)):
-        return points[min(place, len(points) - 1)][1]
-    (left, low), (right, high) = points[place - 1 : place + 1]
-    return low + (high - low) / (right - left) * (x - left)
+    places, values = zip(*points, strict=True)
+    return float(np.interp(x, places, values))
 
 
 def combine_tensors(members: Tensor, meta: MetaLearner) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,12 @@ class File:
     def read(self, max_bytes: int, ahead_bytes: int) -> bytes | None:
         """See `Entry.read`. Never blocks on a FIFO or device."""
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if os.path.islink(self.path):
+                raise ImageError(Status.unreadable, "a symbolic link, and what it points to is not there") from None
+            raise
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):

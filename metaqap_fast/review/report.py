@@ -27,6 +27,7 @@ from metaqap_fast.scores.probe import try_out
 from metaqap_fast.scores.schema import escaped
 from metaqap_fast.scores.table import ScoreTable
 
+PAGES = (".html", ".htm")  # what its name ends in
 SHEET = 24  # images of a contact sheet
 ROWS = 2000  # of the table
 PICTURES = 2_500_000  # letters of all thumbnails
@@ -75,19 +76,20 @@ def report(
 
     Args:
         path: of the score file.
-        output: the page, made whole or not at all.
+        output: the page, whose name ends in .html or .htm, made whole or not at all.
         root: folder that the images are in now; None for the one that the file names.
         pictures: whether it has thumbnails.
         overwrite: replace an existing page.
 
     Raises:
-        UsageError: no such file, or an existing page.
+        UsageError: no such file, an existing page, or a name with another ending.
         MetaqapError: the file is damaged, the page cannot be written, or Jinja2 is missing.
     """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError:
         raise MetaqapError("jinja2 is missing: pip install 'metaqap-fast[review]'") from None
+    check_page_name(output)
     if os.path.lexists(output) and not overwrite:
         raise UsageError(f"{os.fspath(output)} exists; give --overwrite or another -o")
     check_finished(path)
@@ -232,6 +234,16 @@ def _histogram(scores: NDArray[np.float32], bins: int = 50) -> list[tuple[float,
 def _text(value: Any) -> str:
     values = value if isinstance(value, list) else [value]
     return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+
+
+def check_page_name(path: str | os.PathLike[str]) -> None:
+    """A page never takes the place of what it is about: a score file, a run, an image.
+
+    Raises:
+        UsageError: the name has another ending.
+    """
+    if Path(path).suffix.lower() not in PAGES:
+        raise UsageError(f"{os.fspath(path)}: the name of a page must end in {' or '.join(PAGES)}")
 
 
 def default_name(path: str | os.PathLike[str]) -> str:

@@ -56,6 +56,9 @@ def test_throughput_end_to_end(bundle: Path, tmp_path: Path, cli: Callable[..., 
     page = tmp_path / "page.html"
     assert cli("bench", "report", out, "--json", "-o", page).exit_code == 0
     assert page.read_text().startswith("<!doctype html>")
+    refused = cli("bench", "report", out, "-o", out / "run.json")
+    assert refused.exit_code == 2 and "must end in .html" in refused.stderr
+    assert read(out).samples == run.samples
 
 
 @pytest.mark.parametrize(

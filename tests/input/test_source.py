@@ -143,7 +143,7 @@ def test_reading_never_raises_and_never_hangs(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.jpg")
     (tmp_path / "dir.jpg").mkdir()
     (tmp_path / "dangling.jpg").symlink_to("nowhere")
-    for name, word in [("fifo", "regular"), ("dir", "irectory"), ("dangling", "No such"), ("missing", "No such")]:
+    for name, word in [("fifo", "regular"), ("dir", "irectory"), ("dangling", "symbolic link"), ("missing", "No such")]:
         path = os.fsencode(tmp_path / f"{name}.jpg")
         results: list[Encoded] = []
 

@@ -62,6 +62,16 @@ def test_an_existing_page_stays(scores: Path) -> None:
     assert scores.with_suffix(".html").read_text() == "mine"
 
 
+def test_a_page_never_takes_the_place_of_the_scores(scores: Path) -> None:
+    before = scores.read_bytes()
+    result = CliRunner().invoke(main, ["report", str(scores), "-o", str(scores), "--overwrite"])
+    assert result.exit_code == 2 and "must end in .html or .htm" in result.output
+    assert scores.read_bytes() == before
+    capital = scores.with_name("PAGE.HTM")
+    assert CliRunner().invoke(main, ["report", str(scores), "-o", str(capital), "--no-pictures"]).exit_code == 0
+    assert capital.read_text().startswith("<!doctype html>")
+
+
 @pytest.mark.full
 def test_images_that_are_gone_are_said_to_be(scores: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(scores)])  # what stands there are texts

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from metaqap_fast.errors import ImageError, Status, UsageError
 from metaqap_fast.formats import EXTENSIONS
@@ -55,7 +56,7 @@ class File:
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            if os.path.islink(self.path):
+            if Path(os.fsdecode(self.path)).is_symlink():
                 raise ImageError(Status.unreadable, "a symbolic link, and what it points to is not there") from None
             raise
         try:

@@ -23,11 +23,11 @@ from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
 from metaqap_fast.train.reasons import REASONS
 from metaqap_fast.train.refit import Only, Refit
-from metaqap_fast.train.revise import revise
+from metaqap_fast.train.revise import covered, revise
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.seen import Eyes, Pooled, remember
 from metaqap_fast.train.strange import is_judged
-from metaqap_fast.train.units import Units, shipped_fine
+from metaqap_fast.train.units import Units, shipped_fine, shipped_units
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,16 @@ def refit(
             "--unfamiliar-only needs pictures that are no photographs, and a model that has reasons"
             + (": give --strange FOLDER" if bundle.reasons else f", which {bundle.name} has not: leave the option out")
         )
+    if only == "uncertainty" and not bundle.reasons:
+        raise UsageError(f"--uncertainty-only needs a model that has reasons, which {bundle.name} has not")
     _, _, data = prepare(name, root, work, None, low, high)
     seen = see(bundle, data, pictures, work, settings)
+    new_name = bundle_name or f"{bundle.name}-heads"
+    if only == "uncertainty":
+        made, fine = shipped_units(bundle), shipped_fine(bundle)
+        assert made is not None  # it has reasons
+        document = revise(bundle, seen, made, output, new_name, "uncertainty", fine=fine)
+        return _written(output, covered(bundle, seen, made, document["meta_learner"]["severity_variance"]))
     fits = Refit(bundle, seen, settings)
     odd, judged = (
         strange_pictures(bundle, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
@@ -81,7 +89,11 @@ def refit(
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
         figures["unfamiliar"] = told_apart(made, seen, judged)
-    revise(bundle, seen, made, output, bundle_name or f"{bundle.name}-heads", bool(only), asdict(settings), fine)
+    document = revise(bundle, seen, made, output, new_name, "reasons" if only else "heads", asdict(settings), fine)
+    return _written(output, figures | covered(bundle, seen, made, document["meta_learner"]["severity_variance"]))
+
+
+def _written(output: Path, figures: dict[str, Any]) -> str:
     text = json.dumps(figures, indent=2)
     (output / "heads.json").write_text(text + "\n")
     return text

@@ -6,9 +6,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from metaqap_fast import __version__
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import FORMAT_VERSION, Bundle
 from metaqap_fast.model.meta import MetaLearner, combine, spread
-from metaqap_fast.train.doubt import SEEN_ALONE, severity_variance
+from metaqap_fast.train.doubt import SEEN_ALONE, SIGMAS, severity_variance
 from metaqap_fast.train.material import Material
 from metaqap_fast.train.meta import calibrate
 from metaqap_fast.train.opinion import opinions
@@ -28,6 +28,7 @@ from metaqap_fast.train.rehead import add_units
 from metaqap_fast.train.units import Units
 
 F64 = NDArray[np.float64]
+Fitted = Literal["heads", "reasons", "uncertainty"]
 DIGITS = 7  # of the last layer's numbers, which are read as float32
 
 
@@ -37,7 +38,7 @@ def revise(
     made: Units,
     out: Path,
     name: str,
-    scores_stay: bool = False,
+    fitted: Fitted = "heads",
     training: dict[str, Any] | None = None,
     fine: Units | None = None,
 ) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def revise(
         made: the units.
         out: folder; what is in it of an older bundle is replaced.
         name: of the new bundle.
-        scores_stay: the units leave scores as they are, and so all of the uncertainty stays but what damage adds.
+        fitted: what was; if not heads, scores stay as they are, and all of the uncertainty but what damage adds.
         training: facts for `bundle.json`.
         fine: units that read fine views, if there are some.
     """
@@ -71,9 +72,10 @@ def revise(
             names.append(entries[place]["ranges"])
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= digests(out, names)
-    learner, held = ({}, {}) if scores_stay else _uncertainty(bundle, seen, made)
+    learner, held = _uncertainty(bundle, seen, made) if fitted == "heads" else ({}, {})
     meta = replace(bundle.meta, **learner)
-    learner["severity_variance"] = [tuple(map(_rounded, point)) for point in _of_damage(meta, bundle, seen, made)]
+    points = _of_damage(errors(meta, bundle, seen, made))
+    learner["severity_variance"] = [tuple(map(_rounded, point)) for point in points]
     document = {
         **bundle.document,
         "format_version": FORMAT_VERSION,
@@ -90,7 +92,7 @@ def revise(
         "training": {
             **bundle.document.get("training", {}),
             # What scores follow from is kept where they stay.
-            "reasons" if scores_stay else "heads": {
+            fitted: {
                 "of": bundle.name,
                 "program_version": __version__,
                 **held,
@@ -118,9 +120,18 @@ def _uncertainty(bundle: Bundle, seen: Material, made: Units) -> tuple[dict[str,
     return {"variance_floor": tuple(floor), "variance_slope": slope}, {"held_out": figures}
 
 
-def _of_damage(meta: MetaLearner, bundle: Bundle, seen: Material, made: Units) -> list[tuple[float, float]]:
-    """What damage adds to the uncertainty: held-out photographs with their opinions, and damaged ones that are judged
-    by with what people said of such damage, count alike."""
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Of pictures [n]: the worst severity, score less opinion, and the variance that is said without damage."""
+
+    severity: F64
+    error: F64
+    variance: F64
+
+
+def errors(meta: MetaLearner, bundle: Bundle, seen: Material, made: Units) -> tuple[Errors, Errors]:
+    """Of held-out photographs with their opinions, and of damaged ones that are judged by with what people said of such
+    damage."""
     said = opinions(seen.cells)
     asked = severities(seen.judged.rungs, said)[:, [REASONS.index(name) for name in SEEN_ALONE]]
     alone = np.array([len(rung.steps) == 1 for rung in seen.judged.rungs])
@@ -128,15 +139,41 @@ def _of_damage(meta: MetaLearner, bundle: Bundle, seen: Material, made: Units) -
     steps = [seen.judged.rungs[row].steps[0] for row in rows]
     damaged = [pooled[rows] for pooled in seen.judged.pooled]
     opinion = np.array([said[step.kind][step.level] for step in steps])
-    severity, error, variance = [], [], []
+    found = []
     for pooled, truth in ((seen.held, seen.held_mos), (damaged, (opinion - 1) / 4)):
         members = (predictions(pooled, own_heads(bundle)) + made(pooled)[:, :1]).astype(np.float32)
         score, uncertainty = combine(members, meta)
-        severity.append(made.severities(pooled).max(1, initial=0.0))
-        error.append(score - truth)
-        variance.append(uncertainty.astype(np.float64) ** 2)
-    weight = [np.full(len(each), 1 / len(each)) for each in severity]
-    return severity_variance(*(np.concatenate(parts) for parts in (severity, error, variance, weight)))
+        severity = made.severities(pooled).max(1, initial=0.0)
+        found.append(Errors(severity, score - truth, uncertainty.astype(np.float64) ** 2))
+    return found[0], found[1]
+
+
+def _of_damage(both: tuple[Errors, Errors]) -> list[tuple[float, float]]:
+    """What damage adds to the uncertainty; photographs and damaged ones count alike, however many there are."""
+    weight = np.concatenate([np.full(len(each.error), 1 / len(each.error)) for each in both])
+    severity, error, variance = (
+        np.concatenate([getattr(each, name) for each in both]) for name in ("severity", "error", "variance")
+    )
+    return severity_variance(severity, error, variance, weight)
+
+
+def covered(
+    bundle: Bundle, seen: Material, made: Units, points: Sequence[Sequence[float]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The share of opinions inside SIGMAS standard deviations, and their mean, without what damage adds and with it."""
+    names, figures = ("held-out photographs", "damaged photographs"), {}
+    for name, each in zip(names, errors(bundle.meta, bundle, seen, made), strict=True):
+        places, values = np.array(points, np.float64).T
+        added = np.interp(each.severity, places, values)
+        figures[name] = {
+            key: round(float(value), 4)
+            for word, sigma in (("before", np.sqrt(each.variance)), ("after", np.sqrt(each.variance + added)))
+            for key, value in (
+                (f"inside, {word}", (np.abs(each.error) < SIGMAS * sigma).mean()),
+                (f"mean uncertainty, {word}", sigma.mean()),
+            )
+        }
+    return {"uncertainty": figures}
 
 
 def _last(fine: Units) -> dict[str, Any]:

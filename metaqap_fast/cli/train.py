@@ -206,6 +206,12 @@ def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
     help="Replace what tells unfamiliar pictures (give --strange), and what damage adds to the uncertainty; scores and "
     "other reasons stay as they are.",
 )
+@click.option(
+    "--uncertainty-only",
+    "only",
+    flag_value="uncertainty",
+    help="Replace what damage adds to the uncertainty; everything else stays as it is.",
+)
 def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Refit the heads of a model on photographs damaged in every way, and teach it to give reasons."""
     _log()

@@ -75,11 +75,14 @@ def test_a_damaged_line(points: list[list[float]], bundle: Path, tmp_path: Path)
 def test_a_ruined_picture_is_doubted(photo: Image.Image, tmp_path: Path) -> None:
     ruined = photo.resize((640, 480)).filter(ImageFilter.GaussianBlur(9))
     found = []
-    for model in ("default", _with([list(each) for each in POINTS], bundles.MODELS / "default", tmp_path)):
+    shipped = bundles.MODELS / "default"
+    with_points = _with([list(each) for each in POINTS], shipped, tmp_path / "points")
+    for model in (_with([[0, 0], [1, 0]], shipped, tmp_path / "none"), with_points, shipped):
         with Scorer(model, engine="openvino", precision="fp32") as scorer:
             found.append(next(iter(scorer.score_arrays([ruined]))))
-    plain, doubted = found
-    assert plain.score == doubted.score and plain.reason
+    plain, doubted, default = found
+    assert plain.score == doubted.score == default.score and plain.reason
+    assert default.uncertainty > 1.5 * plain.uncertainty
     severity = float(max(plain.reasons))
     assert severity > 0.25
     assert doubted.uncertainty == pytest.approx(widened(plain.uncertainty, 480, severity, _only(META)), abs=1e-6)

@@ -152,7 +152,7 @@ def test_reasons_are_told_and_a_bundle_with_them_is_written(
 
 def test_reasons_alone_leave_scores_as_they_are(bundle: Bundle, seen: Material, fits: Refit, tmp_path: Path) -> None:
     need(Isa.AVX2, "fp32")
-    revise(bundle, seen, fits.fit("reasons"), tmp_path / "out", "same", scores_stay=True)
+    revise(bundle, seen, fits.fit("reasons"), tmp_path / "out", "same", fitted="reasons")
     written = bundles.load(tmp_path / "out")
     assert written.reasons == REASONS
     assert replace(written.meta, severity_variance=()) == bundle.meta
@@ -176,7 +176,7 @@ def test_what_is_not_fitted_stays_as_it_is(
 
     again = Refit(one, seen, SMALL)
     told = again.fit("unfamiliar", others)
-    revise(one, seen, told, tmp_path / "two", "two", scores_stay=True, fine=shipped_fine(one))
+    revise(one, seen, told, tmp_path / "two", "two", fitted="reasons", fine=shipped_fine(one))
     two = bundles.load(tmp_path / "two")
     assert two.document["training"]["heads"]["of"] == bundle.name and two.document["training"]["reasons"]["of"] == "one"
     (scores, severities), (kept, told_severities) = (each.readout(rows(each)) for each in (one, two))
@@ -187,7 +187,7 @@ def test_what_is_not_fitted_stays_as_it_is(
     assert np.median(told.severities(others)[:, -1]) > 0.25 > np.median(before.severities(others)[:, -1])
 
     reasons = Refit(one, seen, replace(SMALL, steps=50)).fit("reasons")
-    revise(one, seen, reasons, tmp_path / "three", "three", scores_stay=True, fine=shipped_fine(one))
+    revise(one, seen, reasons, tmp_path / "three", "three", fitted="reasons", fine=shipped_fine(one))
     three = bundles.load(tmp_path / "three")
     assert three.reasons == one.reasons and three.has_fine
     kept, new_severities = three.readout(rows(three))

@@ -77,8 +77,8 @@ def refit(
     if only == "uncertainty":
         made, fine = shipped_units(bundle), shipped_fine(bundle)
         assert made is not None  # it has reasons
-        document = revise(bundle, seen, made, output, new_name, "uncertainty", fine=fine)
-        return _written(output, covered(bundle, seen, made, document["meta_learner"]["severity_variance"]))
+        revise(bundle, seen, made, output, new_name, "uncertainty", fine=fine)
+        return _written(output, covered(bundles.load(output).meta, bundle, seen, made))
     fits = Refit(bundle, seen, settings)
     odd, judged = (
         strange_pictures(bundle, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
@@ -89,8 +89,8 @@ def refit(
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
         figures["unfamiliar"] = told_apart(made, seen, judged)
-    document = revise(bundle, seen, made, output, new_name, "reasons" if only else "heads", asdict(settings), fine)
-    return _written(output, figures | covered(bundle, seen, made, document["meta_learner"]["severity_variance"]))
+    revise(bundle, seen, made, output, new_name, "reasons" if only else "heads", asdict(settings), fine)
+    return _written(output, figures | covered(bundles.load(output).meta, bundle, seen, made))
 
 
 def _written(output: Path, figures: dict[str, Any]) -> str:

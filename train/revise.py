@@ -157,13 +157,18 @@ def _of_damage(both: tuple[Errors, Errors]) -> list[tuple[float, float]]:
     return severity_variance(severity, error, variance, weight)
 
 
-def covered(
-    bundle: Bundle, seen: Material, made: Units, points: Sequence[Sequence[float]]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """The share of opinions inside SIGMAS standard deviations, and their mean, without what damage adds and with it."""
+def covered(meta: MetaLearner, bundle: Bundle, seen: Material, made: Units) -> dict[str, dict[str, dict[str, float]]]:
+    """The share of opinions inside SIGMAS standard deviations, and their mean, without what damage adds and with it.
+
+    Args:
+        meta: of the bundle that was written, with `severity_variance`.
+        bundle: whose members were taken.
+        seen: what they see.
+        made: the units.
+    """
     names, figures = ("held-out photographs", "damaged photographs"), {}
-    for name, each in zip(names, errors(bundle.meta, bundle, seen, made), strict=True):
-        places, values = np.array(points, np.float64).T
+    for name, each in zip(names, errors(meta, bundle, seen, made), strict=True):
+        places, values = np.array(meta.severity_variance, np.float64).T
         added = np.interp(each.severity, places, values)
         figures[name] = {
             key: round(float(value), 4)

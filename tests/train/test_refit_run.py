@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,20 @@ def test_from_a_bundle_to_one_with_better_heads(
     assert again.exit_code == 0, again.stderr
     settings = json.loads((tmp_path / "again/heads.json").read_text())["settings"]
     assert settings["still"] == 1 and settings["layers"] == 1
+    doubt = cli(*command[:-1], tmp_path / "doubt", "--uncertainty-only", "--model", tmp_path / "out")
+    assert doubt.exit_code == 0, doubt.stderr
+    found = json.loads(doubt.stdout)["uncertainty"]
+    for name, first in figures["uncertainty"].items():  # of the same units, before their weights were fp16
+        assert {key: found[name][key] for key in first if "before" in key} == {
+            k: first[k] for k in first if "before" in k
+        }
+        assert min(first["inside, after"], found[name]["inside, after"]) > 0.9
+    same, old = (tmp_path / each / made.members[0].file.name for each in ("doubt", "out"))
+    assert same.read_bytes() == old.read_bytes()
+    doubted = bundles.load(tmp_path / "doubt")
+    assert replace(doubted.meta, severity_variance=made.meta.severity_variance) == made.meta
+    assert doubted.hidden == made.hidden
+    assert doubted.document["training"]["uncertainty"]["of"] == "small-heads"
     other = cli(*command[:-1], tmp_path / "other", "--set", "kinds=1")
     assert isinstance(other.exception, AssertionError)  # other damage is not what was seen
 
@@ -140,14 +155,19 @@ def test_what_is_wrong_is_said_before_hours_are_spent(
 
 
 @pytest.mark.parametrize(
-    ("model", "strange", "said"), [("bundle", True, "small has not"), ("default", False, "give --strange FOLDER")]
+    ("option", "model", "strange", "said"),
+    [
+        ("--unfamiliar-only", "bundle", True, "small has not"),
+        ("--unfamiliar-only", "default", False, "give --strange FOLDER"),
+        ("--uncertainty-only", "bundle", True, "small has not"),
+    ],
 )
-def test_unfamiliar_alone_needs_pictures_and_a_model_with_reasons(
-    there: Path, tmp_path: Path, cli: Callable[..., Any], model: str, strange: bool, said: str
+def test_what_one_part_alone_needs(
+    there: Path, tmp_path: Path, cli: Callable[..., Any], option: str, model: str, strange: bool, said: str
 ) -> None:
     """Before hours are spent."""
     result = cli(
-        "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--unfamiliar-only",
+        "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, option,
         "--model", there / model if model == "bundle" else model, "--photographs", there / "photographs",
         "--opinions", there / "cells.csv", *(("--strange", there / "strange") if strange else ()),
         "--work", tmp_path / "work", "-o", tmp_path / "out",

@@ -7,11 +7,13 @@ import importlib
 import json
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from metaqap_fast.bench import plots, repeat
 from metaqap_fast.bench.figures import Figures, Section, number, show
 from metaqap_fast.bench.runs import Run
+from metaqap_fast.errors import MetaqapError
 
 MODULES = {
     "throughput": "metaqap_fast.bench.throughput",
@@ -133,6 +135,18 @@ def page(runs: Sequence[Run], even_busy: bool = False) -> str:
         f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head>'
         f"<body><h1>metaqap-fast benchmarks</h1>{body}</body></html>\n"
     )
+
+
+def write_page(path: Path, runs: Sequence[Run], even_busy: bool = False) -> None:
+    """`page` as a file, in place of any that is there.
+
+    Raises:
+        MetaqapError: it cannot be written.
+    """
+    try:
+        path.write_text(page(runs, even_busy), encoding="utf-8")
+    except OSError as error:
+        raise MetaqapError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _html(run: Run, even_busy: bool) -> str:

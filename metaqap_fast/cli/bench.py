@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from metaqap_fast.cli import shared
-from metaqap_fast.errors import MetaqapError, UsageError
+from metaqap_fast.errors import UsageError
 from metaqap_fast.options import ENGINES, PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -330,10 +330,7 @@ def report(runs: tuple[Path, ...], output: Path | None, as_json: bool, even_busy
         for section in reports.repeated(found, even_busy):
             click.echo(reports.plain(section))
     if output is not None:
-        try:
-            output.write_text(reports.page(found, even_busy), encoding="utf-8")
-        except OSError as error:
-            raise MetaqapError(f"cannot write {output}: {error.strerror}") from None
+        reports.write_page(output, found, even_busy)
         click.echo(f"written to {output}", err=True)
 
 

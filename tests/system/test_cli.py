@@ -293,7 +293,8 @@ def test_interrupt_waits_for_no_library(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("METAQAP_FAST_CACHE", str(tmp_path / "cache"))  # where nothing is compiled yet
     folder, out, sign = many(tmp_path / "photos", 2000), tmp_path / "s.h5", tmp_path / "sign"
-    source = f"{stuck.format(sign=str(sign))}\nfrom metaqap_fast.cli import main; main()"
+    heard = f"import signal; signal.signal({int(number)}, signal.SIG_DFL)"  # ignored, where tests run under nohup
+    source = f"{heard}\n{stuck.format(sign=str(sign))}\nfrom metaqap_fast.cli import main; main()"
     command = [sys.executable, "-c", source, "score", str(folder), "--model", str(bundle), "-o", str(out)]
 
     def start() -> subprocess.Popen[str]:

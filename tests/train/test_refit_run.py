@@ -99,9 +99,8 @@ def test_from_a_bundle_to_one_with_better_heads(
     assert doubt.exit_code == 0, doubt.stderr
     found = json.loads(doubt.stdout)["uncertainty"]
     for name, first in figures["uncertainty"].items():  # of the same units, before their weights were fp16
-        assert {key: found[name][key] for key in first if "before" in key} == {
-            k: first[k] for k in first if "before" in k
-        }
+        before = [key for key in first if "before" in key]
+        assert [found[name][key] for key in before] == pytest.approx([first[key] for key in before], abs=1e-3)
         assert min(first["inside, after"], found[name]["inside, after"]) > 0.9
     same, old = (tmp_path / each / made.members[0].file.name for each in ("doubt", "out"))
     assert same.read_bytes() == old.read_bytes()

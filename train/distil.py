@@ -29,7 +29,7 @@ from metaqap_fast.train.ranges import measure_ranges
 from metaqap_fast.train.refit import Refit, shipped_scores
 from metaqap_fast.train.refit_run import large_of, settings_of, strange_pictures, told_apart
 from metaqap_fast.train.rehead import drop_units, put_head
-from metaqap_fast.train.revise import digests, revise
+from metaqap_fast.train.revise import digests, revise, write_json
 from metaqap_fast.train.ridge import ridge
 from metaqap_fast.train.run import prepare
 
@@ -96,9 +96,7 @@ def distil(
     facts = {**asdict(settings), "distilled_from": larger.name, "member": member}
     name = bundle_name or f"{larger.name}-{member}-{view_size}"
     revise(small, seen, made, output, name, training=facts, fine=fine)
-    text = json.dumps(figures, indent=2)
-    (output / "heads.json").write_text(text + "\n")
-    return text
+    return write_json(output / "heads.json", figures)
 
 
 def smaller(bundle: Bundle, member: str, view_size: int, data: Examples, folder: Path) -> Bundle:
@@ -134,7 +132,7 @@ def smaller(bundle: Bundle, member: str, view_size: int, data: Examples, folder:
         "meta_learner": {**learner, "weights": [1.0], "intercept": 0.0},
         "files": digests(folder, [entry["file"], entry["ranges"]]),
     }
-    (folder / "bundle.json").write_text(json.dumps(document, indent=2) + "\n")
+    write_json(folder / "bundle.json", document)
     return bundles.load(str(folder))
 
 
@@ -145,7 +143,7 @@ def with_head(bundle: Bundle, weights: F64, bias: float) -> Bundle:
     put_head(model, weights, bias)
     onnx.save(model, file)
     document = {**bundle.document, "files": {**bundle.document["files"], **digests(bundle.path, [file.name])}}
-    (bundle.path / "bundle.json").write_text(json.dumps(document, indent=2) + "\n")
+    write_json(bundle.path / "bundle.json", document)
     return bundles.load(str(bundle.path))
 
 

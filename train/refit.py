@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 F64 = NDArray[np.float64]
 LEFT_OUT = 5  # folds of KADIS' kinds, each left out of training once
 
-Only = Literal["", "reasons", "unfamiliar", "uncertainty"]  # what is fitted; everything if empty
+Only = Literal["", "reasons", "unfamiliar"]  # what is fitted; everything if empty
 Heads = list[tuple[F64, float]]  # of each member: weights [D] and bias on raw pooled taps
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
 from metaqap_fast.train.reasons import REASONS
 from metaqap_fast.train.refit import Only, Refit
-from metaqap_fast.train.revise import covered, revise
+from metaqap_fast.train.revise import revise, write_json
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.seen import Eyes, Pooled, remember
 from metaqap_fast.train.strange import is_judged
@@ -44,7 +43,7 @@ def refit(
     low: float | None = None,
     high: float | None = None,
     bundle_name: str | None = None,
-    only: Only = "",
+    only: Only | Literal["uncertainty"] = "",
     changes: dict[str, Any] | None = None,
 ) -> str:
     """Fit hidden units beside a bundle's members and write a bundle with them; returns the figures as text.
@@ -77,8 +76,8 @@ def refit(
     if only == "uncertainty":
         made, fine = shipped_units(bundle), shipped_fine(bundle)
         assert made is not None  # it has reasons
-        revise(bundle, seen, made, output, new_name, "uncertainty", fine=fine)
-        return _written(output, covered(bundles.load(output).meta, bundle, seen, made))
+        doubts = revise(bundle, seen, made, output, new_name, "uncertainty", fine=fine)
+        return write_json(output / "heads.json", doubts)
     fits = Refit(bundle, seen, settings)
     odd, judged = (
         strange_pictures(bundle, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
@@ -89,14 +88,8 @@ def refit(
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
         figures["unfamiliar"] = told_apart(made, seen, judged)
-    revise(bundle, seen, made, output, new_name, "reasons" if only else "heads", asdict(settings), fine)
-    return _written(output, figures | covered(bundles.load(output).meta, bundle, seen, made))
-
-
-def _written(output: Path, figures: dict[str, Any]) -> str:
-    text = json.dumps(figures, indent=2)
-    (output / "heads.json").write_text(text + "\n")
-    return text
+    figures |= revise(bundle, seen, made, output, new_name, "reasons" if only else "heads", asdict(settings), fine)
+    return write_json(output / "heads.json", figures)
 
 
 def scores_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def revise(
     training: dict[str, Any] | None = None,
     fine: Units | None = None,
 ) -> dict[str, Any]:
-    """Write the bundle; returns its `bundle.json`.
+    """Write the bundle; returns how many opinions its uncertainty holds, see `covered`.
 
     The meta-learner stays: the units were fitted for it. The uncertainty is calibrated anew on the held-out fold.
 
@@ -74,8 +74,9 @@ def revise(
         files |= digests(out, names)
     learner, held = _uncertainty(bundle, seen, made) if fitted == "heads" else ({}, {})
     meta = replace(bundle.meta, **learner)
-    points = _of_damage(errors(meta, bundle, seen, made))
-    learner["severity_variance"] = [tuple(map(_rounded, point)) for point in points]
+    found = errors(meta, bundle, seen, made)
+    points = [tuple(map(_rounded, point)) for point in _of_damage(found)]
+    learner["severity_variance"] = points
     document = {
         **bundle.document,
         "format_version": FORMAT_VERSION,
@@ -101,8 +102,15 @@ def revise(
         },
         "files": files,
     }
-    (out / "bundle.json").write_text(json.dumps(document, indent=2) + "\n")
-    return document
+    write_json(out / "bundle.json", document)
+    return covered(found, points)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> str:
+    """A document as JSON that people can read; returns the text."""
+    text = json.dumps(document, indent=2)
+    path.write_text(text + "\n")
+    return text
 
 
 def digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
@@ -157,18 +165,16 @@ def _of_damage(both: tuple[Errors, Errors]) -> list[tuple[float, float]]:
     return severity_variance(severity, error, variance, weight)
 
 
-def covered(meta: MetaLearner, bundle: Bundle, seen: Material, made: Units) -> dict[str, dict[str, dict[str, float]]]:
+def covered(both: tuple[Errors, Errors], points: Sequence[tuple[float, ...]]) -> dict[str, dict[str, dict[str, float]]]:
     """The share of opinions inside SIGMAS standard deviations, and their mean, without what damage adds and with it.
 
     Args:
-        meta: of the bundle that was written, with `severity_variance`.
-        bundle: whose members were taken.
-        seen: what they see.
-        made: the units.
+        both: see `errors`.
+        points: (severity, variance) of what damage adds.
     """
     names, figures = ("held-out photographs", "damaged photographs"), {}
-    for name, each in zip(names, errors(meta, bundle, seen, made), strict=True):
-        places, values = np.array(meta.severity_variance, np.float64).T
+    places, values = np.array(points, np.float64).T
+    for name, each in zip(names, both, strict=True):
         added = np.interp(each.severity, places, values)
         figures[name] = {
             key: round(float(value), 4)

@@ -5,7 +5,6 @@ The bundle written has no hidden units, for they would read other taps: `train h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -33,6 +32,7 @@ from metaqap_fast.train.networks import Config, read_config
 from metaqap_fast.train.opinion import Opinions, of_originals, opinions, read_cells, straight, targets
 from metaqap_fast.train.recipe import Recipe, recipe_for
 from metaqap_fast.train.refit import shipped_scores
+from metaqap_fast.train.revise import write_json
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.rungs import Rung
 from metaqap_fast.train.shipped import shipped_head, shipped_network
@@ -115,9 +115,7 @@ def run(
         members.append(Trained(pupil.name, pupil.config, trainee.member(pupil.features), everywhere, facts))
     training = {"data": set_.name, "mos_range": [set_.low, set_.high], "budget": "cpu", "taught_from": bundle.name}
     write_bundle(output, bundle_name or f"{bundle.name}-taught", members, data, training, _card(bundle))
-    text = json.dumps({"settings": asdict(settings) | asdict(teaching), **figures}, indent=2)
-    (output / "taught.json").write_text(text + "\n")
-    return text
+    return write_json(output / "taught.json", {"settings": asdict(settings) | asdict(teaching), **figures})
 
 
 def settings_of(changes: dict[str, Any]) -> tuple[Settings, Teaching]:

@@ -318,9 +318,10 @@ def report(runs: tuple[Path, ...], output: Path | None, as_json: bool, even_busy
 
     from metaqap_fast.bench import report as reports
     from metaqap_fast.bench.runs import read
-    from metaqap_fast.review.report import check_page_name
 
     if output is not None:
+        from metaqap_fast.review.report import check_page_name
+
         check_page_name(output)
     found = [read(path) for path in runs]
     if as_json:

@@ -34,7 +34,9 @@ def test_bf16_that_was_not_compiled_is_refused(bundle: Path, monkeypatch: pytest
 def test_int8_that_was_not_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_engine, "quantize", lambda *arguments, **options: None)
     model = bundles.load()
-    with pytest.raises(MetaqapError, match=rf"^OpenVINO compiled {re.escape(model.name)} in fp32, where int8 was"):
+    with pytest.raises(
+        MetaqapError, match=rf"^OpenVINO compiled {re.escape(model.name)} in fp32, where int8 was asked for$"
+    ):
         OpenVINOEngine(model, "int8")
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +17,8 @@ from PIL import Image, ImageFilter
 from metaqap_fast import Scorer
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.meta import widened
-from metaqap_fast.train import revise
 from metaqap_fast.train.doubt import SIGMAS, severity_variance
-from metaqap_fast.train.revise import Errors
+from metaqap_fast.train.revise import Errors, covered
 
 POINTS = ((0.0, 0.0), (0.25, 0.01), (1.0, 0.04))
 META = replace(bundles.load("default").meta, severity_variance=POINTS)
@@ -102,12 +101,10 @@ def _with(points: list[list[float]], bundle: Path, folder: Path) -> Path:
     return copy
 
 
-def test_what_is_covered_is_counted_without_damage_and_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_covered_is_counted_without_damage_and_with_it() -> None:
     held = Errors(np.zeros(4), np.array([0.0, 0.1, 0.3, 0.1]), np.full(4, 0.01))
     damaged = Errors(np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.3, 0.3, 0.3, 0.5]), np.full(4, 0.01))
-    monkeypatch.setattr(revise, "errors", lambda *_: (held, damaged))
-    meta = replace(META, severity_variance=((0.0, 0.0), (1.0, 0.03)))
-    both: Any = revise.covered(meta, *[cast(Any, None)] * 3)
+    both = covered((held, damaged), [(0.0, 0.0), (1.0, 0.03)])
     assert both["uncertainty"]["held-out photographs"] == {
         "inside, before": 0.75, "mean uncertainty, before": 0.1, "inside, after": 0.75, "mean uncertainty, after": 0.1
     }  # fmt: skip

@@ -20,6 +20,7 @@ from metaqap_fast.train.seen import Pooled
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 BLOCK = 1000  # rows that are standardised at a time
+MOST = 20_000  # damaged rows that directions are found on: each is 50 KB, and there are enough
 SPARE = 64  # directions that the randomised decomposition takes beyond those that are asked for
 
 
@@ -79,10 +80,12 @@ def components(photographs: Pooled, damaged: Pooled, count: int, seed: int) -> C
 
     Args:
         photographs: [n, D] raw taps.
-        damaged: [m, D] of rungs.
+        damaged: [m, D] of rungs; of more than MOST some are chosen at random.
         count: K.
         seed: of the decomposition.
     """
+    if len(damaged) > MOST:
+        damaged = damaged[np.sort(np.random.default_rng(seed).permutation(len(damaged))[:MOST])]
     by = standard(photographs, damaged)
     x = torch.from_numpy(standardised(np.concatenate([damaged, photographs]), by))
     with torch.random.fork_rng(devices=[]):

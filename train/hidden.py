@@ -32,9 +32,9 @@ F64 = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 RATE, DECAY = 2e-3, 1e-3
-CONTENTS, PHOTOGRAPHS = 80, 1200  # of a step: photographs with all their rungs, and labelled ones
+CONTENTS, PHOTOGRAPHS = 160, 1200  # of a step: photographs with all their rungs, and labelled ones
 MARGIN = 0.01  # of the score, that a milder level is to be above the next
-PROBE = 10.0  # weight of a rung that changes nothing, or a known thing: each is one level where other kinds have five
+PROBE = 2.0  # weight of all rungs that change nothing, or a known thing, beside that of all others: however many
 ABOVE = 3.0  # weight of a rung that scores above its original
 FOR_REASONS = 16  # units of a layer that is fitted for them
 
@@ -200,8 +200,10 @@ def _order(taught: Lessons, rows: Rows, change: Tensor, weights: Weights) -> Ten
     score = taught.score[rows] + change
     moved = score - score[original]
     off = moved - taught.score[rows][original] * (taught.kept[rows] - 1)
-    weight = torch.from_numpy(np.where(taught.probe[rows], PROBE, 1.0)).float()
-    total = (weight * off.square()).mean() + ABOVE * functional.relu(moved).square().mean()
+    harmless = torch.from_numpy(taught.probe[rows])
+    harmed = torch.from_numpy(taught.original[rows] != rows) & ~harmless
+    total = _mean(off[harmed].square()) + ABOVE * _mean(functional.relu(moved[harmed]).square())
+    total = total + PROBE * _mean(off[harmless].square())
     total = total + 0.3 * weights.still * change[np.unique(place[taught.original[rows]])].square().mean()
     milder = np.where(taught.milder[rows] >= 0, place[taught.milder[rows]], -1)
     ordered = torch.from_numpy(np.flatnonzero(milder >= 0))
@@ -212,6 +214,11 @@ def _order(taught: Lessons, rows: Rows, change: Tensor, weights: Weights) -> Ten
     means = torch.zeros(len(cells)).index_add(0, torch.from_numpy(which), off)
     means = means / torch.from_numpy(np.bincount(which)).float()
     return total + weights.cells * means[torch.from_numpy(cells >= 0)].square().sum() / len(cells)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """0 of none."""
+    return values.sum() / max(1, len(values))
 
 
 def _opinions(photographs: Photographs, rows: Tensor, change: Tensor, weights: Weights) -> Tensor:

@@ -46,7 +46,7 @@ F64 = NDArray[np.float64]
 Array = NDArray[np.uint8]
 
 SIDE, LEAST = 2160, 1400  # lines that a photograph is scaled down to, and must have at least
-LINES = (1440, 1080, 864, 720, 592, 480, 360, 240)
+LINES = (1440, 1080, 864, 720, 592, 480, 360, 240, 180, 144)
 BACK = (Resampling.BICUBIC, Resampling.LANCZOS, Resampling.BILINEAR)
 QUALITIES = {
     "AVIF": (5, 12, 20, 28, 36, 45, 55, 65),
@@ -54,9 +54,9 @@ QUALITIES = {
     "WEBP": (2, 8, 16, 30, 45, 60, 75, 88),
 }
 CODECS = ("AVIF", "AVIF", "JPEG", "WEBP")  # a still of today's video codecs is as likely as both others
-SCALED, CODED, BOTH = 4, 3, 4  # copies of a photograph
+SCALED, CODED, PAIRS = 4, 3, 2  # copies of a photograph; both of a pair are coded alike
 CROPS, CROP = 3, 384  # that metrics are measured on, and their side
-CLEAR = 0.02  # of the target, by which a copy must be better to be above the next
+CLEAR = 0.02  # share of the better copy's target, by which it must be above the next
 SEED = 2160
 
 
@@ -107,9 +107,11 @@ def plan(lines: int, rng: np.random.Generator) -> list[Copy]:
     coded = sorted(rng.choice(QUALITIES[codec], CODED, replace=False).tolist(), reverse=True)
     copies = [Copy(), *(Copy(each, back, ladder=1) for each in scaled)]
     copies += [Copy(0, back, codec, each, ladder=2) for each in coded]
-    for _ in range(BOTH):
+    for ladder in range(3, 3 + PAIRS):
         codec, back = str(rng.choice(CODECS)), BACK[rng.integers(len(BACK))]
-        copies.append(Copy(int(rng.choice(fewer)), back, codec, int(rng.choice(QUALITIES[codec]))))
+        quality = int(rng.choice(QUALITIES[codec]))
+        pair = sorted(rng.choice(fewer, 2, replace=False).tolist(), reverse=True)
+        copies += [Copy(each, back, codec, quality, ladder) for each in pair]
     return copies
 
 
@@ -216,6 +218,12 @@ def _read(file: Path) -> list[NDArray[Any]]:
         return [stored[name] for name in stored.files]
 
 
+def name() -> str:
+    """Of a cache: another one where other copies are made."""
+    made_of = (SIDE, LINES, BACK, QUALITIES, CODECS, SCALED, CODED, PAIRS, CROPS, CROP, SEED)
+    return f"large-{rungs.name_of((), made_of)}"
+
+
 def seed_of(path: Path) -> tuple[int, int]:
     """Of a photograph's copies."""
     return SEED, int.from_bytes(digest(path)[:4])
@@ -238,7 +246,7 @@ def lessons(large: Large, x: Tensor, score: F64, kept: F64, reasons: int) -> Les
         for ladder in set(large.ladder[rows].tolist()) - {0}:
             rung = rows[large.ladder[rows] == ladder]
             milder[rung] = [rows[0], *rung[:-1]]
-    milder[(milder >= 0) & (large.target[milder] - large.target < CLEAR)] = -1
+    milder[(milder >= 0) & (large.target > (1 - CLEAR) * large.target[milder])] = -1
     nothing = np.full(len(score), -1)
     now, left = (torch.tensor(values, dtype=torch.float32) for values in (score, kept))
     severity = torch.full((len(score), reasons), math.nan)

@@ -33,6 +33,7 @@ SEED = 2024
 GOOD = 0.7  # quantile of opinions from which a photograph is a good one
 BETTER = 0.4  # and one to be damaged for training
 SEED_OF_BETTER = 77
+TAUGHT = ("train", "better", "checked")  # parts that are fitted on; of the last there may be none
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Settings:
         images: of the labelled set that heads are fitted on, and as many as a fourth of it that are held out.
         photographs: that are damaged for training; 0 for all there are.
         better: of the better labelled images, how many are damaged for training too: more photographs and cameras.
+        checked: of the same images, how many more are only made black and white, negative and small.
         judged: photographs of the validation part, each damaged in every way.
         kinds: of five levels, that each photograph is damaged by.
         precision: of the features.
@@ -63,17 +65,18 @@ class Settings:
     images: int = 10_000
     photographs: int = 0
     better: int = 900
+    checked: int = 2000
     judged: int = 16
     kinds: int = 3
     precision: str = "fp32"
     components: int = 1024
     layers: int = 4
     reason_units: int = 32
-    score_units: int = 24
+    score_units: int = 48
     steps: int = 400
     score_steps: int = 800
-    mos: float = 15.0
-    still: float = 15.0
+    mos: float = 40.0
+    still: float = 10.0
     cells: float = 1.0
     dropout: float = 0.2
     score_dropout: float = 0.4
@@ -142,7 +145,8 @@ class Plans:
 
     Attributes:
         used: rows of the labelled set: `labelled` to fit on, `held` out.
-        files: photographs that are damaged: `train`, `validation`, and the `better` of the labelled ones.
+        files: photographs that are damaged: `train`, `validation`, the `better` of the labelled ones, and more of these
+            that are `checked`.
         rungs: of the same.
     """
 
@@ -168,13 +172,16 @@ def plans(data: Examples, photographs: Path, settings: Settings) -> Plans:
     rng = np.random.default_rng(SEED_OF_BETTER)
     files = {part: rungs.photographs(photographs, part) for part in ("train", "validation")}
     files["train"] = files["train"][: settings.photographs or None]
-    files["better"] = [data.files[i] for i in rng.permutation(better)[: settings.better]]
+    mixed = [data.files[i] for i in rng.permutation(better)]
+    files["better"] = mixed[: settings.better]
+    files["checked"] = mixed[settings.better :][: settings.checked]
     steps = {
         "train": rungs.plan(len(files["train"]), settings.kinds, 2, 2, SEED),
         "better": rungs.sparse(len(files["better"]), 3, rng),
+        "checked": rungs.checked(len(files["checked"]), SEED),
         "validation": rungs.everything(min(settings.judged, len(files["validation"])), SEED),
     }
-    return Plans(used, files, steps)
+    return Plans(used, files, {part: planned for part, planned in steps.items() if planned})
 
 
 def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings: Settings | None = None) -> Material:
@@ -214,7 +221,7 @@ def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings
         data.mos[used["labelled"]],
         pooled["held"],
         data.mos[used["held"]],
-        together(seen["train"], seen["better"]),
+        together([seen[part] for part in TAUGHT if part in seen]),
         seen["validation"],
         said,
         *(_large(eyes, pictures.large, folder, part, bundle.view_size) for part in ("train", "validation")),
@@ -224,15 +231,17 @@ def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings
 def _large(eyes: Eyes, pictures: Path | None, folder: Path, part: str, size: int) -> Large | None:
     if pictures is None:
         return None
-    return large.see(eyes, large.files_of(pictures, part), folder / f"large-and-fine-{part}", size)
+    return large.see(eyes, large.files_of(pictures, part), folder / f"{large.name()}-{part}", size)
 
 
-def together(first: Seen, second: Seen) -> Seen:
-    """Both, as if their photographs were in one list."""
-    count = 1 + max(rung.photograph for rung in first.rungs)
-    moved = [replace(rung, photograph=rung.photograph + count) for rung in second.rungs]
-    pooled = [np.concatenate(both) for both in zip(first.pooled, second.pooled, strict=True)]
-    return Seen([*first.rungs, *moved], pooled)
+def together(parts: Sequence[Seen]) -> Seen:
+    """All of them, as if their photographs were in one list."""
+    steps: list[Rung] = []
+    for part in parts:
+        count = steps[-1].photograph + 1 if steps else 0
+        steps += [replace(rung, photograph=rung.photograph + count) for rung in part.rungs]
+    pooled = [np.concatenate(member) for member in zip(*(part.pooled for part in parts), strict=True)]
+    return Seen(steps, pooled)
 
 
 def cache_of(bundle: Bundle, work: Path, settings: Settings) -> Path:

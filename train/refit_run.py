@@ -99,7 +99,7 @@ def scores_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any]:
     if not kept:
         log.warning(
             "the bundle written loses more than %g of SROCC on the held-out fold (%.4f, it was %.4f). Take more "
-            "labelled images (--set images=N), or let them weigh more (--set mos=20)",
+            "labelled images (--set images=N), or let them weigh more (--set mos=80)",
             MAY_LOSE,
             after_held["srocc"],
             before_held["srocc"],
@@ -181,7 +181,7 @@ def settings_of(changes: dict[str, Any]) -> Settings:
             settings.score_steps,
             settings.large,
         )
-        if min(*whole, settings.steps) <= 0 or min(settings.mos, settings.still, settings.cells) < 0:
+        if min(*whole, settings.steps) <= 0 or min(settings.mos, settings.still, settings.cells, settings.checked) < 0:
             raise ValueError("counts are above 0, weights at least 0")
         if not all(0 <= share < 1 for share in (settings.dropout, settings.score_dropout)):
             raise ValueError("dropout is from 0 to less than 1")

@@ -6,7 +6,7 @@ A plan is a function of (photographs, seed) alone, and so is every view of it: n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from metaqap_fast.decode import DecodeOptions, create
 from metaqap_fast.errors import UsageError
 from metaqap_fast.formats import EXTENSIONS
-from metaqap_fast.train.damage import KINDS, LADDERS, PROBES, Step, damaged
+from metaqap_fast.train.damage import KINDS, LADDERS, PROBES, Step, damaged, named
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.member import VIEW_SIZE
 
 View = NDArray[np.uint8]
 PARTS = {"train": range(0, 14), "validation": range(14, 17), "untouched": range(17, 20)}  # of 20
 AHEAD = 4  # views in work for each thread
+# Probes of every photograph that is taught: from a few hundred alone, their answers are not learned.
+CHECKS = tuple(map(named, ("black and white", "negative", "half the size", "quarter of the size")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,11 @@ def plan(count: int, kinds: int, pairs: int, probes: int, seed: int) -> list[Run
         count: photographs.
         kinds: of five levels, that each is damaged by; dealt like cards, so that each comes equally often.
         pairs: copies with two kinds at once.
-        probes: of changes that do no harm, or a known one.
+        probes: of changes that do no harm, or a known one, that are dealt likewise, beside CHECKS.
         seed: of everything.
     """
     rng = np.random.default_rng((seed, 24))
-    ladders, checks = _deal(rng, LADDERS), _deal(rng, PROBES)
+    ladders, dealt = _deal(rng, LADDERS), _deal(rng, PROBES)
     rungs = []
     for photograph in range(count):
         draw = int(rng.integers(2**31))
@@ -87,12 +89,13 @@ def plan(count: int, kinds: int, pairs: int, probes: int, seed: int) -> list[Run
             rungs += [Rung(photograph, (Step(kind, level),), draw) for level in range(len(KINDS[kind].levels))]
         for _ in range(pairs):
             rungs.append(Rung(photograph, _both(rng), draw))
-        rungs += [Rung(photograph, (Step(kind, 0),), draw) for kind in islice(checks, probes)]
+        rungs += _probes(photograph, {*CHECKS, *islice(dealt, probes)}, draw)
     return rungs
 
 
 def sparse(count: int, kinds: int, rng: np.random.Generator) -> list[Rung]:
-    """Rungs for many photographs: each as it is, by some kinds at two neighbouring levels, and by two kinds at once."""
+    """Rungs for many photographs: each as it is, by some kinds at two neighbouring levels, by two kinds at once, and by
+    each of CHECKS."""
     ladders, rungs = _deal(rng, LADDERS), []
     for photograph in range(count):
         draw = int(rng.integers(2**31))
@@ -101,6 +104,16 @@ def sparse(count: int, kinds: int, rng: np.random.Generator) -> list[Rung]:
             level = int(rng.integers(len(KINDS[kind].levels) - 1))
             rungs += [Rung(photograph, (Step(kind, level + more),), draw) for more in (0, 1)]
         rungs.append(Rung(photograph, _both(rng), draw))
+        rungs += _probes(photograph, CHECKS, draw)
+    return rungs
+
+
+def checked(count: int, seed: int) -> list[Rung]:
+    """Rungs for very many photographs: each as it is, and by each of CHECKS."""
+    rungs = []
+    for photograph in range(count):
+        draw = seed * 1_000_003 + photograph
+        rungs += [Rung(photograph, (), draw), *_probes(photograph, CHECKS, draw)]
     return rungs
 
 
@@ -140,6 +153,10 @@ def _at_full_size(files: Sequence[Path], rungs: Sequence[Rung], threads: int) ->
 
 def _view(sources: dict[int, View], rung: Rung) -> View:
     return damaged(sources[rung.photograph], rung.steps, rung.seed)
+
+
+def _probes(photograph: int, kinds: Iterable[int], draw: int) -> list[Rung]:
+    return [Rung(photograph, (Step(kind, 0),), draw) for kind in sorted(kinds)]
 
 
 def _both(rng: np.random.Generator) -> tuple[Step, ...]:

@@ -124,7 +124,8 @@ def settings_of(changes: dict[str, Any]) -> tuple[Settings, Teaching]:
     Raises:
         UsageError: there is no such entry, or its value is out of range.
     """
-    seen, fits = ("images", "photographs", "better", "judged", "kinds", "precision"), [f.name for f in fields(Teaching)]
+    seen = ("images", "photographs", "better", "checked", "judged", "kinds", "precision")
+    fits = [f.name for f in fields(Teaching)]
     for entry in changes:
         if entry not in (*seen, *fits):
             raise UsageError(f"there is no setting {entry!r}: {', '.join((*seen, *fits))}")
@@ -187,7 +188,7 @@ def _see(
     if not ladders.copies:
         raise UsageError(f"{large_photographs}: no photograph of {large.LEAST} lines or more")
     views = partial(large_ladders.views, ladders)
-    kept["large"] = keep(lower, len(ladders.copies), views, folder / f"large-{rungs.name_of(files)}")
+    kept["large"] = keep(lower, len(ladders.copies), views, folder / f"large-{rungs.name_of(files, ladders.copies)}")
     return kept, ladders
 
 
@@ -196,7 +197,7 @@ def _damaged(
 ) -> list[Damaged]:
     """What is taught of every part, on the scale of the bundle's own scores."""
     found = []
-    for part in ("train", "better"):
+    for part in (each for each in material.TAUGHT if each in plans.rungs):
         steps = plans.rungs[part]
         score = of_originals(steps, _scores(bundle, kept[part]))
         share = targets(steps, score, said, straight) / score

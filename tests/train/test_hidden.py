@@ -33,6 +33,17 @@ def test_components_keep_distances_and_a_flat_column_says_nothing() -> None:
         assert abs(np.corrcoef(one, other)[0, 1]) > 0.99
 
 
+def test_components_of_very_many_rows_are_those_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory has an end. More rows of the same kind change nothing that matters, and which are taken is no accident."""
+    many = np.concatenate([POOLED[:30]] * 40)
+    whole = components(POOLED[30:], many, 3, 0)(POOLED)
+    monkeypatch.setattr("metaqap_fast.train.components.MOST", 1000)
+    some = components(POOLED[30:], many, 3, 0)(POOLED)
+    assert np.array_equal(some, components(POOLED[30:], many, 3, 0)(POOLED)) and not np.array_equal(some, whole)
+    for one, other in zip(some.T, whole.T, strict=True):
+        assert abs(np.corrcoef(one, other)[0, 1]) > 0.99
+
+
 def test_units_on_raw_taps_are_the_layer_on_components() -> None:
     parts = [components(POOLED[30:], POOLED[:30], 8, seed) for seed in (0, 1)]
     layer = Layer(16, 5, 3)
@@ -101,6 +112,24 @@ def test_what_is_not_asked_teaches_nothing() -> None:
         assert torch.equal(one, other)
     alone = fit(unasked, photographs, Weights(score=0.0, reasons=1.0, steps=5), 4, 3)
     assert all(bool(value.isfinite().all()) for value in alone.parameters())
+
+
+def of_probes(copies: int, damage: bool = True) -> float:
+    """The loss of a photograph with one damaged copy and some negatives, none of which scores less."""
+    steps = [(), *([(Step(NOISE, 0),)] if damage else []), *[(Step(PROBES[0], 0),)] * copies]
+    rungs = [Rung(0, one, 0) for one in steps]
+    count = len(rungs)
+    one = lessons(rungs, torch.zeros(count, 1), np.full(count, 0.8), np.full(count, 0.5), np.zeros((count, 1)))
+    asked = Weights(cells=0.0)
+    return float(hidden._order(one, np.arange(count), torch.zeros(count), asked))
+
+
+def test_how_many_probes_there_are_does_not_change_what_they_weigh() -> None:
+    assert of_probes(1) == pytest.approx(of_probes(7))
+    each = 0.4**2  # of .8, half is to be left
+    assert of_probes(7) == pytest.approx(each + hidden.MARGIN + hidden.PROBE * each)
+    assert of_probes(0) == pytest.approx(each + hidden.MARGIN)
+    assert of_probes(3, damage=False) == pytest.approx(hidden.PROBE * each)
 
 
 def test_the_same_seed_gives_the_same_layer_and_leaves_torch_as_it_was() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from metaqap_fast.train.damage import BEST
 from metaqap_fast.train.large import Copy, Judge, Large, agreement, lessons, made, photographs, plan, see, share_kept
 from metaqap_fast.train.opinion import Link
 
+COPIES = 1 + large.SCALED + large.CODED + 2 * large.PAIRS
 CELLS = np.linspace(1.2, 4.6, 125).reshape(25, 5)
 
 
@@ -31,12 +33,16 @@ def photograph(side: int, seed: int = 0) -> Image.Image:
 def test_a_plan_is_the_photograph_and_ladders_that_become_worse() -> None:
     copies = plan(1700, np.random.default_rng(3))
     assert copies == plan(1700, np.random.default_rng(3)) != plan(1700, np.random.default_rng(4))
-    assert copies[0] == Copy() and len(copies) == 1 + large.SCALED + large.CODED + large.BOTH
+    assert copies[0] == Copy() and len(copies) == COPIES
     scaled = [copy for copy in copies if copy.ladder == 1]
     coded = [copy for copy in copies if copy.ladder == 2]
     assert [copy.lines for copy in scaled] == sorted({copy.lines for copy in scaled}, reverse=True)
     assert [copy.quality for copy in coded] == sorted({copy.quality for copy in coded}, reverse=True)
     assert len({copy.codec for copy in coded}) == 1 and all(not copy.codec for copy in scaled)
+    for ladder in (3, 4):
+        more, fewer = (copy for copy in copies if copy.ladder == ladder)
+        assert more.lines > fewer.lines and replace(more, lines=fewer.lines) == fewer and fewer.codec
+    assert {copy.ladder for copy in copies} == {0, 1, 2, 3, 4}
     assert max(copy.lines for copy in copies) < 0.85 * 1700  # what takes nothing away is no copy
 
 
@@ -105,6 +111,20 @@ def test_what_copies_teach() -> None:
     assert len(known.beside(known).good) == 4
 
 
+def test_copies_of_little_quality_have_an_order_too() -> None:
+    """What is clear is measured by the better copy: a fifth less of almost nothing is a fifth less."""
+    target = np.array([1, 0.05, 0.04, 0.0395])
+    few = Large([], [], target, np.zeros(4, np.int64), np.array([0, 1, 1, 1]))
+    assert lessons(few, torch.zeros(4, 3), target, target, 1).milder.tolist() == [-1, 0, 1, -1]
+
+
+def test_another_plan_has_another_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = large.name()
+    assert before == large.name()
+    monkeypatch.setattr(large, "LINES", (1080, 720))
+    assert large.name() != before
+
+
 def test_the_share_that_is_kept_follows_what_people_said() -> None:
     opinion = np.linspace(1.2, BEST, 200)
     share = share_kept(np.array([0, 0.2, 0.5, 0.9, 1]), CELLS, Link(opinion, (opinion - 1) / (BEST - 1)))
@@ -140,7 +160,7 @@ def test_what_is_seen_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     photograph(410).save(tmp_path / "in/low.png")
     eyes, files = Brightness(), sorted((tmp_path / "in").iterdir())
     seen = see(eyes, files, tmp_path / "cache", 128)  # type: ignore[arg-type]
-    count = 1 + large.SCALED + large.CODED + large.BOTH
+    count = COPIES
     assert eyes.looked == 2 * 3 * count
     for pooled in (seen.pooled, seen.fine):
         assert [each.shape for each in pooled] == [(3 * count, 1), (3 * count, 2)]

@@ -26,6 +26,7 @@ from rated import damaged, rated_set
 pytestmark = pytest.mark.full
 SMALL = (
     "components=32", "layers=1", "reason_units=4", "score_units=8", "steps=20", "score_steps=20", "better=4",
+    "checked=2",
 )  # fmt: skip
 FEW = [part for entry in SMALL for part in ("--set", entry)]
 SIZE = 512

@@ -11,7 +11,7 @@ from PIL import Image
 
 from metaqap_fast.errors import UsageError
 from metaqap_fast.train.damage import KINDS, LADDERS, PROBES, Step, damaged, named
-from metaqap_fast.train.rungs import PARTS, Rung, everything, name_of, photographs, plan, views
+from metaqap_fast.train.rungs import CHECKS, PARTS, Rung, everything, name_of, photographs, plan, sparse, views
 
 
 def test_kinds_are_dealt_equally_and_photographs_come_first() -> None:
@@ -21,9 +21,24 @@ def test_kinds_are_dealt_equally_and_photographs_come_first() -> None:
     for photograph in range(50):
         own = [rung for rung in rungs if rung.photograph == photograph]
         assert not own[0].steps and all(rung.steps for rung in own[1:]) and len({rung.seed for rung in own}) == 1
-        assert Counter(len(rung.steps) for rung in own) == {0: 1, 1: 2 * 5 + 1, 2: 1}
+        assert Counter(len(rung.steps) for rung in own if not probes(rung)) == {0: 1, 1: 2 * 5, 2: 1}
     dealt = Counter(rung.steps[0].kind for rung in rungs if len(rung.steps) == 1)
-    assert {dealt[kind] for kind in LADDERS} == {2 * 5} and set(dealt) <= {*LADDERS, *PROBES}
+    assert {dealt[kind] for kind in LADDERS} == {2 * 5} and set(dealt) == {*LADDERS, *PROBES}
+    assert {dealt[kind] for kind in CHECKS} == {50}  # once for each photograph, also where it was dealt
+    assert {dealt[kind] for kind in {*PROBES} - {*CHECKS}} <= {5, 6}
+
+
+def probes(rung: Rung) -> bool:
+    return any(step.kind in PROBES for step in rung.steps)
+
+
+def test_many_photographs_have_few_rungs_and_every_check() -> None:
+    rungs = sparse(60, 3, np.random.default_rng(1))
+    for photograph in range(60):
+        own = [rung for rung in rungs if rung.photograph == photograph]
+        assert not own[0].steps and len({rung.seed for rung in own}) == 1
+        assert Counter(len(rung.steps) for rung in own if not probes(rung)) == {0: 1, 1: 3 * 2, 2: 1}
+        assert [rung.steps[0].kind for rung in own if probes(rung)] == sorted(CHECKS)
 
 
 def test_everything_is_every_kind_at_every_level() -> None:

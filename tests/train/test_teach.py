@@ -92,8 +92,8 @@ def test_from_a_bundle_to_one_that_was_taught(
         "train", "teach", tmp_path / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1,
         "--model", tmp_path / "bundle", "--photographs", tmp_path / "photographs", "--opinions", tmp_path / "cells.csv",
         "--work", tmp_path / "work", "-o", tmp_path / "out", "--set", "photographs=2", "--set", "kinds=1",
-        "--set", "better=2", "--set", "judged=1", "--set", "steps=3", "--set", "batch=4", "--set", "lessons=4",
-        "--set", "damage=1", "--set", "share=0.5",
+        "--set", "better=2", "--set", "checked=0", "--set", "judged=1", "--set", "steps=3", "--set", "batch=4",
+        "--set", "lessons=4", "--set", "damage=1", "--set", "share=0.5",
     ]  # fmt: skip
     result = cli(*command)
     assert result.exit_code == 0, result.stderr

@@ -36,6 +36,7 @@ REASONS = (
 WORST = 1.3  # opinion of what is at 1
 FLAGGED = 0.01  # of good photographs, at most, are given a reason that they do not have
 SURE = 0.95  # how sure that is
+UNNAMED = 0.999 * LEVEL  # of a good photograph at the limit: at LEVEL itself, rounding would decide whether it is named
 WORST_SHARE = 0.85  # of the largest severity of a reason: what counts as its worst rungs
 
 # Of each kind of damage, the reasons for it. "~" before one: it may look like that, and teaches nothing about it.
@@ -124,8 +125,8 @@ def calibrated(given: F64, good: F64, severity: F64) -> tuple[F64, F64]:
         if should.max() > 0:
             worst = should >= WORST_SHARE * should.max()
             above = given[worst, reason].mean() - threshold[reason]
-            factor[reason] = max(should[worst].mean() - LEVEL, 0.05) / max(float(above), 1e-6)
-            shift[reason] = LEVEL - threshold[reason] * factor[reason]
+            factor[reason] = max(should[worst].mean() - UNNAMED, 0.05) / max(float(above), 1e-6)
+            shift[reason] = UNNAMED - threshold[reason] * factor[reason]
     return factor, shift
 
 

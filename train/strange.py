@@ -19,7 +19,7 @@ from torch.nn import functional
 from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.train.components import Components
 from metaqap_fast.train.hidden import Layer, dropout, learning
-from metaqap_fast.train.reasons import limit, steeper
+from metaqap_fast.train.reasons import UNNAMED, limit, steeper
 from metaqap_fast.train.rungs import digest
 from metaqap_fast.train.seen import Pooled
 from metaqap_fast.train.units import Units, units
@@ -74,8 +74,8 @@ def beside(
     with torch.no_grad():
         typical = float(layer(strange).median())
     threshold = float(limit(others)[0])
-    factor = LEVEL / max(typical - threshold, 1e-6)
-    own = own.scaled(np.array([factor]), np.array([LEVEL - factor * threshold]))
+    factor = (2 * LEVEL - UNNAMED) / max(typical - threshold, 1e-6)
+    own = own.scaled(np.array([factor]), np.array([UNNAMED - factor * threshold]))
     return made.beside(
         Units(
             own.shares,

@@ -102,7 +102,7 @@ def test_from_a_bundle_to_one_with_better_heads(
     for name, first in figures["uncertainty"].items():  # of the same units, before their weights were fp16
         before = [key for key in first if "before" in key]
         assert [found[name][key] for key in before] == pytest.approx([first[key] for key in before], abs=1e-3)
-        assert min(first["inside, after"], found[name]["inside, after"]) > 0.9
+        assert min(first["inside, after"], found[name]["inside, after"]) > 0.85  # .95, between few points
     same, old = (tmp_path / each / made.members[0].file.name for each in ("doubt", "out"))
     assert same.read_bytes() == old.read_bytes()
     doubted = bundles.load(tmp_path / "doubt")

@@ -25,7 +25,7 @@ from rated import damaged, rated_set
 
 pytestmark = pytest.mark.full
 SMALL = (
-    "components=32", "layers=1", "reason_units=4", "score_units=8", "steps=20", "score_steps=20", "better=4",
+    "components=32", "layers=1", "reason_units=4", "score_units=8", "steps=20", "score_steps=80", "better=4",
     "checked=2",
 )  # fmt: skip
 FEW = [part for entry in SMALL for part in ("--set", entry)]
@@ -102,7 +102,7 @@ def test_from_a_bundle_to_one_with_better_heads(
     for name, first in figures["uncertainty"].items():  # of the same units, before their weights were fp16
         before = [key for key in first if "before" in key]
         assert [found[name][key] for key in before] == pytest.approx([first[key] for key in before], abs=1e-3)
-        assert min(first["inside, after"], found[name]["inside, after"]) > 0.85  # .95, between few points
+        assert min(first["inside, after"], found[name]["inside, after"]) > 0.9
     same, old = (tmp_path / each / made.members[0].file.name for each in ("doubt", "out"))
     assert same.read_bytes() == old.read_bytes()
     doubted = bundles.load(tmp_path / "doubt")

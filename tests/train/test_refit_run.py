@@ -102,7 +102,10 @@ def test_from_a_bundle_to_one_with_better_heads(
     for name, first in figures["uncertainty"].items():  # of the same units, before their weights were fp16
         before = [key for key in first if "before" in key]
         assert [found[name][key] for key in before] == pytest.approx([first[key] for key in before], abs=1e-3)
-        assert min(first["inside, after"], found[name]["inside, after"]) > 0.9
+    for each in (figures["uncertainty"], found):  # both kinds of picture are covered together, whatever the CPU rounds to
+        assert np.mean([one["inside, after"] for one in each.values()]) > 0.93
+        damage = each["damaged photographs"]
+        assert damage["inside, before"] < 0.5 and damage["inside, after"] > 0.85
     same, old = (tmp_path / each / made.members[0].file.name for each in ("doubt", "out"))
     assert same.read_bytes() == old.read_bytes()
     doubted = bundles.load(tmp_path / "doubt")

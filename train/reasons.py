@@ -124,10 +124,18 @@ def calibrated(given: F64, good: F64, severity: F64) -> tuple[F64, F64]:
     for reason, should in enumerate(severity.T):
         if should.max() > 0:
             worst = should >= WORST_SHARE * should.max()
-            above = given[worst, reason].mean() - threshold[reason]
-            factor[reason] = max(should[worst].mean() - UNNAMED, 0.05) / max(float(above), 1e-6)
-            shift[reason] = UNNAMED - threshold[reason] * factor[reason]
+            typical = float(given[worst, reason].mean())
+            factor[reason], shift[reason] = line(float(threshold[reason]), typical, float(should[worst].mean()))
     return factor, shift
+
+
+def line(threshold: float, typical: float, aim: float) -> tuple[float, float]:
+    """Factor and shift that make what is said at the threshold UNNAMED, and what is typical of damage the aim.
+
+    Never flat: where the two are the wrong way round, or the aim is no higher than UNNAMED, it rises all the same.
+    """
+    factor = max(aim - UNNAMED, 0.05) / max(typical - threshold, 1e-6)
+    return factor, UNNAMED - factor * threshold
 
 
 def steeper(good: F64) -> F64:

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.train.components import Components
 from metaqap_fast.train.hidden import Layer, dropout, learning
-from metaqap_fast.train.reasons import UNNAMED, limit, steeper
+from metaqap_fast.train.reasons import limit, line, steeper
 from metaqap_fast.train.rungs import digest
 from metaqap_fast.train.seen import Pooled
 from metaqap_fast.train.units import Units, units
@@ -73,9 +72,8 @@ def beside(
     others = own(photographs)
     with torch.no_grad():
         typical = float(layer(strange).median())
-    threshold = float(limit(others)[0])
-    factor = (2 * LEVEL - UNNAMED) / max(typical - threshold, 1e-6)
-    own = own.scaled(np.array([factor]), np.array([UNNAMED - factor * threshold]))
+    factor, shift = line(float(limit(others)[0]), typical, 1.0)
+    own = own.scaled(np.array([factor]), np.array([shift]))
     return made.beside(
         Units(
             own.shares,

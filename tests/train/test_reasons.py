@@ -9,7 +9,7 @@ from scipy.stats import norm
 from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.train.damage import KINDS, Step, named
 from metaqap_fast.train.opinion import opinions
-from metaqap_fast.train.reasons import CAUSES, FLAGGED, REASONS, calibrated, limit, severities, steeper
+from metaqap_fast.train.reasons import CAUSES, FLAGGED, REASONS, calibrated, limit, line, severities, steeper
 from metaqap_fast.train.rungs import Rung
 
 SAID = opinions(np.tile(np.linspace(4.5, 1.2, 5), (25, 1)))
@@ -47,6 +47,14 @@ def test_a_share_of_good_photographs_is_flagged_and_the_worst_are_at_1() -> None
     assert np.median(moved, axis=0) == pytest.approx(0, abs=1e-6) and steeper(np.full((3, 2), -1.0)).tolist() == [0, 0]
     factor, shift = calibrated(raw, good, severity * [1, 0])
     assert (factor[1], shift[1]) == (0, 0) and np.isfinite(factor).all()
+
+
+def test_the_limit_is_not_named_and_what_is_typical_reaches_the_aim() -> None:
+    factor, shift = line(-3.0, 2.0, 0.9)
+    assert factor * 2.0 + shift == pytest.approx(0.9) and 0.49 < factor * -3.0 + shift < LEVEL
+    for threshold, typical, aim in ((2.0, -3.0, 0.9), (-3.0, 2.0, 0.1)):  # told wrongly, or damage that nobody minds
+        factor, shift = line(threshold, typical, aim)
+        assert factor > 0 and factor * threshold + shift < LEVEL < factor * (threshold + 100) + shift
 
 
 def test_others_exceed_the_limit_in_no_more_than_a_share_of_all_cases() -> None:

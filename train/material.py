@@ -74,12 +74,12 @@ class Settings:
     reason_units: int = 32
     score_units: int = 48
     steps: int = 400
-    score_steps: int = 800
-    mos: float = 40.0
+    score_steps: int = 1600
+    mos: float = 30.0
     still: float = 10.0
     cells: float = 1.0
     dropout: float = 0.2
-    score_dropout: float = 0.4
+    score_dropout: float = 0.5
     large: int = 2
 
     @property

@@ -29,6 +29,12 @@ from metaqap_fast.train.units import Units
 
 F64 = NDArray[np.float64]
 Fitted = Literal["heads", "reasons", "uncertainty"]
+# Facts of training that are no longer true of a bundle when this was fitted.
+REPLACED: dict[Fitted, tuple[Fitted, ...]] = {
+    "heads": ("heads", "reasons", "uncertainty"),
+    "reasons": ("reasons", "uncertainty"),
+    "uncertainty": ("uncertainty",),
+}
 DIGITS = 7  # of the last layer's numbers, which are read as float32
 
 
@@ -91,8 +97,7 @@ def revise(
         },
         "meta_learner": {**bundle.document["meta_learner"], **learner},
         "training": {
-            **bundle.document.get("training", {}),
-            # What scores follow from is kept where they stay.
+            **{key: fact for key, fact in bundle.document.get("training", {}).items() if key not in REPLACED[fitted]},
             fitted: {
                 "of": bundle.name,
                 "program_version": __version__,

@@ -194,6 +194,10 @@ def test_what_is_not_fitted_stays_as_it_is(
     assert kept == pytest.approx(scores, abs=1e-6) and not np.array_equal(severities, new_severities)
     assert new_severities[:, -1] == pytest.approx(severities[:, -1], abs=1e-5)
 
+    revise(two, seen, told, tmp_path / "four", "four", fine=shipped_fine(two))
+    facts = bundles.load(tmp_path / "four").document["training"]
+    assert facts["heads"]["of"] == "two" and "reasons" not in facts  # those were of units that are no longer there
+
 
 def rows(bundle: Bundle) -> NDArray[np.float32]:
     """The columns of VIEWS by OpenVINO."""

@@ -2,7 +2,7 @@
 
 The head is fitted to what the larger model says of the labelled photographs, which holds more than their opinions: the
 mean of several networks is smoother than thirty people's. Hidden units are fitted beside it as `refit` does for any
-model, so that it knows damage and gives reasons too.
+model, so that it knows damage and gives reasons too; what damage costs they learn from the larger model as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, see
 from metaqap_fast.train.members import Examples
 from metaqap_fast.train.ranges import measure_ranges
-from metaqap_fast.train.refit import Refit, shipped_scores
+from metaqap_fast.train.refit import Refit, scored_by, shipped_scores
 from metaqap_fast.train.refit_run import large_of, settings_of, strange_pictures, told_apart
 from metaqap_fast.train.rehead import drop_units, put_head
 from metaqap_fast.train.revise import digests, revise, write_json
@@ -73,12 +73,13 @@ def distil(
     larger = bundles.load(model)
     _, _, data = prepare(name, root, work, None, low, high)
     taught = see(larger, data, pictures, work, settings)
-    said, said_held = shipped_scores(larger, taught.labelled), shipped_scores(larger, taught.held)
+    said, said_held = scored_by(larger, taught), shipped_scores(larger, taught.held)
     del taught
     small = smaller(larger, member, view_size, data, work / f"{member}-{view_size}")
     seen = see(small, data, pictures, work, settings)
-    small = with_head(small, *head(seen, said))
+    small = with_head(small, *head(seen, said.labelled))
     fits = Refit(small, seen, settings)
+    fits.follow(said)
     odd, judged = (
         strange_pictures(small, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
     )

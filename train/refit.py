@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -73,6 +73,21 @@ def moved(bundle: Bundle, given: F64) -> F64:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Larger:
+    """What a larger model scores, with its units: `taught` rungs, `labelled` photographs, copies of `large` ones."""
+
+    taught: F64
+    labelled: F64
+    large: F64 | None
+
+
+def scored_by(bundle: Bundle, seen: Material) -> Larger:
+    """What a bundle says of everything that units are fitted on."""
+    large_ones = None if seen.large is None else shipped_scores(bundle, seen.large.pooled)
+    return Larger(shipped_scores(bundle, seen.taught.pooled), shipped_scores(bundle, seen.labelled), large_ones)
+
+
 class Refit:
     """Hidden units for a bundle, from what its members see; components are computed once, for every fit.
 
@@ -98,8 +113,8 @@ class Refit:
         self._taught = hidden.lessons(steps, joined(self._parts, seen.taught.pooled), score, kept, roots)
         self._labelled = hidden.Photographs(
             joined(self._parts, seen.labelled),
-            torch.tensor(scores(bundle, seen.labelled, own), dtype=torch.float32),
-            torch.tensor(seen.mos, dtype=torch.float32),
+            _float32(scores(bundle, seen.labelled, own)),
+            _float32(seen.mos),
             torch.tensor(good(seen.mos)),
         )
         self._large: tuple[hidden.Lessons, hidden.Photographs] | None = None
@@ -108,6 +123,18 @@ class Refit:
             kept = large.share_kept(seen.large.target, seen.cells, tied)
             copies = large.lessons(seen.large, x, score, kept, len(REASONS))
             self._large = copies.times(settings.large), large.photographs(seen.large, x, score)
+
+    def follow(self, larger: Larger) -> None:
+        """From now on a copy is to lose what a larger model says that it loses, instead of what the targets say, and a
+        photograph's opinion is the mean of people's and the larger model's."""
+        steps = self._seen.taught.rungs
+        self._taught = replace(self._taught, kept=_share(larger.taught, of_originals(steps, larger.taught)))
+        said = (self._seen.mos + larger.labelled) / 2
+        self._labelled = replace(self._labelled, mos=_float32(said))
+        if self._large is not None and self._seen.large is not None and larger.large is not None:
+            copies, photographs = self._large
+            kept = _share(larger.large, larger.large[finer.originals(self._seen.large)])
+            self._large = replace(copies, kept=kept), photographs
 
     def fit(self, only: Only = "", odd: Sequence[Pooled] | None = None) -> Units:
         """The units, with reasons calibrated.
@@ -224,3 +251,12 @@ class Refit:
             each.append(people(found.cells, self._seen.cells, kinds))
         log.info("agreement within each fold of kinds left out: %s", ", ".join(f"{value:.3f}" for value in each))
         return people(means, self._seen.cells)
+
+
+def _share(score: F64, original: F64) -> torch.Tensor:
+    """[n] of the original's score that is left; an original that scores nearly nothing has nothing to lose."""
+    return _float32((score / original.clip(0.05)).clip(0, 2))
+
+
+def _float32(values: F64) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.streams import counted
-from metaqap_fast.train import rungs
+from metaqap_fast.train import rungs, strange
 from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
@@ -25,7 +26,6 @@ from metaqap_fast.train.refit import Only, Refit
 from metaqap_fast.train.revise import revise, write_json
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.seen import Eyes, Pooled, remember
-from metaqap_fast.train.strange import is_judged
 from metaqap_fast.train.units import Units, shipped_fine, shipped_units
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,10 @@ def refit(
         strange_pictures(bundle, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
     )
     made = fits.fit(only, odd)
-    fine = shipped_fine(bundle) if only else fits.fit_fine(made)
+    if judged is not None and not only:
+        made = better_told(made, shipped_units(bundle), seen, judged)
+    own_fine = shipped_fine(bundle)
+    fine = own_fine if only else better_fine(fits, made, [fits.fit_fine(made), own_fine])
     figures = {} if only else scores_of(fits, made, fine)
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
@@ -115,6 +118,29 @@ def scores_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any]:
     }
 
 
+def better_told(made: Units, own: Units | None, seen: Material, judged: list[Pooled]) -> Units:
+    """New units, with those for unfamiliar pictures that the bundle had, where these tell the pictures better that were
+    not taught: another folder of strange pictures may teach less."""
+    if own is None or strange.NAME not in own.names:
+        return made
+    others = made.saying([name for name in made.names if name != strange.NAME])
+    kept = others.beside(own.saying([strange.NAME], score=False))
+    areas = [told_apart(each, seen, judged)["AUC"] for each in (made, kept)]
+    log.info("unfamiliar: AUC %.4f, with the units that the bundle had %.4f", *areas)
+    return kept if areas[1] > areas[0] else made
+
+
+def better_fine(fits: Refit, made: Units, offered: Sequence[Units | None]) -> Units | None:
+    """Of units that read fine views, those with which scores agree most with metrics on copies that were not taught;
+    the first, where there are none to judge by."""
+    known = [each for each in offered if each is not None]
+    if not known or not fits.has_large:
+        return offered[0]
+    agreements = [fits.judge_large(made, each)["over all"] for each in known]
+    log.info("fine views: agreement over all %s", ", ".join(f"{value:.3f}" for value in agreements))
+    return known[int(np.argmax(agreements))]
+
+
 def large_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any] | None:
     """Figures of copies of large photographs; None where there are none."""
     if not fits.has_large:
@@ -133,7 +159,7 @@ def strange_pictures(bundle: Bundle, folder: Path, work: Path, settings: Setting
         UsageError: there are none for one of the two.
     """
     files = sorted(Path(os.fsdecode(entry.path)) for entry in Listing([folder]).files())
-    judged = np.array([is_judged(file) for file in files], bool)
+    judged = np.array([strange.is_judged(file) for file in files], bool)
     if judged.all() or not judged.any():
         raise UsageError(f"{folder}: {counted(len(files), 'picture')} are too few to fit on and to judge by")
     pictures = remember(

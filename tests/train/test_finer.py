@@ -7,6 +7,8 @@ import pytest
 
 from metaqap_fast.train import finer
 from metaqap_fast.train.large import Large
+from metaqap_fast.train.refit_run import better_fine
+from metaqap_fast.train.units import Units
 
 COPIES, WIDTH = 6, 60
 
@@ -55,3 +57,21 @@ def test_damage_is_lowered_and_undamaged_photographs_stay(taught: finer.Lacks, m
 @pytest.mark.parametrize("change", [np.array([-0.3, 0.1, 0.2]), np.array([0.5, 0.6]), np.array([-0.5, -0.6])])
 def test_where_the_score_is_lowered_from(change: np.ndarray) -> None:
     assert np.minimum(change + finer.stays(change), 0).mean() == pytest.approx(-finer.STAYS, abs=1e-6)
+
+
+def test_units_that_agree_more_with_metrics_are_kept() -> None:
+    """Those that a bundle had, or new ones."""
+    old, new = (Units([], np.zeros(2), np.ones((2, 1)), np.zeros(1), np.zeros(0), ()) for _ in range(2))
+
+    class Fits:
+        def __init__(self, has_large: bool, better: Units) -> None:
+            self.has_large, self.better = has_large, better
+
+        def judge_large(self, _: Units, fine: Units) -> dict[str, float]:
+            return {"over all": 0.8 if fine is self.better else 0.7}
+
+    for better in (old, new):
+        assert better_fine(Fits(True, better), old, [new, old]) is better  # type: ignore[arg-type]
+    assert better_fine(Fits(True, new), old, [None, old]) is old  # type: ignore[arg-type]
+    assert better_fine(Fits(False, old), old, [new, old]) is new  # type: ignore[arg-type]
+    assert better_fine(Fits(True, old), old, [None, None]) is None  # type: ignore[arg-type]

@@ -23,10 +23,10 @@ from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train.damage import KADIS, KINDS
 from metaqap_fast.train.diagnose import area, diagnose
 from metaqap_fast.train.material import Material, Seen, Settings, cache_of
-from metaqap_fast.train.opinion import TAUGHT
+from metaqap_fast.train.opinion import TAUGHT, of_originals
 from metaqap_fast.train.reasons import REASONS
-from metaqap_fast.train.refit import Refit, own_heads, predictions
-from metaqap_fast.train.refit_run import settings_of
+from metaqap_fast.train.refit import Larger, Refit, moved, own_heads, predictions, scores
+from metaqap_fast.train.refit_run import better_told, settings_of
 from metaqap_fast.train.rehead import digest_of_body
 from metaqap_fast.train.revise import revise
 from metaqap_fast.train.rungs import Rung, everything, plan
@@ -124,6 +124,21 @@ def test_units_learn_what_ladders_teach_and_photographs_keep_their_scores(fits: 
     assert after.people > fits.unseen_kinds() > before.people - 0.1
 
 
+def test_a_smaller_model_follows_a_larger_one(bundle: Bundle, seen: Material, made: Units) -> None:
+    """To which the worst damage costs a tenth of the score, as the mildest does."""
+    says = np.array([0.72 if rung.steps else 0.8 for rung in seen.taught.rungs])
+    follower = Refit(bundle, seen, SMALL)
+    follower.follow(Larger(says, seen.mos, None))
+    steps = seen.judged.rungs
+    worst = np.array([row for row, rung in enumerate(steps) if worse_than(1.6, rung)])
+
+    def kept(said: Units) -> float:
+        score = scores(bundle, seen.judged.pooled, own_heads(bundle)) + moved(bundle, said(seen.judged.pooled))
+        return float(np.mean(score[worst] / of_originals(steps, score)[worst]))
+
+    assert kept(made) < 0.5 and kept(follower.fit()) > 0.75  # not .9: levels are to be in order all the same
+
+
 def test_reasons_are_told_and_a_bundle_with_them_is_written(
     bundle: Bundle, seen: Material, fits: Refit, made: Units, tmp_path: Path
 ) -> None:
@@ -186,6 +201,10 @@ def test_what_is_not_fitted_stays_as_it_is(
     assert before is not None
     assert np.median(told.severities(others)[:, -1]) > 0.25 > np.median(before.severities(others)[:, -1])
 
+    assert better_told(told, before, seen, others) is told  # each tells best what it was taught
+    assert better_told(told, before, seen, odd).severities(odd) == pytest.approx(before.severities(odd), abs=1e-6)
+    assert better_told(told, None, seen, others) is told
+
     reasons = Refit(one, seen, replace(SMALL, steps=50)).fit("reasons")
     revise(one, seen, reasons, tmp_path / "three", "three", fitted="reasons", fine=shipped_fine(one))
     three = bundles.load(tmp_path / "three")
@@ -197,6 +216,10 @@ def test_what_is_not_fitted_stays_as_it_is(
     revise(two, seen, told, tmp_path / "four", "four", fine=shipped_fine(two))
     facts = bundles.load(tmp_path / "four").document["training"]
     assert facts["heads"]["of"] == "two" and "reasons" not in facts  # those were of units that are no longer there
+
+
+def worse_than(opinion: float, rung: Rung) -> bool:
+    return any(kind < KADIS and CELLS[kind, level] < opinion for kind, level in rung.steps)
 
 
 def rows(bundle: Bundle) -> NDArray[np.float32]:

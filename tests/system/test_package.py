@@ -168,7 +168,7 @@ def test_wheel_and_source_distribution_work_outside_the_checkout(tree: Path, tmp
     inside |= {f"metaqap_fast/{name}" for name in listed if name.split("/")[0] in LINKED}
     inside = {name for name in inside if not name.startswith(LEFT_OUT)}
     assert names - compiled == inside
-    assert wheel.stat().st_size < 48e6  # two models, of 31 and 17 MB
+    assert wheel.stat().st_size < 59e6  # two models, of 41 and 17 MB
 
     made = tmp_path / "sdist"
     made.mkdir()

@@ -177,5 +177,5 @@ def test_the_default_bundle_ships() -> None:
     loaded = bundles.load()
     assert len(loaded.members) >= 2
     size = sum(file.stat().st_size for file in loaded.path.iterdir())
-    assert size <= 40e6
+    assert size <= 42e6  # 30 of them are hidden units; the package with both models is to stay far below 100 MB
     assert (loaded.path / "README.md").exists()

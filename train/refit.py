@@ -127,14 +127,11 @@ class Refit:
     def follow(self, larger: Larger) -> None:
         """From now on a copy is to lose what a larger model says that it loses, instead of what the targets say, and a
         photograph's opinion is the mean of people's and the larger model's."""
-        steps = self._seen.taught.rungs
-        self._taught = replace(self._taught, kept=_share(larger.taught, of_originals(steps, larger.taught)))
-        said = (self._seen.mos + larger.labelled) / 2
-        self._labelled = replace(self._labelled, mos=_float32(said))
-        if self._large is not None and self._seen.large is not None and larger.large is not None:
+        self._taught = replace(self._taught, kept=_kept(larger.taught, self._taught.original))
+        self._labelled = replace(self._labelled, mos=_float32((self._seen.mos + larger.labelled) / 2))
+        if self._large is not None and larger.large is not None:
             copies, photographs = self._large
-            kept = _share(larger.large, larger.large[finer.originals(self._seen.large)])
-            self._large = replace(copies, kept=kept), photographs
+            self._large = replace(copies, kept=_kept(larger.large, copies.original)), photographs
 
     def fit(self, only: Only = "", odd: Sequence[Pooled] | None = None) -> Units:
         """The units, with reasons calibrated.
@@ -253,9 +250,10 @@ class Refit:
         return people(means, self._seen.cells)
 
 
-def _share(score: F64, original: F64) -> torch.Tensor:
-    """[n] of the original's score that is left; an original that scores nearly nothing has nothing to lose."""
-    return _float32((score / original.clip(0.05)).clip(0, 2))
+def _kept(score: F64, original: NDArray[np.int64]) -> torch.Tensor:
+    """[n] share of the original's score that is left, by the originals' rows; one that scores nearly nothing has
+    nothing to lose."""
+    return _float32((score / score[original].clip(0.05)).clip(0, 2))
 
 
 def _float32(values: F64) -> torch.Tensor:

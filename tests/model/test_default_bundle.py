@@ -80,8 +80,9 @@ def test_readme_shows_what_the_examples_score() -> None:
         summary.take(row)
     wanted = [*summary.totals.worst, *summary.totals.best]
     reasons = dict(zip(table.paths, table.reason, strict=True))
-    assert len(lines) == len(wanted) == 6
-    for (value, name, reason), one in zip(lines, wanted, strict=True):  # of two that are as near, either may come first
+    assert [name for _, name, _ in lines[:5]] == [one.path for one in wanted[:5]]
+    assert len(lines) == len(wanted) == 6  # the last one and the next are so near that rounding to bf16 decides
+    for (value, name, reason), one in zip(lines, wanted, strict=True):
         assert scores[name] == pytest.approx(float(value), abs=tolerance) and reasons[name] == reason
         assert one.score == pytest.approx(float(value), abs=tolerance)
     assert "reasons: " + ", ".join(f"{n} {name}" for name, n in summary.totals.by_reason.items()) in shown[1]

@@ -61,7 +61,7 @@ def run_shards(
         source, output, mode, rows_per_part, retry_failed, prune, moved, shard, summary: as in `run`.
         options: of `Scorer`, without the device.
         on_row: called every now and then.
-        on_start: called for each process, with what `about` says of its scorer.
+        on_start: called for each process, once all are ready, with what `about` says of its scorer.
 
     Raises:
         UsageError: see `Store`; processes whose scores would differ.
@@ -142,11 +142,11 @@ class _Processes:
             MetaqapError: one cannot start.
             UsageError: their scores would differ.
         """
-        found: dict[int, dict[str, Any]] = {}
-        while len(found) < len(self._all):
+        heard: dict[int, dict[str, Any]] = {}
+        while len(heard) < len(self._all):
             index, message = self._next()
-            on_start(message["about"])
-            found[index] = message["ready"]
+            heard[index] = message
+        found = [heard[index]["ready"] for index in range(len(self._all))]
         first = found[0]
         for index in range(1, len(self._all)):
             if name := difference(found[index], first):
@@ -154,7 +154,9 @@ class _Processes:
                     f"{self._devices[0]} and {self._devices[index]} would give different scores: {name} "
                     f"{first.get(name)!r} and {found[index].get(name)!r}. Name --engine and --precision"
                 )
-        return [found[index] for index in range(len(self._all))]
+        for index in range(len(self._all)):  # not before: where one cannot start, nobody need read what the others are
+            on_start(heard[index]["about"])
+        return found
 
     def work(self, entries: Iterable[Entry], where: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Hand entries out; what the processes say, until all have finished.

@@ -252,6 +252,21 @@ def test_what_a_process_cannot_do_is_said_once(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
+def test_where_one_cannot_start_the_others_are_not_introduced(
+    options: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to find that out."""
+    late = (
+        "import time, metaqap_fast.engine.choice as c\nreal = c.MetaqapError\n"
+        "c.MetaqapError = lambda message: time.sleep(2) or real(message)"
+    )
+    started_with(late, monkeypatch)
+    told: list[Any] = []
+    with pytest.raises(MetaqapError, match="cuda:98: --device cuda:98 needs a GPU"):
+        run_shards(["cpu", "cuda:98"], open_sources([folder]), tmp_path / "s.h5", "new", options, on_start=told.append)
+    assert told == []
+
+
 def test_processes_whose_scores_would_differ_are_refused(
     options: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,8 +6,8 @@ With k = 8 that is none in 10^9 sums, and a network here makes fewer. `pooled` d
 every sum and carries them through the rest of the network; K times what they do to its results is what rounding can do.
 
 That holds for terms whose errors are independent. Equal terms, of which a flat part of a picture gives thousands, round
-alike: OpenVINO adds the pixels of a channel one after another on CPUs with AVX2 alone, and is off by 2e-4 of a mean there.
-So the n of a channel's sum is that of its distinct values, each counted with the square of how often it is there.
+alike: OpenVINO adds the pixels of a channel one by one on CPUs with AVX2 alone, and is off by 2e-4 of a mean there. So
+each distinct value of a channel counts with the square of how often it is there, and n is the sum of these.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def pooled(network: Network, view: NDArray[np.uint8], errors: int | None = None)
 
 
 def independent(values: Tensor) -> Tensor:
-    """[channels]: of how many independent terms the sum of each channel of [channels, pixels] is, as far as errors go."""
+    """The n of the sum of each channel: [channels, pixels] to [channels]."""
     counts = (torch.unique(channel, return_counts=True)[1] for channel in values)
     return torch.stack([count.double().square().sum() for count in counts])
 

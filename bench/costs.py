@@ -29,9 +29,8 @@ class Worker:
     price: float
 
 
-# With AMX half of the whole program's rate on two cores (docs/benchmarks.md). With AVX2 worked out: a view took 78 ms
-# of one core of an EPYC in fp32 by the native engine, and decoding and the rest take some 3 ms.
-WORKERS = (Worker("core with AMX, bf16", 58.0, 0.04), Worker("core with AVX2, fp32", 12.3, 0.04))
+# Half of the whole program's rates on two cores (docs/benchmarks.md: throughput, throughput-avx2).
+WORKERS = (Worker("core with AMX, bf16", 56.5, 0.04), Worker("core with AVX2, fp32", 7.05, 0.04))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 The probe is ridge regression on the pooled taps, solved exactly; gradient descent starts where it ends, so that
 the network never follows the gradients of a random head. Stages below `frozen_stages` are not trained; what they
 give is cached once, which is what makes training on a CPU possible. Batch normalisation is folded or keeps its
-statistics. bf16 autocast, weights and their average in fp32.
+statistics. bf16 where the device multiplies in it, weights and their average in fp32.
 """
 
 from __future__ import annotations

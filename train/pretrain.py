@@ -35,6 +35,7 @@ from metaqap_fast.train.member import VIEW_SIZE, Features
 from metaqap_fast.train.networks import Config, Preprocess, load_network
 from metaqap_fast.train.pooling import fast_pool
 from metaqap_fast.train.taps import Taps, fold, foldable
+from metaqap_fast.train.trainee import half_where_faster
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class Judge(nn.Module):
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
         x = self.features.preprocess(views).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with half_where_faster(x.device):
             pooled = torch.cat([fast_pool(tap) for tap in self.features.network.taps(x)], 1)
         z = (pooled - self.mean) * self.inverse / math.sqrt(pooled.shape[1])
         quality, kind, level = self.heads(z).split([1, KINDS, LEVELS], 1)

@@ -1,6 +1,6 @@
 """The part of a network that is fine-tuned: its later stages and its head, their rates, and the loss.
 
-Batch normalisation is folded or keeps its statistics. bf16 autocast, weights in fp32.
+Batch normalisation is folded or keeps its statistics. bf16 where the device multiplies in it, weights in fp32.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaqap_fast.engine.cpu import multiplies_in
 from metaqap_fast.kernels import quality_aware_loss, soft_spearman
 from metaqap_fast.train.loop import Group
 from metaqap_fast.train.member import Features, Member, TrainedHead, rounded
@@ -21,6 +22,12 @@ from metaqap_fast.train.pooling import fast_pool
 from metaqap_fast.train.recipe import Recipe
 
 TEMPERATURE = 0.05  # of soft ranks, in units of MOS
+
+
+def half_where_faster(device: torch.device) -> AbstractContextManager[None]:
+    """bf16 autocast, but fp32 on a CPU that does not multiply in bf16: to imitate it takes torch ten times as long."""
+    wanted = device.type != "cpu" or multiplies_in("bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
 def objective(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
@@ -56,7 +63,7 @@ class Trainee(nn.Module):
     def forward(self, activation: Tensor, early: Tensor) -> Tensor:
         """Activation before `stage` and pooled taps of the stages below it [N, d] -> [N] MOS."""
         x = activation if self.stage else self.preprocess(activation)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with half_where_faster(x.device):
             x = x.contiguous(memory_format=torch.channels_last)
             taps = self.network.from_stage(self.stage, x) if self.stage else self.network.taps(x)
             pooled = [fast_pool(tap) for tap in taps]
@@ -85,13 +92,16 @@ def groups(trainee: Trainee, recipe: Recipe) -> list[Group]:
 @contextmanager
 def exact_depthwise(module: nn.Module, device: torch.device) -> Iterator[None]:
     """On a CPU, depthwise convolutions over 5x5 in fp32: oneDNN's bf16 weight gradient takes three times as long."""
+    if device.type != "cpu" or not multiplies_in("bf16"):
+        yield
+        return
 
     def forward(conv: nn.Conv2d, original: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             return original(x.float()).bfloat16()
 
     changed = []
-    for conv in module.modules() if device.type == "cpu" else ():
+    for conv in module.modules():
         if isinstance(conv, nn.Conv2d) and conv.groups > 1 and conv.kernel_size[0] >= 5:
             conv.forward = functools.partial(forward, conv, conv.forward)  # type: ignore[method-assign]
             changed.append(conv)

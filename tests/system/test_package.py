@@ -30,13 +30,17 @@ PACKAGE_SOURCES = list(imports.walk(ROOT / "metaqap_fast"))
     "code", ["import metaqap_fast", "import sys; sys.argv[1:]=['--help']; import metaqap_fast.cli as c; c.main()"]
 )
 def test_start_up_is_quick(code: str) -> None:
-    times = []
-    for _ in range(5):  # processor time: a busy machine must not fail it
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.3, times
+    """In .3 s of processor time, or in twice what to import click alone takes: on a busy, slow CPU that is .2 s."""
+    times = [(processor_time(code), processor_time("import click")) for _ in range(5)]
+    ours, of_click = map(min, zip(*times, strict=True))
+    assert ours < max(0.3, 2 * of_click), times
+
+
+def processor_time(code: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_heavy_libraries_are_imported_only_when_used() -> None:

@@ -21,6 +21,7 @@ from metaqap_fast.train.networks import load_network, read_config
 from metaqap_fast.train.pooling import fast_pool, pool
 from metaqap_fast.train.pretrain import first_network
 from metaqap_fast.train.ridge import CONSTANT, fit_ridge, grouped_folds
+from metaqap_fast.train.trainee import exact_depthwise, half_where_faster
 from metaqap_fast.train.twins import groups, similar
 
 pytestmark = pytest.mark.full
@@ -168,3 +169,13 @@ def test_fast_pool_is_pool() -> None:
     assert_allclose(pooled.detach(), pool(x).detach(), atol=1e-5)  # fast_pool's sums are fp32
     (pooled * weights).sum().backward()
     assert_allclose(x.grad, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_bf16_only_where_the_cpu_multiplies_in_it(has_bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a training step computes in, 5x5 depthwise convolutions too: imitated bf16 takes ten times as long."""
+    monkeypatch.setattr("metaqap_fast.train.trainee.multiplies_in", lambda precision: has_bf16)
+    cpu, conv, depthwise = torch.device("cpu"), torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 5, groups=4)
+    layers = torch.nn.Sequential(conv, depthwise)
+    with exact_depthwise(layers, cpu), half_where_faster(cpu):
+        assert layers(torch.ones(1, 4, 8, 8)).dtype == (torch.bfloat16 if has_bf16 else torch.float32)

@@ -242,3 +242,17 @@ def test_a_driver_that_vanishes_in_the_middle(tmp_path: Path) -> None:
     assert set(done.stdout.splitlines()) == {"None"}, done.stdout
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("metaqap_fast.gpu_errors.GpuLost: the ") and last.endswith("go on with --resume"), last
+
+
+def test_a_decoder_that_gives_wrong_pixels_has_a_status_of_its_own(
+    bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("metaqap_fast.signals.leave", lambda status: left.append(status))
+
+    def wrong(*_: object, **__: object) -> None:
+        raise DecoderDisagrees("the decoder on cuda:0 gives wrong pixels")
+
+    monkeypatch.setattr("metaqap_fast.scorer.Scorer.stream", wrong)
+    result = cli("score", folder, "-o", tmp_path / "s.h5", "--model", bundle, "--precision", "fp32")
+    assert result.exit_code == 4 and left == [4] and "gives wrong pixels" in result.stderr

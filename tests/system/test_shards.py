@@ -19,7 +19,6 @@ import pytest
 from command import COMMAND, many, run
 from metaqap_fast import UsageError
 from metaqap_fast.errors import MetaqapError
-from metaqap_fast.gpu_errors import DecoderDisagrees
 from metaqap_fast.input import open_sources
 from metaqap_fast.run import Summary
 from metaqap_fast.scale import shards
@@ -59,20 +58,6 @@ def test_the_cores_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 8, 9, 10, 11})
     assert [cores(i, 3) for i in range(3)] == [[0, 1], [2, 3], [8, 9]]
     assert [cores(i, 10) for i in (0, 9)] == [[0], [1]]
-
-
-def test_a_decoder_that_gives_wrong_pixels_has_a_status_of_its_own(
-    bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any
-) -> None:
-    left: list[int] = []
-    monkeypatch.setattr("metaqap_fast.signals.leave", lambda status: left.append(status))
-
-    def wrong(*_: object, **__: object) -> None:
-        raise DecoderDisagrees("the decoder on cuda:0 gives wrong pixels")
-
-    monkeypatch.setattr("metaqap_fast.scorer.Scorer.stream", wrong)
-    result = cli("score", folder, "-o", tmp_path / "s.h5", "--model", bundle, "--precision", "fp32")
-    assert result.exit_code == 4 and left == [4] and "gives wrong pixels" in result.stderr
 
 
 def test_the_status_of_a_process_is_that_of_the_run(
@@ -252,32 +237,33 @@ def test_what_a_process_cannot_do_is_said_once(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
-def test_where_one_cannot_start_the_others_are_not_introduced(
-    options: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However long it takes to find that out."""
-    late = (
-        "import time, metaqap_fast.engine.choice as c\nreal = c.MetaqapError\n"
-        "c.MetaqapError = lambda message: time.sleep(2) or real(message)"
-    )
-    started_with(late, monkeypatch)
+LATE = (  # it finds out long after the other one is ready
+    "import time, metaqap_fast.engine.choice as c\nreal = c.MetaqapError\n"
+    "c.MetaqapError = lambda message: time.sleep(2) or real(message)"
+)
+MIXED = (
+    "import metaqap_fast.scorer as s\nreal = s.Scorer.describe\n"
+    "s.Scorer.describe = lambda self: {**real(self), 'precision': str(__import__('os').getpid())}"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "devices", "error", "words"),
+    [
+        (LATE, ["cpu", "cuda:98"], MetaqapError, "cuda:98: --device cuda:98 needs a GPU"),
+        (MIXED, ["cpu", "cpu"], UsageError, "cpu and cpu would give different scores: precision"),
+    ],
+    ids=["one cannot start", "scores would differ"],
+)
+def test_nothing_is_introduced_or_written_unless_all_can_begin(
+    options: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, devices: Any,
+    error: Any, words: str,
+) -> None:  # fmt: skip
+    started_with(code, monkeypatch)
     told: list[Any] = []
-    with pytest.raises(MetaqapError, match="cuda:98: --device cuda:98 needs a GPU"):
-        run_shards(["cpu", "cuda:98"], open_sources([folder]), tmp_path / "s.h5", "new", options, on_start=told.append)
-    assert told == []
-
-
-def test_processes_whose_scores_would_differ_are_refused(
-    options: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mixed = (
-        "import metaqap_fast.scorer as s\nreal = s.Scorer.describe\n"
-        "s.Scorer.describe = lambda self: {**real(self), 'precision': str(__import__('os').getpid())}"
-    )
-    started_with(mixed, monkeypatch)
-    with pytest.raises(UsageError, match="cpu and cpu would give different scores: precision"):
-        run_shards(["cpu", "cpu"], open_sources([folder]), tmp_path / "s.h5", "new", options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+    with pytest.raises(error, match=words):
+        run_shards(devices, open_sources([folder]), tmp_path / "s.h5", "new", options, on_start=told.append)
+    assert told == [] and sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
 def test_an_error_of_the_listing_ends_the_run(options: dict[str, Any], folder: Path, tmp_path: Path) -> None:

@@ -75,9 +75,10 @@ def _combined(
         has_fine = fine(tag)
         columns = rows[: count - has_fine].mean(axis=0, keepdims=True) if count else none
         members, reasons = readout(columns)
-        if has_fine:
-            members = members + readout.lowered(rows[-1:])
-        yield tag, next(_results(members, *combine(members, meta), reasons))
+        change = readout.lowered(rows[-1:], members) if has_fine else None
+        if change is not None:
+            members = members + change
+        yield tag, next(_results(members, *combine(members, meta, change), reasons))
         start += count
 
 
@@ -88,10 +89,12 @@ def _rows(predictions: Tensor, counts: list[int], has_fine: list[bool], meta: Me
     with torch.inference_mode():
         means, last = view_means(predictions, counts, has_fine)
         members, reasons = readout(means)
+        change = None
         if last is not None:
             rows, which = last
-            members = members + torch.where(which[:, None], readout.lowered(rows), 0.0)
-        score, uncertainty = combine_tensors(members, meta)
+            change = torch.where(which[:, None], readout.lowered(rows, members), 0.0)
+            members = members + change
+        score, uncertainty = combine_tensors(members, meta, change)
         return torch.cat([members, score[:, None], uncertainty[:, None], reasons], 1)
 
 

@@ -22,12 +22,13 @@ from metaqap_fast.evaluation import measure
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train.build import RANGE_IMAGES
+from metaqap_fast.train.detail import Detail
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, see
 from metaqap_fast.train.members import Examples
 from metaqap_fast.train.ranges import measure_ranges
 from metaqap_fast.train.refit import Refit, scored_by, shipped_scores
-from metaqap_fast.train.refit_run import large_of, settings_of, strange_pictures, told_apart
+from metaqap_fast.train.refit_run import COPIES, settings_of, strange_pictures, told_apart
 from metaqap_fast.train.rehead import drop_units, put_head
 from metaqap_fast.train.revise import digests, revise, write_json
 from metaqap_fast.train.ridge import ridge
@@ -84,13 +85,14 @@ def distil(
         strange_pictures(small, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
     )
     made = fits.fit(odd=odd)
-    fine = fits.fit_fine(made)
+    detail = Detail(small, seen)
+    fine = detail.fit(made)
     (_, alone), (after, with_units) = fits.judge(), fits.judge(made)
     figures = {
         "larger model on the held-out fold": measure(said_held, seen.held_mos),
         "head alone on the held-out fold": alone,
         "with units": after.summary() | with_units,
-        "agreement with metrics on copies of large photographs": large_of(fits, made, fine),
+        COPIES: detail.figures(made, fine),
         **({} if judged is None else {"unfamiliar": told_apart(made, seen, judged)}),
         "settings": asdict(settings),
     }
@@ -123,7 +125,7 @@ def smaller(bundle: Bundle, member: str, view_size: int, data: Examples, folder:
     ranges = measure_ranges(folder / entry["file"], middle_views(photographs, view_size))
     entry["ranges"] = f"{member}.ranges.json"
     (folder / entry["ranges"]).write_text(json.dumps(ranges) + "\n")
-    own = ("small_variance", "severity_variance")  # of the large model
+    own = ("small_variance", "severity_variance", "fine_variance")  # of the large model
     learner = {key: value for key, value in bundle.document["meta_learner"].items() if key not in own}
     document = {
         **{key: value for key, value in bundle.document.items() if key != "hidden"},

@@ -181,14 +181,14 @@ def _on_device(
             collect(row, [output[i] for output in outputs])
 
 
-def decoded(files: Sequence[Path], size: int = VIEW_SIZE) -> Iterator[Decoded]:
-    """Each file through the program's own decoder, in order, for views of `size` pixels.
+def decoded(files: Sequence[Path], size: int = VIEW_SIZE, fine: bool = False) -> Iterator[Decoded]:
+    """Each file through the program's own decoder, in order, for views of `size` pixels, and `fine` ones if wanted.
 
     Raises:
         MetaqapError: an image that cannot be decoded; leaving it out would part images from their labels.
     """
     entries = [File(bytes(path), bytes(path)) for path in files]
-    for path, image in zip(files, create(DecodeOptions(size)).stream(read_all(entries)), strict=True):
+    for path, image in zip(files, create(DecodeOptions(size, fine=fine)).stream(read_all(entries)), strict=True):
         if image.error is not None:
             raise MetaqapError(f"{path}: {image.error}")
         yield image

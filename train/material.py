@@ -17,15 +17,17 @@ import onnx
 from numpy.typing import NDArray
 
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.train import hidden, large, rungs
+from metaqap_fast.train import hidden, large, rated, rungs
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.large import Large
 from metaqap_fast.train.member import VIEW_SIZE
 from metaqap_fast.train.members import Examples
 from metaqap_fast.train.opinion import read_cells
+from metaqap_fast.train.rated import Rated
 from metaqap_fast.train.rehead import digest_of_body
 from metaqap_fast.train.rungs import Rung
 from metaqap_fast.train.seen import Eyes, Pooled, remember
+from metaqap_fast.train.sets import read_sets
 
 F64 = NDArray[np.float64]
 HELD = 0  # the fold of the labelled set that is held out
@@ -104,12 +106,14 @@ class Pictures:
         opinions: KADID's mean opinions, see `opinion.read_cells`.
         large: folder of undamaged photographs of 1,400 lines and more.
         strange: folder of pictures that are no photographs, to be told from them.
+        rated: table of labelled sets, see `sets.read_sets`.
     """
 
     photographs: Path
     opinions: Path
     large: Path | None = None
     strange: Path | None = None
+    rated: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,8 @@ class Seen:
 class Material:
     """What units are fitted and judged on.
 
-    `large` are copies of large photographs, if there are some, and `judged_large` those that nothing is fitted on.
+    `large` are copies of large photographs, if there are some, and `judged_large` those that nothing is fitted on;
+    `rated` are large pictures of other sets with opinions.
     `labelled` and `held` are each member's pooled taps of photographs, `mos` and `held_mos` their opinions.
     """
 
@@ -137,6 +142,7 @@ class Material:
     cells: F64
     large: Large | None = None
     judged_large: Large | None = None
+    rated: Rated | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +190,14 @@ def plans(data: Examples, photographs: Path, settings: Settings) -> Plans:
     return Plans(used, files, {part: planned for part, planned in steps.items() if planned})
 
 
-def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings: Settings | None = None) -> Material:
+def see(
+    bundle: Bundle,
+    data: Examples,
+    pictures: Pictures,
+    work: Path,
+    settings: Settings | None = None,
+    fitted: bool = True,
+) -> Material:
     """What a bundle's members see in everything that units are fitted on; kept under `work`.
 
     Args:
@@ -193,9 +206,11 @@ def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings
         pictures: folders and tables.
         work: folder of the caches; another bundle has its own in it.
         settings: see `Settings`.
+        fitted: false where units for the usual views stay as they are: what those are taught from is left out.
     """
     settings = settings or Settings()
     said = read_cells(pictures.opinions)  # before hours are spent
+    sets = rated.for_choosing(read_sets(pictures.rated)) if pictures.rated is not None else []
     wanted = plans(data, pictures.photographs, settings)
     used, files = wanted.used, wanted.files
     folder = cache_of(bundle, work, settings)
@@ -206,6 +221,8 @@ def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings
 
     seen = {}
     for part, steps in wanted.rungs.items():
+        if part in TAUGHT and not fitted:
+            continue
         cache = folder / f"{part}-{rungs.name_of(files[part], steps)}"
         seen[part] = Seen(steps, remember(eyes, len(steps), views_of(files[part], steps), cache))
 
@@ -215,16 +232,22 @@ def see(bundle: Bundle, data: Examples, pictures: Pictures, work: Path, settings
     pooled = {
         part: remember(eyes, len(rows), images([data.files[i] for i in rows]), folder / part)
         for part, rows in used.items()
+        if part == "held" or fitted
     }
+    parts = "train", "validation"
+    large_ones = {part: _large(eyes, pictures.large, folder, part, bundle.view_size) for part in parts}
+    taught = [seen[part] for part in TAUGHT if part in seen]
     return Material(
-        pooled["labelled"],
+        pooled.get("labelled", []),
         data.mos[used["labelled"]],
         pooled["held"],
         data.mos[used["held"]],
-        together([seen[part] for part in TAUGHT if part in seen]),
+        together(taught) if taught else Seen([], []),
         seen["validation"],
         said,
-        *(_large(eyes, pictures.large, folder, part, bundle.view_size) for part in ("train", "validation")),
+        large=large_ones["train"],
+        judged_large=large_ones["validation"],
+        rated=rated.see(eyes, sets, folder / "rated", bundle.view_size) if sets else None,
     )
 
 

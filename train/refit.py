@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.train import finer, hidden, large, strange
+from metaqap_fast.train import hidden, large, strange
 from metaqap_fast.train.components import components, joined
 from metaqap_fast.train.damage import KADIS, KINDS
 from metaqap_fast.train.material import SEED, Material, Settings, good
@@ -165,17 +165,6 @@ class Refit:
         layer = strange.fit(self._everything, pictures, settings.steps, settings.dropout, SEED)
         return strange.beside(made, layer, self._parts, self._seen.held, pictures)
 
-    def fit_fine(self, made: Units) -> Units | None:
-        """Units that read fine views, beside those that are there; None without large photographs."""
-        seen = self._seen
-        if seen.large is None or seen.judged_large is None:
-            return None
-        score = scores(self._bundle, seen.large.pooled, own_heads(self._bundle))
-        kept = large.share_kept(seen.large.target, seen.cells, finer.share)
-        lacks = finer.lacks(seen.large, score + moved(self._bundle, made(seen.large.pooled)), kept)
-        found = finer.fit(lacks, seen.judged_large, SEED)
-        return found.scaled(np.array([1 / sum(self._bundle.meta.weights)]), np.zeros(1))
-
     def _reason_layers(self, count: int) -> list[hidden.Layer]:
         weights, layers = self._settings.weights_of_reasons, []
         for place in range(count):
@@ -206,22 +195,6 @@ class Refit:
         factor, shift = calibrated(made(seen.taught.pooled)[:, 1:], others, severity)
         scaled = made.scaled(np.concatenate([[1.0], factor]), np.concatenate([[0.0], shift]))
         return replace(scaled, steeper=steeper(others * factor + shift))
-
-    @property
-    def has_large(self) -> bool:
-        """Whether there are large photographs to judge by."""
-        return self._seen.judged_large is not None
-
-    def judge_large(self, made: Units | None = None, fine: Units | None = None) -> dict[str, float]:
-        """Agreement with full-reference metrics on copies of large photographs that were not taught."""
-        seen = self._seen.judged_large
-        assert seen is not None
-        score = scores(self._bundle, seen.pooled, own_heads(self._bundle))
-        if made is not None:
-            score = score + moved(self._bundle, made(seen.pooled))
-        if fine is not None:
-            score = score + finer.lowered(fine, seen) * sum(self._bundle.meta.weights)
-        return large.agreement(seen, score)
 
     def judge(self, made: Units | None = None) -> tuple[Trial, dict[str, float]]:
         """The trial on the validation photographs, and agreement with opinions on the held-out fold."""

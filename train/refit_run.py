@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.streams import counted
 from metaqap_fast.train import rungs, strange
+from metaqap_fast.train.detail import Detail
 from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
@@ -30,6 +30,7 @@ from metaqap_fast.train.units import Units, shipped_fine, shipped_units
 
 log = logging.getLogger(__name__)
 
+COPIES = "agreement with metrics on copies of large photographs"  # a part of the figures
 MAY_LOSE = 0.002  # of SROCC on the held-out fold
 
 
@@ -43,7 +44,7 @@ def refit(
     low: float | None = None,
     high: float | None = None,
     bundle_name: str | None = None,
-    only: Only | Literal["uncertainty"] = "",
+    only: Only | Literal["fine", "uncertainty"] = "",
     changes: dict[str, Any] | None = None,
 ) -> str:
     """Fit hidden units beside a bundle's members and write a bundle with them; returns the figures as text.
@@ -68,16 +69,17 @@ def refit(
             "--unfamiliar-only needs pictures that are no photographs, and a model that has reasons"
             + (": give --strange FOLDER" if bundle.reasons else f", which {bundle.name} has not: leave the option out")
         )
-    if only == "uncertainty" and not bundle.reasons:
-        raise UsageError(f"--uncertainty-only needs a model that has reasons, which {bundle.name} has not")
+    if only in ("fine", "uncertainty") and not bundle.reasons:
+        raise UsageError(f"--{only}-only needs a model that has reasons, which {bundle.name} has not")
+    if only == "fine" and pictures.large is None:
+        raise UsageError("--fine-only learns from large photographs: give --large FOLDER")
     _, _, data = prepare(name, root, work, None, low, high)
-    seen = see(bundle, data, pictures, work, settings)
     new_name = bundle_name or f"{bundle.name}-heads"
-    if only == "uncertainty":
-        made, fine = shipped_units(bundle), shipped_fine(bundle)
-        assert made is not None  # it has reasons
-        doubts = revise(bundle, seen, made, output, new_name, "uncertainty", fine=fine)
-        return write_json(output / "heads.json", doubts)
+    if only == "fine" or only == "uncertainty":  # mypy narrows by this
+        wanted = pictures if only == "fine" else replace(pictures, large=None)
+        seen = see(bundle, data, wanted, work, settings, fitted=False)
+        return write_json(output / "heads.json", as_it_scores(bundle, seen, output, new_name, only))
+    seen = see(bundle, data, pictures, work, settings)
     fits = Refit(bundle, seen, settings)
     odd, judged = (
         strange_pictures(bundle, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
@@ -85,9 +87,10 @@ def refit(
     made = fits.fit(only, odd)
     if judged is not None and not only:
         made = better_told(made, shipped_units(bundle), seen, judged)
-    own_fine = shipped_fine(bundle)
-    fine = own_fine if only else better_fine(fits, made, [fits.fit_fine(made), own_fine])
-    figures = {} if only else scores_of(fits, made, fine)
+    detail, fine = Detail(bundle, seen), shipped_fine(bundle)
+    if not only:
+        fine = detail.better(made, detail.fit(made), fine)
+    figures = {} if only else scores_of(fits, made) | {COPIES: detail.figures(made, fine)}
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
         figures["unfamiliar"] = told_apart(made, seen, judged)
@@ -95,7 +98,20 @@ def refit(
     return write_json(output / "heads.json", figures)
 
 
-def scores_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any]:
+def as_it_scores(
+    bundle: Bundle, seen: Material, output: Path, name: str, only: Literal["fine", "uncertainty"]
+) -> dict[str, Any]:
+    """Write a bundle with the same units for the usual views; returns the figures of what was fitted."""
+    made, fine = shipped_units(bundle), shipped_fine(bundle)
+    assert made is not None  # it has reasons
+    detail, figures = Detail(bundle, seen), {}
+    if only == "fine":
+        fine = detail.better(made, detail.fit(made), fine)
+        figures[COPIES] = detail.figures(made, fine)
+    return figures | revise(bundle, seen, made, output, name, only, fine=fine)
+
+
+def scores_of(fits: Refit, made: Units) -> dict[str, Any]:
     """Figures of the score, as it was and with the units."""
     (before, before_held), (after, after_held) = fits.judge(), fits.judge(made)
     kept = after_held["srocc"] >= before_held["srocc"] - MAY_LOSE
@@ -112,7 +128,6 @@ def scores_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any]:
         "as it was": before.summary() | before_held,
         "refitted": after.summary() | after_held,
         "agreement with people on kinds left out": fits.unseen_kinds(),
-        "agreement with metrics on copies of large photographs": large_of(fits, made, fine),
         "adjacent": {"as it was": before.adjacent, "refitted": after.adjacent},
         "above": {"as it was": before.above, "refitted": after.above},
     }
@@ -128,28 +143,6 @@ def better_told(made: Units, own: Units | None, seen: Material, judged: list[Poo
     areas = [told_apart(each, seen, judged)["AUC"] for each in (made, kept)]
     log.info("unfamiliar: AUC %.4f, with the units that the bundle had %.4f", *areas)
     return kept if areas[1] > areas[0] else made
-
-
-def better_fine(fits: Refit, made: Units, offered: Sequence[Units | None]) -> Units | None:
-    """Of units that read fine views, those with which scores agree most with metrics on copies that were not taught;
-    the first, where there are none to judge by."""
-    known = [each for each in offered if each is not None]
-    if not known or not fits.has_large:
-        return offered[0]
-    agreements = [fits.judge_large(made, each)["over all"] for each in known]
-    log.info("fine views: agreement over all %s", ", ".join(f"{value:.3f}" for value in agreements))
-    return known[int(np.argmax(agreements))]
-
-
-def large_of(fits: Refit, made: Units, fine: Units | None) -> dict[str, Any] | None:
-    """Figures of copies of large photographs; None where there are none."""
-    if not fits.has_large:
-        return None
-    return {
-        "as it was": fits.judge_large(),
-        "refitted": fits.judge_large(made),
-        "with fine views": fits.judge_large(made, fine),
-    }
 
 
 def strange_pictures(bundle: Bundle, folder: Path, work: Path, settings: Settings) -> tuple[list[Pooled], list[Pooled]]:

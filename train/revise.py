@@ -18,21 +18,25 @@ from metaqap_fast import __version__
 from metaqap_fast.evaluation import measure
 from metaqap_fast.model.bundle import FORMAT_VERSION, Bundle
 from metaqap_fast.model.meta import MetaLearner, combine, spread
-from metaqap_fast.train.doubt import SEEN_ALONE, SIGMAS, severity_variance
+from metaqap_fast.model.readout import NEVER
+from metaqap_fast.train.doubt import SEEN_ALONE, SIGMAS, added_variance
+from metaqap_fast.train.finer import lowered
 from metaqap_fast.train.material import Material
 from metaqap_fast.train.meta import calibrate
 from metaqap_fast.train.opinion import opinions
+from metaqap_fast.train.rated import Rated
 from metaqap_fast.train.reasons import REASONS, severities
 from metaqap_fast.train.refit import own_heads, predictions
 from metaqap_fast.train.rehead import add_units
 from metaqap_fast.train.units import Units
 
 F64 = NDArray[np.float64]
-Fitted = Literal["heads", "reasons", "uncertainty"]
+Fitted = Literal["heads", "reasons", "fine", "uncertainty"]
 # Facts of training that are no longer true of a bundle when this was fitted.
 REPLACED: dict[Fitted, tuple[Fitted, ...]] = {
-    "heads": ("heads", "reasons", "uncertainty"),
+    "heads": ("heads", "reasons", "fine", "uncertainty"),
     "reasons": ("reasons", "uncertainty"),
+    "fine": ("fine", "uncertainty"),
     "uncertainty": ("uncertainty",),
 }
 DIGITS = 7  # of the last layer's numbers, which are read as float32
@@ -79,10 +83,17 @@ def revise(
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= digests(out, names)
     learner, held = _uncertainty(bundle, seen, made) if fitted == "heads" else ({}, {})
-    meta = replace(bundle.meta, **learner)
+    meta = replace(bundle.meta, fine_variance=(), **learner)
     found = errors(meta, bundle, seen, made)
-    points = [tuple(map(_rounded, point)) for point in _of_damage(found)]
-    learner["severity_variance"] = points
+    learner["severity_variance"] = _rounded_points(_of_damage(found))
+    figures = covered(found, learner["severity_variance"])
+    if seen.rated is not None and fine is not None:
+        change, large_ones = errors_of_rated(replace(meta, **learner), bundle, seen.rated, made, fine)
+        learner["fine_variance"] = _rounded_points(
+            added_variance(change, large_ones.error, large_ones.variance, seen.rated.weight)
+        )
+        added = np.interp(change, *np.array(learner["fine_variance"]).T)
+        figures["uncertainty"]["rated large pictures"] = _inside(large_ones, added)
     document = {
         **bundle.document,
         "format_version": FORMAT_VERSION,
@@ -108,7 +119,7 @@ def revise(
         "files": files,
     }
     write_json(out / "bundle.json", document)
-    return covered(found, points)
+    return figures
 
 
 def write_json(path: Path, document: dict[str, Any]) -> str:
@@ -167,7 +178,18 @@ def _of_damage(both: tuple[Errors, Errors]) -> list[tuple[float, float]]:
     severity, error, variance = (
         np.concatenate([getattr(each, name) for each in both]) for name in ("severity", "error", "variance")
     )
-    return severity_variance(severity, error, variance, weight)
+    return added_variance(severity, error, variance, weight)
+
+
+def errors_of_rated(meta: MetaLearner, bundle: Bundle, seen: Rated, made: Units, fine: Units) -> tuple[F64, Errors]:
+    """How much the fine views of rated pictures lower their predictions [n], and their errors; the variance has what
+    damage adds."""
+    members = predictions(seen.pooled, own_heads(bundle)) + made(seen.pooled)[:, :1]
+    change = lowered(fine, seen.fine, members.mean(1))
+    score, uncertainty = combine((members + change[:, None]).astype(np.float32), meta)
+    severity = made.severities(seen.pooled).max(1, initial=0.0)
+    variance = uncertainty.astype(np.float64) ** 2 + np.interp(severity, *np.array(meta.severity_variance).T)
+    return -change, Errors(severity, score - seen.opinion, variance)
 
 
 def covered(both: tuple[Errors, Errors], points: Sequence[tuple[float, ...]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -180,21 +202,31 @@ def covered(both: tuple[Errors, Errors], points: Sequence[tuple[float, ...]]) ->
     names, figures = ("held-out photographs", "damaged photographs"), {}
     places, values = np.array(points, np.float64).T
     for name, each in zip(names, both, strict=True):
-        added = np.interp(each.severity, places, values)
-        figures[name] = {
-            key: round(float(value), 4)
-            for word, sigma in (("before", np.sqrt(each.variance)), ("after", np.sqrt(each.variance + added)))
-            for key, value in (
-                (f"inside, {word}", (np.abs(each.error) < SIGMAS * sigma).mean()),
-                (f"mean uncertainty, {word}", sigma.mean()),
-            )
-        }
+        figures[name] = _inside(each, np.interp(each.severity, places, values))
     return {"uncertainty": figures}
+
+
+def _inside(found: Errors, added: F64) -> dict[str, float]:
+    """The share of opinions inside, and the mean uncertainty, without a variance [n] that is added and with it."""
+    return {
+        key: round(float(value), 4)
+        for word, sigma in (("before", np.sqrt(found.variance)), ("after", np.sqrt(found.variance + added)))
+        for key, value in (
+            (f"inside, {word}", (np.abs(found.error) < SIGMAS * sigma).mean()),
+            (f"mean uncertainty, {word}", sigma.mean()),
+        )
+    }
+
+
+def _rounded_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, ...]]:
+    return [tuple(map(_rounded, point)) for point in points]
 
 
 def _last(fine: Units) -> dict[str, Any]:
     """The last layer of the units that read fine views."""
-    return {"weights": [_rounded(value) for value in fine.weights[:, 0]], "bias": _rounded(fine.bias[0])}
+    last = {"weights": [_rounded(value) for value in fine.weights[:, 0]], "bias": _rounded(fine.bias[0])}
+    fading = dict(zip(("poor", "fair", "lost"), fine.fading, strict=True))
+    return last if fine.fading == NEVER else {**last, "fading": fading}
 
 
 def _rounded(value: float) -> float:

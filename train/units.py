@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from metaqap_fast.model.bundle import Bundle
-from metaqap_fast.model.readout import LEVEL
+from metaqap_fast.model.readout import LEVEL, NEVER, Fading
 from metaqap_fast.train.components import Components
 from metaqap_fast.train.hidden import Layer
 from metaqap_fast.train.reasons import REASONS
@@ -32,6 +32,7 @@ class Units:
         bias: [1 + R].
         steeper: [R] for roots below the level from which a reason is named.
         names: R, of the severities.
+        fading: of units that read fine views.
     """
 
     shares: list[F32]
@@ -40,6 +41,7 @@ class Units:
     bias: F64
     steeper: F64
     names: tuple[str, ...] = REASONS
+    fading: Fading = NEVER
 
     def __call__(self, pooled: Sequence[Pooled]) -> F64:
         """[n, 1 + R] from the members' raw taps [n, D]: the change of the score, and roots of severities."""
@@ -108,7 +110,9 @@ def shipped_fine(bundle: Bundle) -> Units | None:
     weights, bias = np.array(bundle.hidden.fine_weights)[:, None], np.array([bundle.hidden.fine_bias])
     shares, start = _shares(bundle)
     first = len(start) - len(weights)
-    return Units([share[:, first:] for share in shares], start[first:], weights, bias, np.zeros(0), ())
+    return Units(
+        [share[:, first:] for share in shares], start[first:], weights, bias, np.zeros(0), (), bundle.hidden.fading
+    )
 
 
 def _shares(bundle: Bundle) -> tuple[list[F32], F64]:

@@ -72,6 +72,12 @@ _LARGE = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of undamaged photographs with at least 1,400 lines, to be scaled and coded at their own size.",
 )
+_RATED = click.option(
+    "--rated",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Table of labelled sets, as for `bench accuracy`. The uncertainty of large pictures is widened such that it "
+    "holds for those of the part 'validation' whose opinions are on a scale.",
+)
 _SETTINGS = click.option(
     "--set",
     "changes",
@@ -104,7 +110,7 @@ def _pictures(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What units are taught from, and the other options."""
     from metaqap_fast.train.material import Pictures
 
-    pictures = {name: options.pop(name, None) for name in ("photographs", "opinions", "large", "strange")}
+    pictures = {name: options.pop(name, None) for name in ("photographs", "opinions", "large", "strange", "rated")}
     return Pictures(**pictures), options
 
 
@@ -192,6 +198,7 @@ def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
 @_beside_a_set("the name of the model, with -heads")
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle and heads.json, its figures.")
 @_STRANGE
+@_RATED
 @click.option(
     "--reasons-only",
     "only",
@@ -207,10 +214,17 @@ def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
     "other reasons stay as they are.",
 )
 @click.option(
+    "--fine-only",
+    "only",
+    flag_value="fine",
+    help="Fit anew what fine views lower (give --large), and what they and damage add to the uncertainty; scores of "
+    "pictures without a fine view, and reasons, stay as they are.",
+)
+@click.option(
     "--uncertainty-only",
     "only",
     flag_value="uncertainty",
-    help="Replace what damage adds to the uncertainty; everything else stays as it is.",
+    help="Replace what damage and fine views add to the uncertainty; everything else stays as it is.",
 )
 def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Refit the heads of a model on photographs damaged in every way, and teach it to give reasons."""
@@ -233,6 +247,7 @@ def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
     help="Side of the views that it is to see.",
 )
 @_STRANGE
+@_RATED
 def distil(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Make a small, fast model that says what a larger one says."""
     _log()

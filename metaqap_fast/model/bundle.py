@@ -16,12 +16,12 @@ from typing import Any
 
 from metaqap_fast.errors import MetaqapError, UsageError
 from metaqap_fast.model.meta import MetaLearner
-from metaqap_fast.model.readout import Readout
+from metaqap_fast.model.readout import NEVER, Fading, Readout
 from metaqap_fast.options import MODEL
 
 FORMAT = "metaqap-bundle"
-FORMAT_VERSION = 2
-READABLE = (1, 2)  # in version 1 members give predictions alone
+FORMAT_VERSION = 3
+READABLE = (1, 2, 3)  # in version 1 members give predictions alone; in 2 fine views tell of every picture
 MODELS = Path(__file__).parent  # the bundles that ship in the package, by name
 
 
@@ -52,7 +52,7 @@ class Member:
 @dataclass(frozen=True, slots=True)
 class Hidden:
     """The last layer of the hidden units: `weights` [U, 1 + R], `bias` [1 + R], `steeper` [R], and of those that read
-    fine views `fine_weights` [F] and `fine_bias`, see `readout`; and the names of its R severities."""
+    fine views `fine_weights` [F], `fine_bias` and `fading`, see `readout`; and the names of its R severities."""
 
     reasons: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...]
@@ -60,6 +60,7 @@ class Hidden:
     steeper: tuple[float, ...]
     fine_weights: tuple[float, ...] = ()
     fine_bias: float = 0.0
+    fading: Fading = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ class Bundle:
         if self.hidden is None:
             return Readout(scores)
         last = self.hidden
-        return Readout(scores, units, last.weights, last.bias, last.steeper, last.fine_weights, last.fine_bias)
+        fine = last.fine_weights, last.fine_bias, last.fading
+        return Readout(scores, units, last.weights, last.bias, last.steeper, *fine)
 
     @property
     def has_fine(self) -> bool:
@@ -164,6 +166,7 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         float(entry["variance_slope"]),
         _points(entry["small_variance"]) if "small_variance" in entry else (),
         _points(entry["severity_variance"]) if "severity_variance" in entry else (),
+        _points(entry["fine_variance"]) if "fine_variance" in entry else (),
     )
     size = int(document["view_size"])
     floor = [value for point in meta.variance_floor for value in point]
@@ -177,7 +180,8 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
         raise ValueError("meta_learner: the sizes of small_variance do not ascend")
     if variances != sorted(variances, reverse=True) or variances[-1:] not in ([], [0.0]):
         raise ValueError("meta_learner: small_variance does not fall to 0")
-    _rising(meta.severity_variance)
+    _rising("severity_variance", meta.severity_variance)
+    _rising("fine_variance", meta.fine_variance)
     if not members or len(meta.weights) != len(members) or not any(meta.weights):
         raise ValueError(f"{len(meta.weights)} weights for {len(members)} members")
     hidden = _hidden(document.get("hidden"), {member.units for member in members})
@@ -200,6 +204,7 @@ def _hidden(entry: Any, units: set[int]) -> Hidden | None:
         tuple(float(value) for value in entry["steeper"]),
         tuple(float(value) for value in fine["weights"]),
         float(fine["bias"]),
+        _fading(fine["fading"]) if "fading" in fine else NEVER,
     )
     count, weights = len(found.reasons), len(found.weights) + len(found.fine_weights)
     if units - {0} != {weights} or not found.weights:
@@ -226,13 +231,21 @@ def _points(entry: Any) -> tuple[tuple[float, float], ...]:
     return points
 
 
-def _rising(points: tuple[tuple[float, float], ...]) -> None:
-    """Check `severity_variance`."""
-    severities, variances = [point[0] for point in points], [point[1] for point in points]
-    if not all(map(math.isfinite, [*severities, *variances])) or severities != sorted(set(severities)):
-        raise ValueError("meta_learner: the severities of severity_variance do not ascend")
+def _rising(name: str, points: tuple[tuple[float, float], ...]) -> None:
+    """Check points of a variance that is added."""
+    places, variances = [point[0] for point in points], [point[1] for point in points]
+    if not all(map(math.isfinite, [*places, *variances])) or places != sorted(set(places)):
+        raise ValueError(f"meta_learner: the points of {name} do not ascend")
     if points[:1] not in ((), ((0.0, 0.0),)) or variances != sorted(variances):
-        raise ValueError("meta_learner: severity_variance does not rise from 0 at 0")
+        raise ValueError(f"meta_learner: {name} does not rise from 0 at 0")
+
+
+def _fading(entry: Any) -> Fading:
+    """Of what fine views tell."""
+    poor, fair, lost = (float(entry[name]) for name in ("poor", "fair", "lost"))
+    if not (all(map(math.isfinite, (poor, fair, lost))) and poor < fair and lost >= 0):
+        raise ValueError("hidden: fading needs poor below fair, and a loss of at least 0")
+    return poor, fair, lost
 
 
 def _ranges(path: Path) -> dict[str, tuple[float, float]]:

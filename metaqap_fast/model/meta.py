@@ -30,7 +30,8 @@ class MetaLearner:
     `variance_floor` is a line through points (score, variance), by ascending score; one point is a constant.
     `small_variance` is one through points (pixels of the shorter side, variance), by ascending size, that falls to 0;
     without points size adds nothing. `severity_variance` is one through points (severity, variance) that rises from
-    (0, 0); without points damage adds nothing. See `widened`.
+    (0, 0); without points damage adds nothing. See `widened`. `fine_variance` is one through points (by how much a fine
+    view lowers the predictions, variance) that rises from (0, 0); without points fine views add nothing.
     """
 
     weights: tuple[float, ...]
@@ -39,22 +40,25 @@ class MetaLearner:
     variance_slope: float
     small_variance: tuple[tuple[float, float], ...] = ()
     severity_variance: tuple[tuple[float, float], ...] = ()
+    fine_variance: tuple[tuple[float, float], ...] = ()
 
 
-def combine(members: F32, meta: MetaLearner) -> tuple[F32, F32]:
+def combine(members: F32, meta: MetaLearner, change: F32 | None = None) -> tuple[F32, F32]:
     """Score and 1-sigma uncertainty of each image.
 
         score       = sum_m w_m p_m + b, clipped to the score range
         spread^2    = sum_m |w_m| (p_m - score)^2 / sum_m |w_m|
-        uncertainty = sqrt(variance_floor(score) + variance_slope * spread^2)
+        uncertainty = sqrt(variance_floor(score) + variance_slope * spread^2 + fine_variance(-change))
 
     The spread is the weighted disagreement of the members around the unclipped score. The floor is linear between
     its points and constant beyond them; it and the slope are fitted on out-of-fold residuals (see
-    `metaqap_fast.train.meta`).
+    `metaqap_fast.train.meta`). What large pictures lose by their fine views is less sure, for the labelled set has no
+    such pictures (see `metaqap_fast.train.doubt`).
 
     Args:
         members: [B, M] member predictions on the MOS scale.
         meta: the bundle's meta-learner.
+        change: [B, 1] what fine views have changed in them, at most 0; None where there are no such views.
 
     Returns:
         score [B] in [0, 1] and uncertainty [B] in the same units, float32.
@@ -66,7 +70,11 @@ def combine(members: F32, meta: MetaLearner) -> tuple[F32, F32]:
     disagreement = spread(predictions, score, weights)
     points = np.array(meta.variance_floor)
     floor = np.interp(score, points[:, 0], points[:, 1])
-    uncertainty = np.sqrt(floor + meta.variance_slope * disagreement**2)
+    variance = floor + meta.variance_slope * disagreement**2
+    if change is not None and meta.fine_variance:
+        lowered, added = np.array(meta.fine_variance).T
+        variance = variance + np.interp(-change[:, 0].astype(np.float64), lowered, added)
+    uncertainty = np.sqrt(variance)
     return np.clip(score, 0.0, 1.0).astype(np.float32), uncertainty.astype(np.float32)
 
 
@@ -93,8 +101,8 @@ def _on_line(x: float, points: tuple[tuple[float, float], ...]) -> float:
     return float(np.interp(x, places, values))
 
 
-def combine_tensors(members: Tensor, meta: MetaLearner) -> tuple[Tensor, Tensor]:
-    """`combine` for a torch tensor [B, M], on its own device: the Triton kernel on a GPU.
+def combine_tensors(members: Tensor, meta: MetaLearner, change: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`combine` for torch tensors [B, M] and [B, 1], on their own device: the Triton kernel on a GPU.
 
     Returns:
         score [B] and uncertainty [B], float32, on the device of `members`. A row with a NaN has a NaN score.
@@ -103,8 +111,10 @@ def combine_tensors(members: Tensor, meta: MetaLearner) -> tuple[Tensor, Tensor]
 
     weights, impl = _constants(meta.weights, members.device)
     score, disagreement = kernels.combine(members, weights, meta.intercept, impl=impl, check=False)
-    uncertainty = (_floor(score, meta) + meta.variance_slope * disagreement.square()).sqrt()
-    return score.clamp(0.0, 1.0), uncertainty
+    variance = _line(score, meta.variance_floor) + meta.variance_slope * disagreement.square()
+    if change is not None and meta.fine_variance:
+        variance = variance + _line(-change[:, 0], meta.fine_variance)
+    return score.clamp(0.0, 1.0), variance.sqrt()
 
 
 @lru_cache(maxsize=8)
@@ -131,12 +141,12 @@ def _constants(weights: tuple[float, ...], device: Any) -> tuple[Tensor, str]:
     return made, "triton"
 
 
-def _floor(score: Tensor, meta: MetaLearner) -> Tensor:
-    """`variance_floor` at scores [B]: its first value, and the rise of every stretch up to there."""
-    (left, value), *rest = meta.variance_floor
-    total = score.new_full(score.shape, value)
+def _line(places: Tensor, points: tuple[tuple[float, float], ...]) -> Tensor:
+    """A line through points, at places [B]: its first value, and the rise of every stretch up to there."""
+    (left, value), *rest = points
+    total = places.new_full(places.shape, value)
     for right, next_value in rest:
-        total = total + ((score - left) / (right - left)).clamp(0.0, 1.0) * (next_value - value)
+        total = total + ((places - left) / (right - left)).clamp(0.0, 1.0) * (next_value - value)
         left, value = right, next_value
     return total
 

@@ -14,9 +14,13 @@ fitted. Below 1/2, where no reason is named, a root may fall more steeply, so th
 without units has predictions alone.
 
 The last F of the units may be of another kind: of an image's fine view (`metaqap_fast.decode.views`), which only they
-look at, as they look at nothing else. They can lower every prediction, and say no more than that:
+look at, as they look at nothing else. They can lower every prediction, and say no more than that. Of a picture whose
+other views are poor already a fine view tells nothing that they do not; it loses a fixed amount instead. Of two
+pictures with the same fine view, the one with better predictions keeps them:
 
-    lowered  = min(0, fine_bias + sum_f fine_weights[f] unit_f)
+    told     = max(poor - fair - lost, min(0, fine_bias + sum_f fine_weights[f] unit_f))
+    share    = max(0, min(1, (prediction - poor) / (fair - poor)))        of the mean of the members' predictions
+    lowered  = share told - (1 - share) lost
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+Fading = tuple[float, float, float]  # poor, fair and lost, see above
+NEVER: Fading = (-2.0, -1.0, 0.0)  # no prediction is as poor: fine views always tell
 LEVEL = 0.5  # root from which a reason is named
 NAMED = LEVEL**2  # severity from which a reason is named; bundles are calibrated so that few good photographs reach it
 Values = TypeVar("Values", NDArray[np.float32], "Tensor")
@@ -47,6 +53,7 @@ class Readout:
         steeper: [R], at least 0.
         fine_weights: [F], of the units behind the first U.
         fine_bias: beside them.
+        fading: of what they say, for poor pictures.
     """
 
     scores: tuple[int, ...]
@@ -56,6 +63,7 @@ class Readout:
     steeper: tuple[float, ...] = ()
     fine_weights: tuple[float, ...] = ()
     fine_bias: float = 0.0
+    fading: Fading = NEVER
     _made: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
@@ -85,11 +93,17 @@ class Readout:
         roots = given[:, 1:] - ((LEVEL - given[:, 1:]) * steeper).clip(0)
         return members + given[:, :1], roots.clip(0) ** 2
 
-    def lowered(self, columns: Values) -> Values:
-        """Columns of fine views [B, columns] to what every prediction changes by [B, 1], float32, at most 0."""
+    def lowered(self, columns: Values, members: Values) -> Values:
+        """What every prediction changes by [B, 1], float32, at most 0.
+
+        Args:
+            columns: of fine views [B, columns].
+            members: what the other views give [B, M].
+        """
         *_, weights = self._constants(columns)
         hidden = self._hidden(columns)[:, len(self.weights) :]
-        change: Values = ((hidden.clip(0) * weights).sum(1) + self.fine_bias).clip(None, 0)[:, None]
+        told = (hidden.clip(0) * weights).sum(1) + self.fine_bias
+        change: Values = faded(told, members.mean(1), self.fading)[:, None]
         return change
 
     def _hidden(self, columns: Values) -> Any:
@@ -112,6 +126,13 @@ class Readout:
             self._made[place] = tuple(made)
         found: tuple[Any, Any, Any, Any] = self._made[place]
         return found
+
+
+def faded(told: Any, prediction: Any, fading: Fading) -> Any:
+    """What predictions [n] change by, from what units say of fine views [n], see above."""
+    poor, fair, lost = fading
+    share = ((prediction - poor) / (fair - poor)).clip(0, 1)
+    return share * told.clip(poor - fair - lost, 0) - (1 - share) * lost
 
 
 def _side_by_side(columns: list[Values]) -> Values:

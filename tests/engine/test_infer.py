@@ -135,23 +135,29 @@ def test_views_are_added_in_their_order() -> None:
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_fine_view_lowers_the_score_and_is_in_no_mean(size: int, tensors: bool) -> None:
     """Two members with two units each, of which the second reads fine views."""
-    readout = Readout((0, 3), (range(1, 3), range(4, 6)), ((0.5, 1.0),), (0.0, 0.0), (0.0,), (-2.0,), 0.25)
-    meta = MetaLearner((0.5, 0.5), 0.0, ((0.0, 0.01),), 1.0)
-    given = [RNG.random((count, 6), np.float32) for count in (3, 1, 0, 2, 2)]
+    fading = (-1.5, -0.5, 0.25)
+    readout = Readout((0, 3), (range(1, 3), range(4, 6)), ((0.5, 1.0),), (0.0, 0.0), (0.0,), (-2.0,), 0.25, fading)
+    meta = MetaLearner((0.5, 0.5), 0.0, ((0.0, 0.01),), 1.0, fine_variance=((0.0, 0.0), (1.0, 1.0)))
+    given = [RNG.random((count, 6), np.float32) for count in (3, 1, 0, 2, 2, 2)]
     given[0][-1, [2, 5]] = [0.4, -0.1]  # 0.25 - 2 * 0.3
     given[3][-1, [2, 5]] = [0.2, -0.1]  # 0.25 - 2 * 0.1 is above 0
     given[4][-1, [2, 5]] = [9, 9]  # of a view like the others
+    given[5][0, [0, 1, 3, 4]] = [-1.0, 0, -1.0, 0]  # halfway between poor and fair
+    given[5][-1, [2, 5]] = [0.2, 0.3]
     results = dict(
-        scored(Given(size, tensors), zip("abcde", given, strict=True), meta, readout, set("ad").__contains__)
+        scored(Given(size, tensors), zip("abcdef", given, strict=True), meta, readout, set("adf").__contains__)
     )
     for tag, rows, lowered in (
         ("a", given[0][:-1], -0.35),
         ("b", given[1], 0),
         ("d", given[3][:-1], 0),
         ("e", given[4], 0),
+        ("f", given[5][:-1], -0.5 * 0.75 - 0.5 * 0.25),
     ):
         mean = rows.mean(0)
         unit = max(0.0, float(mean[1] + mean[4]))
         assert results[tag].members == pytest.approx(mean[[0, 3]] + 0.5 * unit + lowered, abs=1e-6)
         assert results[tag].reasons == pytest.approx([min(1.0, unit**2)], abs=1e-6)
+        _, uncertainty = combine(results[tag].members[None], meta)
+        assert results[tag].uncertainty == pytest.approx((uncertainty[0] ** 2 - lowered) ** 0.5, abs=1e-6)
     assert np.isnan(results["c"].members).all()

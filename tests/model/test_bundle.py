@@ -78,7 +78,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 3}, "bundle format 3; this program reads up to 2"),
+        ({"format_version": 4}, "bundle format 4; this program reads up to 3"),
         ({"format": "other"}, "not a metaqap-bundle"),
         ({"members": []}, "damaged"),
         (
@@ -117,6 +117,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
                 ({"weights": [float("nan")], "bias": 0}, "no number"),
                 ({"weights": [0.1], "bias": float("inf")}, "no number"),
                 ({"weights": [0.1]}, "damaged"),
+                ({"weights": [0.1], "bias": 0, "fading": {"poor": 0.4, "fair": 0.4, "lost": 0.1}}, "poor below fair"),
+                ({"weights": [0.1], "bias": 0, "fading": {"poor": 0.4, "fair": 0.6, "lost": -0.1}}, "poor below fair"),
+                ({"weights": [0.1], "bias": 0, "fading": {"poor": 0.4, "fair": 0.6}}, "damaged"),
             )
         ),
         ({"members": [{"name": "x", "file": "x.onnx"}] * 2}, "no digest"),

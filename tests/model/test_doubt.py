@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from metaqap_fast import Scorer
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.meta import widened
-from metaqap_fast.train.doubt import SIGMAS, severity_variance
+from metaqap_fast.train.doubt import SIGMAS, added_variance
 from metaqap_fast.train.revise import Errors, covered
 
 POINTS = ((0.0, 0.0), (0.25, 0.01), (1.0, 0.04))
@@ -44,14 +44,14 @@ def test_the_points_hold_the_errors_that_they_were_fitted_on() -> None:
     severity = np.concatenate([np.zeros(4000), rng.uniform(0, 1, 8000)])
     error = rng.normal(size=12_000) * (0.1 + 0.3 * severity)
     variance = np.full(12_000, 0.1**2)
-    points = severity_variance(severity, error, variance, np.ones(12_000))
+    points = added_variance(severity, error, variance, np.ones(12_000))
     assert points[0] == (0.0, 0.0) and points == sorted(points)
     whole = variance + np.interp(severity, *zip(*points, strict=True))
     for low, high in ((-1, 0), (0, 0.2), (0.2, 0.6), (0.6, 1)):
         rows = (severity > low) & (severity <= high)
         assert (np.abs(error[rows]) < SIGMAS * np.sqrt(whole[rows])).mean() == pytest.approx(0.95, abs=0.015)
     assert (np.abs(error[severity > 0.6]) < SIGMAS * 0.1).mean() < 0.5
-    assert severity_variance(np.zeros(9), np.ones(9), variance[:9], np.ones(9)) == [(0.0, 0.0)]
+    assert added_variance(np.zeros(9), np.ones(9), variance[:9], np.ones(9)) == [(0.0, 0.0)]
 
 
 def test_images_count_by_their_weight() -> None:
@@ -60,7 +60,7 @@ def test_images_count_by_their_weight() -> None:
     error = np.repeat([0.5, 0.0], 500)
     variance = np.full(1000, 1e-4)
     for weights, wanted in (((1.0, 1e-6), (0.5 / SIGMAS) ** 2 - 1e-4), ((1e-6, 1.0), 0.0)):
-        points = severity_variance(severity, error, variance, np.repeat(weights, 500))
+        points = added_variance(severity, error, variance, np.repeat(weights, 500))
         assert points[-1][1] == pytest.approx(wanted)
 
 

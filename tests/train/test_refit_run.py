@@ -18,7 +18,7 @@ from metaqap_fast.decode import views
 from metaqap_fast.engine.native.isa import Isa
 from metaqap_fast.engine.samples import generated
 from metaqap_fast.model import bundle as bundles
-from metaqap_fast.train import large, rungs
+from metaqap_fast.train import finer, large, rungs
 from metaqap_fast.train.reasons import REASONS
 from native_reference import exported, member, need
 from rated import damaged, rated_set
@@ -48,6 +48,10 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "bundle/bundle.json").write_text(json.dumps(document))
 
     rated_set(root, rng)
+    (root / "sets.toml").write_text(
+        '[[set]]\nname = "rated"\nfamily = "scaling"\npart = "validation"\ndata = "csv"\nroot = "set/mos.csv"\n'
+        'low = 0\nhigh = 1\nlicence = "CC0"\nrecipe = "made up"\n'
+    )
     (root / "strange").mkdir()
     for i in range(12):
         Image.fromarray(rng.integers(0, 2, (64, 64), np.uint8) * 255).save(root / f"strange/{i}.png")
@@ -73,8 +77,9 @@ def test_from_a_bundle_to_one_with_better_heads(
     assert result.exit_code == 0, result.stderr
     made = bundles.load(tmp_path / "out")
     assert (
-        made.name == "small-heads" and made.reasons == (*REASONS, "unfamiliar") and made.document["format_version"] == 2
+        made.name == "small-heads" and made.reasons == (*REASONS, "unfamiliar") and made.document["format_version"] == 3
     )
+    assert made.readout.fading == finer.fading(made.meta) and not made.meta.fine_variance
     assert made.has_fine and made.members[0].units == len(made.readout.weights) + len(made.readout.fine_weights)
     figures = json.loads((tmp_path / "out/heads.json").read_text())
     assert set(figures["reasons"]) == set(REASONS)
@@ -112,6 +117,19 @@ def test_from_a_bundle_to_one_with_better_heads(
     assert replace(doubted.meta, severity_variance=made.meta.severity_variance) == made.meta
     assert doubted.hidden == made.hidden
     assert doubted.document["training"]["uncertainty"]["of"] == "small-heads"
+    fine = cli(
+        *command[:-1], tmp_path / "fine", "--fine-only", "--model", tmp_path / "out", "--rated", there / "sets.toml"
+    )
+    assert fine.exit_code == 0, fine.stderr
+    finer_one, said = bundles.load(tmp_path / "fine"), json.loads(fine.stdout)
+    assert finer_one.document["training"]["fine"]["of"] == "small-heads"
+    assert finer_one.readout.weights == made.readout.weights and finer_one.readout.fading == finer.fading(made.meta)
+    assert replace(finer_one.meta, fine_variance=(), severity_variance=()) == replace(made.meta, severity_variance=())
+    inside = said["uncertainty"]["rated large pictures"]
+    assert inside["inside, after"] >= max(0.9, inside["inside, before"]) and finer_one.meta.fine_variance[0] == (0, 0)
+    assert set(said["agreement with metrics on copies of large photographs"]) == {
+        "as it was", "refitted", "with fine views"
+    }  # fmt: skip
     other = cli(*command[:-1], tmp_path / "other", "--set", "kinds=1")
     assert isinstance(other.exception, AssertionError)  # other damage is not what was seen
 

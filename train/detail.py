@@ -1,0 +1,76 @@
+"""What fine views add to a bundle: units for them are fitted, judged by copies of large photographs, and chosen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.train import finer, large
+from metaqap_fast.train.material import SEED, Material
+from metaqap_fast.train.refit import own_heads, predictions
+from metaqap_fast.train.seen import Pooled
+from metaqap_fast.train.units import Units
+
+log = logging.getLogger(__name__)
+
+F64 = NDArray[np.float64]
+
+
+class Detail:
+    """Fine views of a bundle.
+
+    Args:
+        bundle: the members.
+        seen: what they see; of that, copies of large photographs.
+    """
+
+    def __init__(self, bundle: Bundle, seen: Material) -> None:
+        self._bundle, self._seen = bundle, seen
+
+    def fit(self, made: Units) -> Units | None:
+        """Units that read fine views, beside those that are there; None without large photographs."""
+        seen = self._seen
+        if seen.large is None or seen.judged_large is None:
+            return None
+        kept = large.share_kept(seen.large.target, seen.cells, finer.share)
+        lacks = finer.lacks(seen.large, self._said(seen.large.pooled, made), kept, self._bundle.meta)
+        return finer.fit(lacks, seen.judged_large, SEED)
+
+    def better(self, made: Units, fitted: Units | None, own: Units | None) -> Units | None:
+        """Of units that read fine views, those with which scores agree more with metrics on copies that were not
+        taught: new ones, or those that the bundle has, of which what they say then fades as well.
+
+        The new ones where there are no copies to judge by, as then nothing was fitted: None, or what the bundle has.
+        """
+        if fitted is None or own is None:
+            return own if fitted is None else fitted
+        offered = fitted, replace(own, fading=finer.fading(self._bundle.meta))
+        agreements = [self.judge(made, each)["over all"] for each in offered]
+        log.info("fine views: agreement over all %.3f, with the units that the bundle had %.3f", *agreements)
+        return offered[int(np.argmax(agreements))]
+
+    def judge(self, made: Units | None = None, fine: Units | None = None) -> dict[str, float]:
+        """Agreement with full-reference metrics on copies of large photographs that were not taught."""
+        seen = self._seen.judged_large
+        assert seen is not None
+        said = self._said(seen.pooled, made)
+        if fine is not None:
+            said = said + finer.lowered(fine, seen.fine, said.mean(1))[:, None]
+        return large.agreement(seen, said @ np.array(self._bundle.meta.weights) + self._bundle.meta.intercept)
+
+    def figures(self, made: Units, fine: Units | None) -> dict[str, Any] | None:
+        """The same as the members are, with units, and with fine views; None where there are no such copies."""
+        if self._seen.judged_large is None:
+            return None
+        return {"as it was": self.judge(), "refitted": self.judge(made), "with fine views": self.judge(made, fine)}
+
+    def _said(self, pooled: Sequence[Pooled], made: Units | None = None) -> F64:
+        """[n, M] members' predictions, with the units' change if there are some."""
+        alone = predictions(pooled, own_heads(self._bundle))
+        return alone if made is None else alone + made(pooled)[:, :1]

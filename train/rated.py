@@ -1,0 +1,105 @@
+"""Rated pictures of other sets, which are large: what a bundle's members see in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaqap_fast.errors import UsageError
+from metaqap_fast.train import rungs
+from metaqap_fast.train.features import decoded
+from metaqap_fast.train.seen import Eyes, Pooled
+from metaqap_fast.train.sets import NamedSet
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """Pictures [n] that have a fine view.
+
+    Attributes:
+        pooled: of each member, raw taps [n, D], the mean over the usual views.
+        fine: the same in their fine views.
+        opinion: [n] from 0, the worst, to 1.
+        weight: [n], so that each set counts like another.
+    """
+
+    pooled: list[Pooled]
+    fine: list[Pooled]
+    opinion: F64
+    weight: F64
+
+
+def for_choosing(sets: Sequence[NamedSet]) -> list[NamedSet]:
+    """Those that may be used to choose and to calibrate by, with opinions on a scale.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found = [one for one in sets if one.part == "validation" and one.opinions == "scale"]
+    if not found:
+        raise UsageError("no set of the table has the part 'validation' and opinions on a scale")
+    return found
+
+
+def see(eyes: Eyes, sets: Sequence[NamedSet], folder: Path, size: int) -> Rated:
+    """What members see in rated pictures, those without a fine view left out; kept in `folder`, a file for each set.
+
+    Args:
+        eyes: the members.
+        sets: the pictures.
+        folder: of the cache; another bundle needs another.
+        size: side of a view in pixels.
+
+    Raises:
+        UsageError: none is large enough to have one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for one in sets:
+        stored = folder / f"{rungs.name_of(one.data.files)}.npz"
+        if not stored.exists():
+            rows, members = _look(eyes, one.data.files, size)
+            unfinished = stored.with_suffix(".partial")
+            with open(unfinished, "wb") as out:
+                np.savez(out, rows, *members)
+            unfinished.rename(stored)
+        with np.load(stored, allow_pickle=False) as arrays:
+            rows, *members = (arrays[name] for name in arrays.files)
+        parts.append([one.data.mos[rows], np.full(len(rows), 1 / max(1, len(rows))), *members])
+    opinion, weight, *members = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if not len(opinion):
+        raise UsageError("no picture of the rated sets is large enough to have a fine view")
+    half = len(members) // 2
+    return Rated(members[:half], members[half:], opinion, weight)
+
+
+def _look(eyes: Eyes, files: Sequence[Path], size: int) -> tuple[NDArray[np.int64], list[Pooled]]:
+    """Which pictures have a fine view, and what each member sees in their usual views and in that one."""
+    owners: list[int] = []
+    with_fine: list[int] = []
+
+    def views() -> Iterator[NDArray[np.uint8]]:
+        for place, image in enumerate(decoded(files, size, fine=True)):
+            if image.fine:
+                with_fine.append(place)
+                for view in image.views:
+                    owners.append(place)
+                    yield view
+
+    seen = list(eyes.look(views()))
+    count = len(seen[0]) if seen else 0
+    usual: list[list[Pooled]] = [[] for _ in range(count)]
+    fine: list[list[Pooled]] = [[] for _ in range(count)]
+    for place in with_fine:
+        rows = [row for row, owner in enumerate(owners) if owner == place]
+        for member in range(count):
+            mean: Pooled = np.stack([seen[row][member] for row in rows[:-1]]).mean(0, np.float32).astype(np.float16)
+            usual[member].append(mean)
+            fine[member].append(seen[rows[-1]][member])
+    return np.array(with_fine, np.int64), [np.stack(member) for member in (*usual, *fine)]

@@ -44,13 +44,15 @@ class Detail:
 
     def better(self, made: Units, fitted: Units | None, own: Units | None) -> Units | None:
         """Of units that read fine views, those with which scores agree more with metrics on copies that were not
-        taught: new ones, or those that the bundle has, of which what they say then fades as well.
-
-        The new ones where there are no copies to judge by, as then nothing was fitted: None, or what the bundle has.
+        taught: new ones, or those that the bundle has, of which what they say then fades as well. Where there is one of
+        them alone, that one; where there is none, None.
         """
-        if fitted is None or own is None:
-            return own if fitted is None else fitted
-        offered = fitted, replace(own, fading=finer.fading(self._bundle.meta))
+        if own is None:
+            return fitted
+        own = replace(own, fading=finer.fading(self._bundle.meta))
+        if fitted is None:
+            return own
+        offered = fitted, own
         agreements = [self.judge(made, each)["over all"] for each in offered]
         log.info("fine views: agreement over all %.3f, with the units that the bundle had %.3f", *agreements)
         return offered[int(np.argmax(agreements))]

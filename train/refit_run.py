@@ -71,7 +71,7 @@ def refit(
         )
     if only in ("fine", "uncertainty") and not bundle.reasons:
         raise UsageError(f"--{only}-only needs a model that has reasons, which {bundle.name} has not")
-    if only == "fine" and pictures.large is None:
+    if only == "fine" and pictures.large is None and not bundle.has_fine:
         raise UsageError("--fine-only learns from large photographs: give --large FOLDER")
     _, _, data = prepare(name, root, work, None, low, high)
     new_name = bundle_name or f"{bundle.name}-heads"

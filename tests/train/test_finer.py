@@ -106,5 +106,7 @@ def test_units_that_agree_more_with_metrics_are_kept() -> None:
         assert kept is not None and kept.start is better.start
     kept = Fits(old).better(old, new, old)
     assert kept is not None and kept.fading == finer.fading(META)
-    assert Fits(new).better(old, None, old) is old and Fits(new).better(old, new, None) is new
+    kept = Fits(new).better(old, None, old)
+    assert kept is not None and kept.start is old.start and kept.fading == finer.fading(META)
+    assert Fits(new).better(old, new, None) is new
     assert Fits(old).better(old, None, None) is None

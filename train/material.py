@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -35,6 +35,7 @@ SEED = 2024
 GOOD = 0.7  # quantile of opinions from which a photograph is a good one
 BETTER = 0.4  # and one to be damaged for training
 SEED_OF_BETTER = 77
+Wanted = Literal["everything", "judged", "large"]
 TAUGHT = ("train", "better", "checked")  # parts that are fitted on; of the last there may be none
 
 
@@ -196,7 +197,7 @@ def see(
     pictures: Pictures,
     work: Path,
     settings: Settings | None = None,
-    fitted: bool = True,
+    wanted: Wanted = "everything",
 ) -> Material:
     """What a bundle's members see in everything that units are fitted on; kept under `work`.
 
@@ -206,13 +207,14 @@ def see(
         pictures: folders and tables.
         work: folder of the caches; another bundle has its own in it.
         settings: see `Settings`.
-        fitted: false where units for the usual views stay as they are: what those are taught from is left out.
+        wanted: `judged`: what the uncertainty is fitted on, where units stay as they are; `large`: copies of large
+            photographs, and rated pictures, where all but fine views stays as it is.
     """
     settings = settings or Settings()
     said = read_cells(pictures.opinions)  # before hours are spent
     sets = rated.for_choosing(read_sets(pictures.rated)) if pictures.rated is not None else []
-    wanted = plans(data, pictures.photographs, settings)
-    used, files = wanted.used, wanted.files
+    planned = plans(data, pictures.photographs, settings)
+    used, files = planned.used, planned.files
     folder = cache_of(bundle, work, settings)
     eyes = Eyes(bundle, settings.precision)
 
@@ -220,8 +222,9 @@ def see(
         return lambda start, stop: rungs.views(files, steps[start:stop], size=bundle.view_size)
 
     seen = {}
-    for part, steps in wanted.rungs.items():
-        if part in TAUGHT and not fitted:
+    left_out = {"everything": (), "judged": (*TAUGHT, "labelled"), "large": (*planned.rungs, *used)}[wanted]
+    for part, steps in planned.rungs.items():
+        if part in left_out:
             continue
         cache = folder / f"{part}-{rungs.name_of(files[part], steps)}"
         seen[part] = Seen(steps, remember(eyes, len(steps), views_of(files[part], steps), cache))
@@ -232,18 +235,18 @@ def see(
     pooled = {
         part: remember(eyes, len(rows), images([data.files[i] for i in rows]), folder / part)
         for part, rows in used.items()
-        if part == "held" or fitted
+        if part not in left_out
     }
-    parts = "train", "validation"
-    large_ones = {part: _large(eyes, pictures.large, folder, part, bundle.view_size) for part in parts}
+    parts, copies = ("train", "validation"), pictures.large if wanted != "judged" else None
+    large_ones = {part: _large(eyes, copies, folder, part, bundle.view_size) for part in parts}
     taught = [seen[part] for part in TAUGHT if part in seen]
     return Material(
         pooled.get("labelled", []),
         data.mos[used["labelled"]],
-        pooled["held"],
+        pooled.get("held", []),
         data.mos[used["held"]],
         together(taught) if taught else Seen([], []),
-        seen["validation"],
+        seen.get("validation", Seen([], [])),
         said,
         large=large_ones["train"],
         judged_large=large_ones["validation"],

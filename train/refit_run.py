@@ -76,8 +76,7 @@ def refit(
     _, _, data = prepare(name, root, work, None, low, high)
     new_name = bundle_name or f"{bundle.name}-heads"
     if only == "fine" or only == "uncertainty":  # mypy narrows by this
-        wanted = pictures if only == "fine" else replace(pictures, large=None)
-        seen = see(bundle, data, wanted, work, settings, fitted=False)
+        seen = see(bundle, data, pictures, work, settings, "large" if only == "fine" else "judged")
         return write_json(output / "heads.json", as_it_scores(bundle, seen, output, new_name, only))
     seen = see(bundle, data, pictures, work, settings)
     fits = Refit(bundle, seen, settings)

@@ -36,7 +36,7 @@ Fitted = Literal["heads", "reasons", "fine", "uncertainty"]
 REPLACED: dict[Fitted, tuple[Fitted, ...]] = {
     "heads": ("heads", "reasons", "fine", "uncertainty"),
     "reasons": ("reasons", "uncertainty"),
-    "fine": ("fine", "uncertainty"),
+    "fine": ("fine",),
     "uncertainty": ("uncertainty",),
 }
 DIGITS = 7  # of the last layer's numbers, which are read as float32
@@ -84,9 +84,11 @@ def revise(
         files |= digests(out, names)
     learner, held = _uncertainty(bundle, seen, made) if fitted == "heads" else ({}, {})
     meta = replace(bundle.meta, fine_variance=(), **learner)
-    found = errors(meta, bundle, seen, made)
-    learner["severity_variance"] = _rounded_points(_of_damage(found))
-    figures = covered(found, learner["severity_variance"])
+    figures: dict[str, Any] = {"uncertainty": {}}
+    if fitted != "fine":
+        found = errors(meta, bundle, seen, made)
+        learner["severity_variance"] = _rounded_points(_of_damage(found))
+        figures = covered(found, learner["severity_variance"])
     if seen.rated is not None and fine is not None:
         change, large_ones = errors_of_rated(replace(meta, **learner), bundle, seen.rated, made, fine)
         learner["fine_variance"] = _rounded_points(

@@ -217,8 +217,8 @@ def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
     "--fine-only",
     "only",
     flag_value="fine",
-    help="Fit anew what fine views lower (without --large: only how that fades for poor pictures), and what they and "
-    "damage add to the uncertainty; scores of pictures without a fine view, and reasons, stay as they are.",
+    help="Fit anew what fine views lower (without --large: only how that fades for poor pictures), and with --rated "
+    "what they add to the uncertainty; everything else stays as it is.",
 )
 @click.option(
     "--uncertainty-only",

@@ -124,7 +124,7 @@ def test_from_a_bundle_to_one_with_better_heads(
     finer_one, said = bundles.load(tmp_path / "fine"), json.loads(fine.stdout)
     assert finer_one.document["training"]["fine"]["of"] == "small-heads"
     assert finer_one.readout.weights == made.readout.weights and finer_one.readout.fading == finer.fading(made.meta)
-    assert replace(finer_one.meta, fine_variance=(), severity_variance=()) == replace(made.meta, severity_variance=())
+    assert replace(finer_one.meta, fine_variance=()) == made.meta
     inside = said["uncertainty"]["rated large pictures"]
     assert inside["inside, after"] >= max(0.9, inside["inside, before"]) and finer_one.meta.fine_variance[0] == (0, 0)
     assert set(said["agreement with metrics on copies of large photographs"]) == {

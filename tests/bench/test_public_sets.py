@@ -12,7 +12,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from metaqap_fast.bench import public_sets
-from metaqap_fast.bench.public_sets import RECIPES, SCREEN, Picture, Recipe, bradley_terry, build
+from metaqap_fast.bench.public_layouts import SCREEN, Picture, bradley_terry
+from metaqap_fast.bench.public_sets import RECIPES, Recipe, build
 from metaqap_fast.errors import UsageError
 from metaqap_fast.train.sets import FAMILIES, OPINIONS, read_sets
 

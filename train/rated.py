@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -71,35 +72,30 @@ def see(eyes: Eyes, sets: Sequence[NamedSet], folder: Path, size: int) -> Rated:
             unfinished.rename(stored)
         with np.load(stored, allow_pickle=False) as arrays:
             rows, *members = (arrays[name] for name in arrays.files)
-        parts.append([one.data.mos[rows], np.full(len(rows), 1 / max(1, len(rows))), *members])
-    opinion, weight, *members = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    if not len(opinion):
+        if len(rows):
+            parts.append([one.data.mos[rows], np.full(len(rows), 1 / len(rows)), *members])
+    if not parts:
         raise UsageError("no picture of the rated sets is large enough to have a fine view")
+    opinion, weight, *members = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     half = len(members) // 2
     return Rated(members[:half], members[half:], opinion, weight)
 
 
 def _look(eyes: Eyes, files: Sequence[Path], size: int) -> tuple[NDArray[np.int64], list[Pooled]]:
     """Which pictures have a fine view, and what each member sees in their usual views and in that one."""
-    owners: list[int] = []
-    with_fine: list[int] = []
+    with_fine: list[tuple[int, int]] = []  # the place of each in the files, and how many views it has
 
     def views() -> Iterator[NDArray[np.uint8]]:
         for place, image in enumerate(decoded(files, size, fine=True)):
             if image.fine:
-                with_fine.append(place)
-                for view in image.views:
-                    owners.append(place)
-                    yield view
+                with_fine.append((place, len(image.views)))
+                yield from image.views
 
-    seen = list(eyes.look(views()))
-    count = len(seen[0]) if seen else 0
-    usual: list[list[Pooled]] = [[] for _ in range(count)]
-    fine: list[list[Pooled]] = [[] for _ in range(count)]
-    for place in with_fine:
-        rows = [row for row, owner in enumerate(owners) if owner == place]
-        for member in range(count):
-            mean: Pooled = np.stack([seen[row][member] for row in rows[:-1]]).mean(0, np.float32).astype(np.float16)
-            usual[member].append(mean)
-            fine[member].append(seen[rows[-1]][member])
-    return np.array(with_fine, np.int64), [np.stack(member) for member in (*usual, *fine)]
+    seen, members = eyes.look(views()), []
+    for first in seen:
+        _, count = with_fine[len(members)]
+        *usual, fine = first, *islice(seen, count - 1)
+        means = [np.stack(taps).mean(0, np.float32).astype(np.float16) for taps in zip(*usual, strict=True)]
+        members.append([*means, *fine])
+    places = np.array([place for place, _ in with_fine], np.int64)
+    return places, [np.stack(member) for member in zip(*members, strict=True)]

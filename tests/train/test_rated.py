@@ -51,6 +51,11 @@ def test_large_pictures_are_seen_once_in_both_ways(tmp_path: Path) -> None:
     assert found.opinion.tolist() == [0, 0.5, 0.5] and found.weight.tolist() == [0.5, 0.5, 1]
     again = rated.see(eyes, [first, second], tmp_path / "cache", 64)  # type: ignore[arg-type]
     assert eyes.calls == 2 and np.array_equal(again.pooled[0], found.pooled[0])
+    third = named(tmp_path, "c")
+    for name in ("wide.png", "square.png"):  # a set without large pictures, beside one that has some
+        (tmp_path / "c" / name).write_bytes((tmp_path / "c/small.png").read_bytes())
+    beside = rated.see(eyes, [third, first], tmp_path / "cache", 64)  # type: ignore[arg-type]
+    assert beside.opinion.tolist() == [0, 0.5] and beside.weight.tolist() == [0.5, 0.5]
     with pytest.raises(UsageError, match="no picture of the rated sets is large enough"):
         rated.see(eyes, [first], tmp_path / "other", 512)  # type: ignore[arg-type]
 
@@ -61,7 +66,8 @@ def test_the_usual_views_are_averaged_and_the_fine_one_is_not(tmp_path: Path) ->
     halves.paste(240, (150, 0, 300, 150))
     halves.save(tmp_path / "a/wide.png")
     found = rated.see(Eyes(), [one], tmp_path / "cache", 64)  # type: ignore[arg-type]
-    assert found.pooled[0][0, 0] == pytest.approx(120, abs=4)
+    assert found.pooled[0][:, 0] == pytest.approx([120, 60], abs=4)
+    assert found.fine[0][:, 0].tolist()[1] == 60  # each has its own views
 
 
 def test_only_sets_for_choosing_with_opinions_on_a_scale(tmp_path: Path) -> None:

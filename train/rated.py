@@ -91,7 +91,8 @@ def _look(eyes: Eyes, files: Sequence[Path], size: int) -> tuple[NDArray[np.int6
                 with_fine.append((place, len(image.views)))
                 yield from image.views
 
-    seen, members = eyes.look(views()), []
+    seen = eyes.look(views())
+    members: list[list[Pooled]] = []
     for first in seen:
         _, count = with_fine[len(members)]
         *usual, fine = first, *islice(seen, count - 1)

@@ -30,8 +30,8 @@ class Picture:
     lines: int = 0
 
 
-def _table(path: Path, encoding: str = "utf-8-sig") -> list[dict[str, str]]:
-    with open(path, newline="", encoding=encoding) as file:
+def _table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 

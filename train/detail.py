@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train import finer, large
 from metaqap_fast.train.material import SEED, Material
-from metaqap_fast.train.refit import own_heads, predictions
-from metaqap_fast.train.seen import Pooled
+from metaqap_fast.train.refit import said
 from metaqap_fast.train.units import Units
 
 log = logging.getLogger(__name__)
-
-F64 = NDArray[np.float64]
 
 
 class Detail:
@@ -39,7 +34,7 @@ class Detail:
         if seen.large is None or seen.judged_large is None:
             return None
         kept = large.share_kept(seen.large.target, seen.cells, finer.share)
-        lacks = finer.lacks(seen.large, self._said(seen.large.pooled, made), kept, self._bundle.meta)
+        lacks = finer.lacks(seen.large, said(self._bundle, seen.large.pooled, made), kept, self._bundle.meta)
         return finer.fit(lacks, seen.judged_large, SEED)
 
     def better(self, made: Units, fitted: Units | None, own: Units | None) -> Units | None:
@@ -61,18 +56,13 @@ class Detail:
         """Agreement with full-reference metrics on copies of large photographs that were not taught."""
         seen = self._seen.judged_large
         assert seen is not None
-        said = self._said(seen.pooled, made)
+        members = said(self._bundle, seen.pooled, made)
         if fine is not None:
-            said = said + finer.lowered(fine, seen.fine, said.mean(1))[:, None]
-        return large.agreement(seen, said @ np.array(self._bundle.meta.weights) + self._bundle.meta.intercept)
+            members = members + finer.lowered(fine, seen.fine, members.mean(1))[:, None]
+        return large.agreement(seen, members @ np.array(self._bundle.meta.weights) + self._bundle.meta.intercept)
 
     def figures(self, made: Units, fine: Units | None) -> dict[str, Any] | None:
         """The same as the members are, with units, and with fine views; None where there are no such copies."""
         if self._seen.judged_large is None:
             return None
         return {"as it was": self.judge(), "refitted": self.judge(made), "with fine views": self.judge(made, fine)}
-
-    def _said(self, pooled: Sequence[Pooled], made: Units | None = None) -> F64:
-        """[n, M] members' predictions, with the units' change if there are some."""
-        alone = predictions(pooled, own_heads(self._bundle))
-        return alone if made is None else alone + made(pooled)[:, :1]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from metaqap_fast.train.damage import BEST
 from metaqap_fast.train.hidden import Lessons, Photographs
 from metaqap_fast.train.labels import fr_metrics, quality_target
 from metaqap_fast.train.rungs import digest
-from metaqap_fast.train.seen import Eyes, Pooled
+from metaqap_fast.train.seen import Eyes, Pooled, keep, read_kept
 
 log = logging.getLogger(__name__)
 
@@ -192,14 +192,11 @@ def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, threads: int
             images = decoder.stream_arrays((b"", view) for view in views)
             seen = list(eyes.look(view for image in images for view in (image.views[0], image.views[-1])))
             members = [np.stack(member) for rows in (seen[::2], seen[1::2]) for member in zip(*rows, strict=True)]
-            unfinished = wanted[path].with_suffix(".partial")
-            with open(unfinished, "wb") as out:
-                np.savez(out, targets, ladders, *members)
-            unfinished.rename(wanted[path])
+            keep(wanted[path], [targets, ladders, *members])
         if number % 10 == 0:
             log.info("large photographs: %d of %d", number, len(missing))
     decoder.close()
-    stored = [_read(file) for file in wanted.values() if file.exists()]
+    stored = [read_kept(file) for file in wanted.values() if file.exists()]
     if not stored:
         raise UsageError(f"none of {counted(len(files), 'photograph')} has {least} lines")
     targets, ladders, *pooled = (np.concatenate(arrays) for arrays in zip(*stored, strict=True))
@@ -211,11 +208,6 @@ def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, threads: int
         np.repeat(np.arange(len(stored)), [len(each[0]) for each in stored]),
         ladders,
     )
-
-
-def _read(file: Path) -> list[NDArray[Any]]:
-    with np.load(file, allow_pickle=False) as stored:
-        return [stored[name] for name in stored.files]
 
 
 def name() -> str:

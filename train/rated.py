@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from metaqap_fast.errors import UsageError
 from metaqap_fast.train import rungs
 from metaqap_fast.train.features import decoded
-from metaqap_fast.train.seen import Eyes, Pooled
+from metaqap_fast.train.seen import Eyes, Pooled, keep, read_kept
 from metaqap_fast.train.sets import NamedSet
 
 F64 = NDArray[np.float64]
@@ -66,12 +66,8 @@ def see(eyes: Eyes, sets: Sequence[NamedSet], folder: Path, size: int) -> Rated:
         stored = folder / f"{rungs.name_of(one.data.files)}.npz"
         if not stored.exists():
             rows, members = _look(eyes, one.data.files, size)
-            unfinished = stored.with_suffix(".partial")
-            with open(unfinished, "wb") as out:
-                np.savez(out, rows, *members)
-            unfinished.rename(stored)
-        with np.load(stored, allow_pickle=False) as arrays:
-            rows, *members = (arrays[name] for name in arrays.files)
+            keep(stored, [rows, *members])
+        rows, *members = read_kept(stored)
         if len(rows):
             parts.append([one.data.mos[rows], np.full(len(rows), 1 / len(rows)), *members])
     if not parts:

@@ -55,6 +55,12 @@ def predictions(pooled: Sequence[Pooled], of: Heads) -> F64:
     ).astype(np.float64)
 
 
+def said(bundle: Bundle, pooled: Sequence[Pooled], made: Units | None = None) -> F64:
+    """[n, M] the predictions of a bundle's members, with the change of units if there are some."""
+    alone = predictions(pooled, own_heads(bundle))
+    return alone if made is None else alone + made(pooled)[:, :1]
+
+
 def scores(bundle: Bundle, pooled: Sequence[Pooled], of: Heads) -> F64:
     """[n] what the meta-learner makes of them, not cut off at 0 and 1."""
     combined: F64 = predictions(pooled, of) @ np.array(bundle.meta.weights) + bundle.meta.intercept

@@ -26,7 +26,7 @@ from metaqap_fast.train.meta import calibrate
 from metaqap_fast.train.opinion import opinions
 from metaqap_fast.train.rated import Rated
 from metaqap_fast.train.reasons import REASONS, severities
-from metaqap_fast.train.refit import own_heads, predictions
+from metaqap_fast.train.refit import said
 from metaqap_fast.train.rehead import add_units
 from metaqap_fast.train.units import Units
 
@@ -83,7 +83,7 @@ def revise(
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= digests(out, names)
     learner, held = _uncertainty(bundle, seen, made) if fitted == "heads" else ({}, {})
-    meta = replace(bundle.meta, fine_variance=(), **learner)
+    meta = replace(bundle.meta, **learner)
     figures: dict[str, Any] = {"uncertainty": {}}
     if fitted != "fine":
         found = errors(meta, bundle, seen, made)
@@ -138,7 +138,7 @@ def digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _uncertainty(bundle: Bundle, seen: Material, made: Units) -> tuple[dict[str, Any], dict[str, Any]]:
     """Entries of the meta-learner, and what the score reaches on the held-out fold."""
-    members = predictions(seen.held, own_heads(bundle)) + made(seen.held)[:, :1]
+    members = said(bundle, seen.held, made)
     weights = np.array(bundle.meta.weights)
     score = members @ weights + bundle.meta.intercept
     floor, slope = calibrate(score, spread(members, score, weights), seen.held_mos)
@@ -158,16 +158,16 @@ class Errors:
 def errors(meta: MetaLearner, bundle: Bundle, seen: Material, made: Units) -> tuple[Errors, Errors]:
     """Of held-out photographs with their opinions, and of damaged ones that are judged by with what people said of such
     damage."""
-    said = opinions(seen.cells)
-    asked = severities(seen.judged.rungs, said)[:, [REASONS.index(name) for name in SEEN_ALONE]]
+    of_kinds = opinions(seen.cells)
+    asked = severities(seen.judged.rungs, of_kinds)[:, [REASONS.index(name) for name in SEEN_ALONE]]
     alone = np.array([len(rung.steps) == 1 for rung in seen.judged.rungs])
     rows = np.flatnonzero((np.nan_to_num(asked) > 0).any(axis=1) & alone)
     steps = [seen.judged.rungs[row].steps[0] for row in rows]
     damaged = [pooled[rows] for pooled in seen.judged.pooled]
-    opinion = np.array([said[step.kind][step.level] for step in steps])
+    opinion = np.array([of_kinds[step.kind][step.level] for step in steps])
     found = []
     for pooled, truth in ((seen.held, seen.held_mos), (damaged, (opinion - 1) / 4)):
-        members = (predictions(pooled, own_heads(bundle)) + made(pooled)[:, :1]).astype(np.float32)
+        members = said(bundle, pooled, made).astype(np.float32)
         score, uncertainty = combine(members, meta)
         severity = made.severities(pooled).max(1, initial=0.0)
         found.append(Errors(severity, score - truth, uncertainty.astype(np.float64) ** 2))
@@ -186,7 +186,7 @@ def _of_damage(both: tuple[Errors, Errors]) -> list[tuple[float, float]]:
 def errors_of_rated(meta: MetaLearner, bundle: Bundle, seen: Rated, made: Units, fine: Units) -> tuple[F64, Errors]:
     """How much the fine views of rated pictures lower their predictions [n], and their errors; the variance has what
     damage adds."""
-    members = predictions(seen.pooled, own_heads(bundle)) + made(seen.pooled)[:, :1]
+    members = said(bundle, seen.pooled, made)
     change = lowered(fine, seen.fine, members.mean(1))
     score, uncertainty = combine((members + change[:, None]).astype(np.float32), meta)
     severity = made.severities(seen.pooled).max(1, initial=0.0)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,14 +81,11 @@ def remember(
     for start in range(0, count, piece):
         stop = min(count, start + piece)
         file = folder / f"{start:06d}.npz"
-        stored = _read(file)
+        stored = read_kept(file) if file.exists() else []
         if not stored or len(stored[0]) < stop - start:  # there is none, or it was the end of a shorter run
             rows = list(eyes.look(views(start, stop)))
-            partial = file.with_suffix(".partial")
-            with open(partial, "wb") as out:
-                np.savez(out, *(np.stack(member) for member in zip(*rows, strict=True)))
-            partial.rename(file)
-            stored = _read(file)
+            keep(file, [np.stack(member) for member in zip(*rows, strict=True)])
+            stored = read_kept(file)
             made += stop - start
             rate = made / (time.monotonic() - begin)
             log.info("%s: %d of %d views, %.1f a second", folder.name, stop, count, rate)
@@ -95,9 +93,15 @@ def remember(
     return [np.concatenate(member) for member in zip(*found, strict=True)]
 
 
-def _read(file: Path) -> list[Pooled]:
-    """The members' rows of a piece; none where there is no such file."""
-    if not file.exists():
-        return []
+def keep(file: Path, arrays: Sequence[NDArray[Any]]) -> None:
+    """Write arrays to a file of a cache, which is there when it is whole."""
+    partial = file.with_suffix(".partial")
+    with open(partial, "wb") as out:
+        np.savez(out, *arrays)
+    partial.rename(file)
+
+
+def read_kept(file: Path) -> list[NDArray[Any]]:
+    """The arrays of a file of a cache."""
     with np.load(file, allow_pickle=False) as stored:
         return [stored[name] for name in stored.files]

@@ -68,12 +68,9 @@ def combine(members: F32, meta: MetaLearner, change: F32 | None = None) -> tuple
     # A sum along the last axis depends on that row alone: the same score in any batch.
     score = (predictions * weights).sum(axis=1) + meta.intercept
     disagreement = spread(predictions, score, weights)
-    points = np.array(meta.variance_floor)
-    floor = np.interp(score, points[:, 0], points[:, 1])
-    variance = floor + meta.variance_slope * disagreement**2
+    variance = _on_line(score, meta.variance_floor) + meta.variance_slope * disagreement**2
     if change is not None and meta.fine_variance:
-        lowered, added = np.array(meta.fine_variance).T
-        variance = variance + np.interp(-change[:, 0].astype(np.float64), lowered, added)
+        variance = variance + _on_line(-change[:, 0], meta.fine_variance)
     uncertainty = np.sqrt(variance)
     return np.clip(score, 0.0, 1.0).astype(np.float32), uncertainty.astype(np.float32)
 
@@ -90,15 +87,15 @@ def widened(uncertainty: float, side: int, severity: float, meta: MetaLearner) -
     """
     added = 0.0
     if meta.small_variance and side < meta.small_variance[-1][0]:
-        added += _on_line(side, meta.small_variance)
+        added += float(_on_line(side, meta.small_variance))
     if meta.severity_variance and severity > 0:
-        added += _on_line(severity, meta.severity_variance)
+        added += float(_on_line(severity, meta.severity_variance))
     return math.sqrt(uncertainty**2 + added) if added else uncertainty
 
 
-def _on_line(x: float, points: tuple[tuple[float, float], ...]) -> float:
+def _on_line(x: Any, points: tuple[tuple[float, float], ...]) -> F64:
     places, values = zip(*points, strict=True)
-    return float(np.interp(x, places, values))
+    return np.asarray(np.interp(x, places, values))
 
 
 def combine_tensors(members: Tensor, meta: MetaLearner, change: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 F64 = NDArray[np.float64]
 LEFT_OUT = 5  # folds of KADIS' kinds, each left out of training once
 
-Only = Literal["", "reasons", "unfamiliar"]  # what is fitted; everything if empty
+Only = Literal["", "scores", "reasons", "unfamiliar"]  # what is fitted; everything if empty
 Heads = list[tuple[F64, float]]  # of each member: weights [D] and bias on raw pooled taps
 
 
@@ -151,6 +151,10 @@ class Refit:
             assert own is not None and odd is not None  # `refit_run` asks before hours are spent
             return self._with_strange(own.saying([name for name in own.names if name != strange.NAME]), odd)
         settings = self._settings
+        if only == "scores":
+            assert own is not None
+            layer = hidden.joined_layers(self._score_layers(self._taught, settings.layers))
+            return own.saying(own.names, score=False).beside(self._units(layer).saying([]))
         said = [layer.reasons for layer in self._reason_layers(settings.layers)]
         reasons = hidden.distil(hidden.mean_of(said), self._everything, settings.reason_units, SEED, 4 * settings.steps)
         scores_by = [] if only else self._score_layers(self._taught, settings.layers)
@@ -189,7 +193,7 @@ class Refit:
 
     def _units(self, layer: hidden.Layer) -> Units:
         """On raw taps. A layer changes the score; a unit, every member's prediction."""
-        factor = np.ones(1 + len(REASONS))
+        factor = np.ones(layer.last.out_features)
         factor[0] = 1 / sum(self._bundle.meta.weights)
         return units(layer, self._parts).scaled(factor, np.zeros_like(factor))
 

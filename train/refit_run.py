@@ -23,7 +23,7 @@ from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
 from metaqap_fast.train.reasons import REASONS
 from metaqap_fast.train.refit import Only, Refit
-from metaqap_fast.train.revise import revise, write_json
+from metaqap_fast.train.revise import Fitted, revise, write_json
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.seen import Eyes, Pooled, remember
 from metaqap_fast.train.units import Units, shipped_fine, shipped_units
@@ -59,7 +59,8 @@ def refit(
         low: see `datasets.load`.
         high: see `datasets.load`.
         bundle_name: of the new bundle.
-        only: what is fitted, see `Refit.fit`: the scores stay as they are, unless it is empty.
+        only: what is fitted, see `Refit.fit`; everything if empty. Scores alone leave reasons as they are, and the rest
+            leaves scores.
         changes: entries of `Settings`.
     """
     settings = settings_of(changes or {})
@@ -69,7 +70,7 @@ def refit(
             "--unfamiliar-only needs pictures that are no photographs, and a model that has reasons"
             + (": give --strange FOLDER" if bundle.reasons else f", which {bundle.name} has not: leave the option out")
         )
-    if only in ("fine", "uncertainty") and not bundle.reasons:
+    if only in ("scores", "fine", "uncertainty") and not bundle.reasons:
         raise UsageError(f"--{only}-only needs a model that has reasons, which {bundle.name} has not")
     if only == "fine" and pictures.large is None and not bundle.has_fine:
         raise UsageError("--fine-only learns from large photographs: give --large FOLDER")
@@ -80,20 +81,20 @@ def refit(
         return write_json(output / "heads.json", as_it_scores(bundle, seen, output, new_name, only))
     seen = see(bundle, data, pictures, work, settings)
     fits = Refit(bundle, seen, settings)
-    odd, judged = (
-        strange_pictures(bundle, pictures.strange, work, settings) if pictures.strange is not None else (None, None)
-    )
+    folder, scored = pictures.strange if only != "scores" else None, only in ("", "scores")
+    odd, judged = strange_pictures(bundle, folder, work, settings) if folder is not None else (None, None)
     made = fits.fit(only, odd)
     if judged is not None and not only:
         made = better_told(made, shipped_units(bundle), seen, judged)
     detail, fine = Detail(bundle, seen), shipped_fine(bundle)
-    if not only:
+    if scored:
         fine = detail.better(made, detail.fit(made), fine)
-    figures = {} if only else scores_of(fits, made) | {COPIES: detail.figures(made, fine)}
+    figures = scores_of(fits, made) | {COPIES: detail.figures(made, fine)} if scored else {}
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
         figures["unfamiliar"] = told_apart(made, seen, judged)
-    figures |= revise(bundle, seen, made, output, new_name, "reasons" if only else "heads", asdict(settings), fine)
+    fitted: Fitted = "heads" if not only else "scores" if only == "scores" else "reasons"
+    figures |= revise(bundle, seen, made, output, new_name, fitted, asdict(settings), fine)
     return write_json(output / "heads.json", figures)
 
 

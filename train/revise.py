@@ -31,10 +31,11 @@ from metaqap_fast.train.rehead import add_units
 from metaqap_fast.train.units import Units
 
 F64 = NDArray[np.float64]
-Fitted = Literal["heads", "reasons", "fine", "uncertainty"]
+Fitted = Literal["heads", "scores", "reasons", "fine", "uncertainty"]
 # Facts of training that are no longer true of a bundle when this was fitted.
 REPLACED: dict[Fitted, tuple[Fitted, ...]] = {
-    "heads": ("heads", "reasons", "fine", "uncertainty"),
+    "heads": ("heads", "scores", "reasons", "fine", "uncertainty"),
+    "scores": ("scores", "fine", "uncertainty"),
     "reasons": ("reasons", "uncertainty"),
     "fine": ("fine",),
     "uncertainty": ("uncertainty",),
@@ -62,7 +63,8 @@ def revise(
         made: the units.
         out: folder; what is in it of an older bundle is replaced.
         name: of the new bundle.
-        fitted: what was; if not heads, scores stay as they are, and all of the uncertainty but what damage adds.
+        fitted: what was; if not heads or scores, scores stay as they are, and all of the uncertainty but what damage
+            adds.
         training: facts for `bundle.json`.
         fine: units that read fine views, if there are some.
     """
@@ -82,7 +84,7 @@ def revise(
             names.append(entries[place]["ranges"])
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= digests(out, names)
-    learner, held = _uncertainty(bundle, seen, made) if fitted == "heads" else ({}, {})
+    learner, held = _uncertainty(bundle, seen, made) if fitted in ("heads", "scores") else ({}, {})
     meta = replace(bundle.meta, **learner)
     figures: dict[str, Any] = {"uncertainty": {}}
     if fitted != "fine":

@@ -200,10 +200,16 @@ def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
 @_STRANGE
 @_RATED
 @click.option(
+    "--scores-only",
+    "only",
+    flag_value="scores",
+    default="",
+    help="Fit the scores anew; reasons stay as they are.",
+)
+@click.option(
     "--reasons-only",
     "only",
     flag_value="reasons",
-    default="",
     help="Add or replace the reasons; scores stay as they are.",
 )
 @click.option(

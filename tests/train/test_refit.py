@@ -214,6 +214,14 @@ def test_what_is_not_fitted_stays_as_it_is(
     assert kept == pytest.approx(scores, abs=1e-6) and not np.array_equal(severities, new_severities)
     assert new_severities[:, -1] == pytest.approx(severities[:, -1], abs=1e-5)
 
+    revise(one, seen, again.fit("scores"), tmp_path / "scored", "scored", fitted="scores", fine=shipped_fine(one))
+    scored = bundles.load(tmp_path / "scored")
+    new_scores, same = scored.readout(rows(scored))
+    assert np.array_equal(severities, same) and scored.has_fine and scored.readout.fading == fine.fading
+    assert new_scores != pytest.approx(scores, abs=1e-4) and scored.meta.variance_floor != one.meta.variance_floor
+    facts = scored.document["training"]
+    assert facts["heads"]["of"] == bundle.name and facts["scores"]["of"] == "one"
+
     revise(two, seen, told, tmp_path / "four", "four", fine=shipped_fine(two))
     facts = bundles.load(tmp_path / "four").document["training"]
     assert facts["heads"]["of"] == "two" and "reasons" not in facts  # those were of units that are no longer there

@@ -25,10 +25,10 @@ from metaqap_fast.train.seen import Pooled
 from metaqap_fast.train.units import Units, units
 
 F64 = NDArray[np.float64]
-COMPONENTS = 256  # of each member's taps: there are fewer copies than rungs
-LAYERS, UNITS = 4, 8  # layers that are fitted from different starts, and units of each
+COMPONENTS = 64  # of each member's taps: there are far fewer photographs than for the other units
+LAYERS, UNITS = 8, 4  # layers that are fitted from different starts, and units of each
 STEPS, DROPOUT, ROWS = 800, 0.4, 600
-UNDAMAGED = 4.0  # weight of a photograph itself, beside a copy's of 1
+UNDAMAGED = 20.0  # weight of a photograph itself, beside a copy's of 1
 # Scores by the usual views from which a picture is poor, and fair, and what a poor one loses: see `fading`. Chosen on
 # two rated sets (docs/training.md).
 POOR, FAIR, LOST = 0.35, 0.6, 0.18

@@ -214,7 +214,8 @@ def test_what_is_not_fitted_stays_as_it_is(
     assert kept == pytest.approx(scores, abs=1e-6) and not np.array_equal(severities, new_severities)
     assert new_severities[:, -1] == pytest.approx(severities[:, -1], abs=1e-5)
 
-    revise(one, seen, again.fit("scores"), tmp_path / "scored", "scored", fitted="scores", fine=shipped_fine(one))
+    other = Refit(one, seen, replace(SMALL, mos=1.0)).fit("scores")
+    revise(one, seen, other, tmp_path / "scored", "scored", fitted="scores", fine=shipped_fine(one))
     scored = bundles.load(tmp_path / "scored")
     new_scores, same = scored.readout(rows(scored))
     assert np.array_equal(severities, same) and scored.has_fine and scored.readout.fading == fine.fading

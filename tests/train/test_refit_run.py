@@ -181,6 +181,7 @@ def test_what_is_wrong_is_said_before_hours_are_spent(
         ("--unfamiliar-only", "bundle", True, "small has not"),
         ("--unfamiliar-only", "default", False, "give --strange FOLDER"),
         ("--uncertainty-only", "bundle", True, "small has not"),
+        ("--scores-only", "bundle", True, "small has not"),
     ],
 )
 def test_what_one_part_alone_needs(

@@ -154,7 +154,7 @@ class Refit:
         if only == "scores":
             assert own is not None
             layer = hidden.joined_layers(self._score_layers(self._taught, settings.layers))
-            return own.saying(own.names, score=False).beside(self._units(layer).saying([]))
+            return own.saying(own.names, score=False).beside(self._units(layer))
         said = [layer.reasons for layer in self._reason_layers(settings.layers)]
         reasons = hidden.distil(hidden.mean_of(said), self._everything, settings.reason_units, SEED, 4 * settings.steps)
         scores_by = [] if only else self._score_layers(self._taught, settings.layers)

@@ -23,7 +23,7 @@ from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, see
 from metaqap_fast.train.reasons import REASONS
 from metaqap_fast.train.refit import Only, Refit
-from metaqap_fast.train.revise import Fitted, revise, write_json
+from metaqap_fast.train.revise import SCORED, Fitted, revise, write_json
 from metaqap_fast.train.run import prepare
 from metaqap_fast.train.seen import Eyes, Pooled, remember
 from metaqap_fast.train.units import Units, shipped_fine, shipped_units
@@ -31,6 +31,7 @@ from metaqap_fast.train.units import Units, shipped_fine, shipped_units
 log = logging.getLogger(__name__)
 
 COPIES = "agreement with metrics on copies of large photographs"  # a part of the figures
+FITTED: dict[Only, Fitted] = {"": "heads", "scores": "scores", "reasons": "reasons", "unfamiliar": "reasons"}
 MAY_LOSE = 0.002  # of SROCC on the held-out fold
 
 
@@ -81,19 +82,19 @@ def refit(
         return write_json(output / "heads.json", as_it_scores(bundle, seen, output, new_name, only))
     seen = see(bundle, data, pictures, work, settings)
     fits = Refit(bundle, seen, settings)
-    folder, scored = pictures.strange if only != "scores" else None, only in ("", "scores")
+    folder = None if only == "scores" else pictures.strange
     odd, judged = strange_pictures(bundle, folder, work, settings) if folder is not None else (None, None)
     made = fits.fit(only, odd)
     if judged is not None and not only:
         made = better_told(made, shipped_units(bundle), seen, judged)
     detail, fine = Detail(bundle, seen), shipped_fine(bundle)
-    if scored:
+    fitted = FITTED[only]
+    if fitted in SCORED:
         fine = detail.better(made, detail.fit(made), fine)
-    figures = scores_of(fits, made) | {COPIES: detail.figures(made, fine)} if scored else {}
+    figures = scores_of(fits, made) | {COPIES: detail.figures(made, fine)} if fitted in SCORED else {}
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
         figures["unfamiliar"] = told_apart(made, seen, judged)
-    fitted: Fitted = "heads" if not only else "scores" if only == "scores" else "reasons"
     figures |= revise(bundle, seen, made, output, new_name, fitted, asdict(settings), fine)
     return write_json(output / "heads.json", figures)
 

@@ -40,6 +40,7 @@ REPLACED: dict[Fitted, tuple[Fitted, ...]] = {
     "fine": ("fine",),
     "uncertainty": ("uncertainty",),
 }
+SCORED: tuple[Fitted, ...] = ("heads", "scores")  # what changes scores, but for fine views
 DIGITS = 7  # of the last layer's numbers, which are read as float32
 
 
@@ -84,7 +85,7 @@ def revise(
             names.append(entries[place]["ranges"])
             shutil.copyfile(bundle.path / names[1], out / names[1])
         files |= digests(out, names)
-    learner, held = _uncertainty(bundle, seen, made) if fitted in ("heads", "scores") else ({}, {})
+    learner, held = _uncertainty(bundle, seen, made) if fitted in SCORED else ({}, {})
     meta = replace(bundle.meta, **learner)
     figures: dict[str, Any] = {"uncertainty": {}}
     if fitted != "fine":

@@ -135,6 +135,7 @@ def units(layer: Layer, parts: Sequence[Components]) -> Units:
     # A unit may be scaled, as its last layer makes up for it: weights of at most 1 keep their digits as fp16.
     scale = np.max([np.abs(share).max(0) for share in shares], axis=0).clip(1e-30)
     last, bias = (values.detach().numpy().astype(np.float64) for values in (layer.last.weight, layer.last.bias))
+    names = REASONS[: len(bias) - 1]  # none of a layer for the score alone
     return Units(
-        [share / scale for share in shares], start / scale, last.T * scale[:, None], bias, np.zeros(len(bias) - 1)
+        [share / scale for share in shares], start / scale, last.T * scale[:, None], bias, np.zeros(len(names)), names
     )

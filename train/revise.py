@@ -90,11 +90,11 @@ def revise(
     figures: dict[str, Any] = {"uncertainty": {}}
     if fitted != "fine":
         found = errors(meta, bundle, seen, made)
-        learner["severity_variance"] = _rounded_points(_of_damage(found))
+        learner["severity_variance"] = rounded_points(_of_damage(found))
         figures = covered(found, learner["severity_variance"])
     if seen.rated is not None and fine is not None:
         change, large_ones = errors_of_rated(replace(meta, **learner), bundle, seen.rated, made, fine)
-        learner["fine_variance"] = _rounded_points(
+        learner["fine_variance"] = rounded_points(
             added_variance(change, large_ones.error, large_ones.variance, seen.rated.weight)
         )
         added = np.interp(change, *np.array(learner["fine_variance"]).T)
@@ -223,8 +223,9 @@ def _inside(found: Errors, added: F64) -> dict[str, float]:
     }
 
 
-def _rounded_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, ...]]:
-    return [tuple(map(_rounded, point)) for point in points]
+def rounded_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points (place, variance) as a bundle has them. Of those whose places fall together, the last: it is highest."""
+    return list({_rounded(place): _rounded(variance) for place, variance in points}.items())
 
 
 def _last(fine: Units) -> dict[str, Any]:

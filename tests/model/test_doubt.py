@@ -18,7 +18,7 @@ from metaqap_fast import Scorer
 from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.meta import widened
 from metaqap_fast.train.doubt import SIGMAS, added_variance
-from metaqap_fast.train.revise import Errors, covered
+from metaqap_fast.train.revise import Errors, covered, rounded_points
 
 POINTS = ((0.0, 0.0), (0.25, 0.01), (1.0, 0.04))
 META = replace(bundles.load("default").meta, severity_variance=POINTS)
@@ -62,6 +62,18 @@ def test_images_count_by_their_weight() -> None:
     for weights, wanted in (((1.0, 1e-6), (0.5 / SIGMAS) ** 2 - 1e-4), ((1e-6, 1.0), 0.0)):
         points = added_variance(severity, error, variance, np.repeat(weights, 500))
         assert points[-1][1] == pytest.approx(wanted)
+
+
+def test_places_that_differ_by_rounding_alone_are_one(bundle: Path, tmp_path: Path) -> None:
+    """Pictures that a fine view lowers by all it can differ in the last bits of a sum, and those differ by CPU."""
+    most = 0.43
+    place = np.array([0.1, 0.1, *np.nextafter(most, [0, 1, 1]), most])
+    error = np.array([0.1, 0.1, 0.2, 0.3, 0.4, 0.4])
+    points = added_variance(np.sort(place), error, np.zeros(6), np.ones(6))
+    assert len({each for each, _ in points[1:]}) > 2  # more places than a bundle can tell apart
+    rounded = rounded_points(points)
+    assert [each for each, _ in rounded] == [0, 0.1, most] and rounded[-1][1] == pytest.approx((0.4 / SIGMAS) ** 2)
+    assert bundles.load(_with(list(map(list, rounded)), bundle, tmp_path)).meta.severity_variance == tuple(rounded)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def make_engine(
 def decoder_for(settings: Settings, on_gpu: bool, **options: Any) -> Decoder:
     """A decoder for the device, or for the CPU."""
     bundle = bundles.load(settings.model)
-    plain = DecodeOptions(bundle.view_size, fine=bundle.has_fine)
+    plain = DecodeOptions(bundle.view_size, fine=bundle.fine_lines)
     if not on_gpu:
         return create_decoder(plain)
     return create_decoder(replace(plain, batch_size=settings.batch, **options), gpu=settings.gpu)

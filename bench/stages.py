@@ -205,7 +205,7 @@ def _decoder(bundle: Bundle, options: Options) -> Decoder:
     batch = options.get("batch_size") or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
     index = None if gpu is None else gpu.index
     return create_decoder(
-        DecodeOptions(bundle.view_size, batch_size=batch, fine=bundle.has_fine), gpu=index, limits=Limits()
+        DecodeOptions(bundle.view_size, batch_size=batch, fine=bundle.fine_lines), gpu=index, limits=Limits()
     )
 
 

@@ -118,7 +118,7 @@ class Scorer:
         gpu = choice.gpu.index if choice.gpu else None
         self.batch_size = batch_size or (BATCH_SIZE if gpu is None else GPU_BATCH_SIZE)
         options = DecodeOptions(
-            self.bundle.view_size, self.batch_size, max_pixels, min_size, raw, exif, fine=self.bundle.has_fine
+            self.bundle.view_size, self.batch_size, max_pixels, min_size, raw, exif, fine=self.bundle.fine_lines
         )
         limits = Limits(max_seconds, max_memory) if isolate else None
         self.decoder = decode.create(options, gpu=gpu, limits=limits)  # starts while the engine compiles

@@ -40,9 +40,10 @@ class Detail:
     def better(self, made: Units, fitted: Units | None, own: Units | None) -> Units | None:
         """Of units that read fine views, those with which scores agree more with metrics on copies that were not
         taught: new ones, or those that the bundle has, of which what they say then fades as well. Where there is one of
-        them alone, that one; where there is none, None.
+        them alone, that one; where there is none, None. New ones that see other lines are taken as they are: what the
+        others would say of these copies is not known.
         """
-        if own is None:
+        if own is None or (fitted is not None and fitted.lines != own.lines):
             return fitted
         own = replace(own, fading=finer.fading(self._bundle.meta))
         if fitted is None:

@@ -181,8 +181,8 @@ def _on_device(
             collect(row, [output[i] for output in outputs])
 
 
-def decoded(files: Sequence[Path], size: int = VIEW_SIZE, fine: bool = False) -> Iterator[Decoded]:
-    """Each file through the program's own decoder, in order, for views of `size` pixels, and `fine` ones if wanted.
+def decoded(files: Sequence[Path], size: int = VIEW_SIZE, fine: int = 0) -> Iterator[Decoded]:
+    """Each file through the program's own decoder, in order, for views of `size` pixels, and fine ones of `fine` lines.
 
     Raises:
         MetaqapError: an image that cannot be decoded; leaving it out would part images from their labels.

@@ -1,6 +1,6 @@
 """Hidden units that read fine views: by how much large photographs that are scaled or coded score too well.
 
-What copies of large photographs lose is mostly out of sight in 512 pixels, and plain to see at twice that. The units
+What copies of large photographs lose is mostly out of sight in 512 pixels, and plain to see at more lines. The units
 are fitted to what the score still lacks there, and leave undamaged photographs where they are. Among the worst pictures
 metrics of fine detail and people disagree, and the other views tell more: there what the units say fades.
 """
@@ -105,7 +105,8 @@ def fit(taught: Lacks, judged: Large, seed: int) -> Units:
     layers = [_layer(taught, x, seed + place) for place in range(LAYERS)]
     made = units(hidden.joined_layers(layers), parts)
     undamaged = made([fine[np.unique(originals(judged))] for fine in judged.fine])[:, 0]
-    return replace(made.scaled(np.ones(1), np.array([stays(undamaged)])), fading=taught.fading)
+    made = made.scaled(np.ones(1), np.array([stays(undamaged)]))
+    return replace(made, fading=taught.fading, lines=large.lines)
 
 
 def lowered(made: Units, fine: Sequence[Pooled], prediction: F64) -> F64:

@@ -28,7 +28,6 @@ from PIL.Image import Resampling
 from torch import Tensor
 
 from metaqap_fast.decode import DecodeOptions, create
-from metaqap_fast.decode.views import FINER
 from metaqap_fast.errors import UsageError
 from metaqap_fast.evaluation import srocc
 from metaqap_fast.streams import counted
@@ -89,6 +88,7 @@ class Large:
         target: [n] 1 for a photograph itself, see `labels.quality_target`.
         photograph: [n] which.
         ladder: [n] see `Copy`.
+        lines: that fine views are cut from.
     """
 
     pooled: list[Pooled]
@@ -96,6 +96,7 @@ class Large:
     target: F64
     photograph: NDArray[np.int64]
     ladder: NDArray[np.int64]
+    lines: int = 0
 
 
 def plan(lines: int, rng: np.random.Generator) -> list[Copy]:
@@ -168,14 +169,15 @@ def files_of(folder: Path, part: str) -> list[Path]:
     return sorted({digest(path): path for path in rungs.photographs(folder, part)}.values(), key=digest)
 
 
-def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, threads: int = 2) -> Large:
+def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, lines: int, threads: int = 2) -> Large:
     """What members see in the copies of photographs; kept in `folder`, one file for each photograph.
 
     Args:
         eyes: the members.
         files: photographs; those with fewer than LEAST lines, or too few for a fine view, are left out.
-        folder: of the cache; another bundle needs another.
+        folder: of the cache; another bundle, or other `lines`, need another.
         size: side of a view in pixels.
+        lines: that fine views are cut from.
         threads: that make copies.
 
     Raises:
@@ -184,8 +186,8 @@ def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, threads: int
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {path: folder / f"{digest(path).hex()[:16]}.npz" for path in files}
     missing = [path for path, stored in wanted.items() if not stored.exists()]
-    least = max(LEAST, FINER * size)  # so that all have a fine view
-    decoder = create(DecodeOptions(size, fine=True))
+    least = max(LEAST, lines)  # so that all have a fine view
+    decoder = create(DecodeOptions(size, fine=lines))
     for number, (path, copies) in enumerate(_ahead(partial(_copies, least=least), missing, threads), 1):
         if copies is not None:
             views, targets, ladders = copies
@@ -207,6 +209,7 @@ def see(eyes: Eyes, files: Sequence[Path], folder: Path, size: int, threads: int
         targets,
         np.repeat(np.arange(len(stored)), [len(each[0]) for each in stored]),
         ladders,
+        lines,
     )
 
 

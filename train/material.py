@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from metaqap_fast.model.bundle import Bundle
+from metaqap_fast.errors import UsageError
+from metaqap_fast.model.bundle import FINER, MOST_LINES, Bundle
 from metaqap_fast.train import hidden, large, rated, rungs
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.large import Large
@@ -63,6 +64,8 @@ class Settings:
         dropout: share of the components that is left out at random, for the reasons.
         score_dropout: the same for the score.
         large: times that a large photograph with its copies counts like one of `photographs`.
+        fine_lines: of a picture, that its fine view is cut from; 0 for those of the bundle, or twice its view size
+            where it has no units for fine views.
     """
 
     images: int = 10_000
@@ -84,6 +87,7 @@ class Settings:
     dropout: float = 0.2
     score_dropout: float = 0.5
     large: int = 2
+    fine_lines: int = 0
 
     @property
     def weights(self) -> hidden.Weights:
@@ -209,8 +213,12 @@ def see(
         settings: see `Settings`.
         wanted: `judged`: what the uncertainty is fitted on, where units stay as they are; `large`: copies of large
             photographs, and rated pictures, where all but fine views stays as it is.
+
+    Raises:
+        UsageError: fine views cannot have so many lines, or there are too few pictures of some kind.
     """
     settings = settings or Settings()
+    lines = lines_of(bundle, settings)
     said = read_cells(pictures.opinions)  # before hours are spent
     sets = rated.for_choosing(read_sets(pictures.rated)) if pictures.rated is not None else []
     planned = plans(data, pictures.photographs, settings)
@@ -238,7 +246,7 @@ def see(
         if part not in left_out
     }
     parts, copies = ("train", "validation"), pictures.large if wanted != "judged" else None
-    large_ones = {part: _large(eyes, copies, folder, part, bundle.view_size) for part in parts}
+    large_ones = {part: _large(eyes, copies, folder, part, bundle.view_size, lines) for part in parts}
     taught = [seen[part] for part in TAUGHT if part in seen]
     return Material(
         pooled.get("labelled", []),
@@ -250,14 +258,30 @@ def see(
         said,
         large=large_ones["train"],
         judged_large=large_ones["validation"],
-        rated=rated.see(eyes, sets, folder / "rated", bundle.view_size) if sets else None,
+        rated=rated.see(eyes, sets, folder / f"rated-{lines}", bundle.view_size, lines) if sets else None,
     )
 
 
-def _large(eyes: Eyes, pictures: Path | None, folder: Path, part: str, size: int) -> Large | None:
+def lines_of(bundle: Bundle, settings: Settings) -> int:
+    """Of a picture, that its fine view is cut from.
+
+    Raises:
+        UsageError: there cannot be so many, or so few.
+    """
+    lines = settings.fine_lines or bundle.fine_lines or FINER * bundle.view_size
+    if not bundle.view_size <= lines <= MOST_LINES:
+        raise UsageError(
+            f"--set fine_lines={lines}: the model {bundle.name}, whose views have {bundle.view_size} pixels, may have "
+            f"fine views of {bundle.view_size} to {MOST_LINES} lines"
+        )
+    return lines
+
+
+def _large(eyes: Eyes, pictures: Path | None, folder: Path, part: str, size: int, lines: int) -> Large | None:
     if pictures is None:
         return None
-    return large.see(eyes, large.files_of(pictures, part), folder / f"{large.name()}-{part}", size)
+    cache = folder / f"{large.name()}-{lines}-{part}"
+    return large.see(eyes, large.files_of(pictures, part), cache, size, lines)
 
 
 def together(parts: Sequence[Seen]) -> Seen:

@@ -48,14 +48,15 @@ def for_choosing(sets: Sequence[NamedSet]) -> list[NamedSet]:
     return found
 
 
-def see(eyes: Eyes, sets: Sequence[NamedSet], folder: Path, size: int) -> Rated:
+def see(eyes: Eyes, sets: Sequence[NamedSet], folder: Path, size: int, lines: int) -> Rated:
     """What members see in rated pictures, those without a fine view left out; kept in `folder`, a file for each set.
 
     Args:
         eyes: the members.
         sets: the pictures.
-        folder: of the cache; another bundle needs another.
+        folder: of the cache; another bundle, or other `lines`, need another.
         size: side of a view in pixels.
+        lines: that fine views are cut from.
 
     Raises:
         UsageError: none is large enough to have one.
@@ -65,7 +66,7 @@ def see(eyes: Eyes, sets: Sequence[NamedSet], folder: Path, size: int) -> Rated:
     for one in sets:
         stored = folder / f"{rungs.name_of(one.data.files)}.npz"
         if not stored.exists():
-            rows, members = _look(eyes, one.data.files, size)
+            rows, members = _look(eyes, one.data.files, size, lines)
             keep(stored, [rows, *members])
         rows, *members = read_kept(stored)
         if len(rows):
@@ -77,12 +78,12 @@ def see(eyes: Eyes, sets: Sequence[NamedSet], folder: Path, size: int) -> Rated:
     return Rated(members[:half], members[half:], opinion, weight)
 
 
-def _look(eyes: Eyes, files: Sequence[Path], size: int) -> tuple[NDArray[np.int64], list[Pooled]]:
+def _look(eyes: Eyes, files: Sequence[Path], size: int, lines: int) -> tuple[NDArray[np.int64], list[Pooled]]:
     """Which pictures have a fine view, and what each member sees in their usual views and in that one."""
     with_fine: list[tuple[int, int]] = []  # the place of each in the files, and how many views it has
 
     def views() -> Iterator[NDArray[np.uint8]]:
-        for place, image in enumerate(decoded(files, size, fine=True)):
+        for place, image in enumerate(decoded(files, size, lines)):
             if image.fine:
                 with_fine.append((place, len(image.views)))
                 yield from image.views

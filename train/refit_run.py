@@ -75,6 +75,12 @@ def refit(
         raise UsageError(f"--{only}-only needs a model that has reasons, which {bundle.name} has not")
     if only == "fine" and pictures.large is None and not bundle.has_fine:
         raise UsageError("--fine-only learns from large photographs: give --large FOLDER")
+    fits_fine = pictures.large is not None and only in ("", "scores", "fine")
+    if settings.fine_lines not in (0, bundle.fine_lines) and not fits_fine:
+        raise UsageError(
+            "--set fine_lines takes units for fine views that learn from large photographs: give --large FOLDER, and "
+            "no other option than --fine-only or --scores-only that leaves something as it is"
+        )
     _, _, data = prepare(name, root, work, None, low, high)
     new_name = bundle_name or f"{bundle.name}-heads"
     if only == "fine" or only == "uncertainty":  # mypy narrows by this
@@ -201,7 +207,8 @@ def settings_of(changes: dict[str, Any]) -> Settings:
             settings.score_steps,
             settings.large,
         )
-        if min(*whole, settings.steps) <= 0 or min(settings.mos, settings.still, settings.cells, settings.checked) < 0:
+        weights = settings.mos, settings.still, settings.cells
+        if min(*whole, settings.steps) <= 0 or min(*weights, settings.checked, settings.fine_lines) < 0:
             raise ValueError("counts are above 0, weights at least 0")
         if not all(0 <= share < 1 for share in (settings.dropout, settings.score_dropout)):
             raise ValueError("dropout is from 0 to less than 1")

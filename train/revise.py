@@ -230,7 +230,8 @@ def rounded_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
 
 def _last(fine: Units) -> dict[str, Any]:
     """The last layer of the units that read fine views."""
-    last = {"weights": [_rounded(value) for value in fine.weights[:, 0]], "bias": _rounded(fine.bias[0])}
+    weights = [_rounded(value) for value in fine.weights[:, 0]]
+    last = {"weights": weights, "bias": _rounded(fine.bias[0]), "lines": fine.lines}
     fading = dict(zip(("poor", "fair", "lost"), fine.fading, strict=True))
     return last if fine.fading == NEVER else {**last, "fading": fading}
 

@@ -33,6 +33,7 @@ class Units:
         steeper: [R] for roots below the level from which a reason is named.
         names: R, of the severities.
         fading: of units that read fine views.
+        lines: of a picture, which these see; 0 for units that do not.
     """
 
     shares: list[F32]
@@ -42,6 +43,7 @@ class Units:
     steeper: F64
     names: tuple[str, ...] = REASONS
     fading: Fading = NEVER
+    lines: int = 0
 
     def __call__(self, pooled: Sequence[Pooled]) -> F64:
         """[n, 1 + R] from the members' raw taps [n, D]: the change of the score, and roots of severities."""
@@ -110,8 +112,16 @@ def shipped_fine(bundle: Bundle) -> Units | None:
     weights, bias = np.array(bundle.hidden.fine_weights)[:, None], np.array([bundle.hidden.fine_bias])
     shares, start = _shares(bundle)
     first = len(start) - len(weights)
+    last = bundle.hidden
     return Units(
-        [share[:, first:] for share in shares], start[first:], weights, bias, np.zeros(0), (), bundle.hidden.fading
+        [share[:, first:] for share in shares],
+        start[first:],
+        weights,
+        bias,
+        np.zeros(0),
+        (),
+        last.fading,
+        last.fine_lines,
     )
 
 

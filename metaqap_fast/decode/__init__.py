@@ -31,7 +31,8 @@ class DecodeOptions:
         min_size: an image whose shorter side has fewer pixels is a row with status `too_small`; it is never decoded.
         raw: what of a RAW file is scored: the camera's preview, if it is large enough, or the developed sensor.
         exif: whether a camera's notes are read, see `Decoded.details`.
-        fine: whether a large image has a fine view behind the others, see `metaqap_fast.decode.views`.
+        fine: lines of an image that its fine view is cut from, which a smaller image has not, see
+            `metaqap_fast.decode.views`; 0 for none.
         hw_decoder_load: share of the JPEGs that go to a GPU's hardware decoder, where it has one.
     """
 
@@ -41,7 +42,7 @@ class DecodeOptions:
     min_size: int = MIN_SIZE
     raw: Raw = RAW
     exif: bool = False
-    fine: bool = False
+    fine: int = 0
     hw_decoder_load: float = HW_DECODER_LOAD
 
 

@@ -64,7 +64,7 @@ class Dali:
         """
         pipe = self._built(encoded=sources[0].ndim == 1)
         pipe.feed_input("source", list(sources))
-        for name, asked in (("", sizes), ("fine_", fine_sizes))[: 1 + self._options.fine]:
+        for name, asked in (("", sizes), ("fine_", fine_sizes))[: 2 if self._options.fine else 1]:
             pipe.feed_input(f"{name}size", np.array([size[::-1] if size else (1, 1) for size in asked], np.float32))
             pipe.feed_input(f"{name}resized", np.array([size is not None for size in asked]))
         if self._device_id is None:

@@ -83,7 +83,7 @@ class Job:
     def sizes(self, options: DecodeOptions) -> tuple[Size | None, Size | None]:
         """What it is resized to for its views, None if it is not; and for its fine view, None if it has none."""
         target = views.target_size(*self.stored, options.size)
-        fine = views.fine_size(*self.stored, options.size) if options.fine else None
+        fine = views.fine_size(*self.stored, options.fine) if options.fine else None
         return None if target == self.stored else target, fine
 
     @property

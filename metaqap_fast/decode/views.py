@@ -4,9 +4,9 @@ A larger image is shown as on a screen: the shorter side fitted to the members' 
 kept. A smaller one is not enlarged, which would blur it, but extended by mirroring. The image is then covered by
 overlapping square views along the longer side, and an image's member predictions are the mean over its views.
 
-What 1,000 lines show and 512 do not is out of sight there. An image that is twice as large as its views, or more, may
-have one view behind them at twice their scale: the part in which most happens. A model that has been taught to read
-such a fine view lowers the score by what it sees there, see `metaqap_fast.model.readout`.
+What 1,000 lines show and 512 do not is out of sight there. A large image may have one view behind them at a larger
+scale, of which the model says how many lines it has: the part in which most happens. A model that has been taught to
+read such a fine view lowers the score by what it sees there, see `metaqap_fast.model.readout`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 MAX_ASPECT = 8  # a longer strip is fitted by its longer side, to MAX_ASPECT view sizes
 TOLERANCE = 16  # an overhang under 1/16 of a view is cropped rather than given a view of its own
-FINER = 2  # the scale of a fine view, beside that of the others
 
 
 def target_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -31,11 +30,12 @@ def target_size(width: int, height: int, size: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def fine_size(width: int, height: int, size: int) -> tuple[int, int] | None:
-    """The same before its fine view is cut; None if it has none: a small image, or a long strip."""
-    if min(width, height) < FINER * size or max(width, height) > MAX_ASPECT * min(width, height):
+def fine_size(width: int, height: int, lines: int) -> tuple[int, int] | None:
+    """The same, of `lines` on the shorter side, before its fine view is cut; None if it has none: an image of fewer
+    lines, or a long strip."""
+    if min(width, height) < lines or max(width, height) > MAX_ASPECT * min(width, height):
         return None
-    return target_size(width, height, FINER * size)
+    return target_size(width, height, lines)
 
 
 def turned(pixels: Any, orientation: int) -> Any:

@@ -22,6 +22,8 @@ from metaqap_fast.options import MODEL
 FORMAT = "metaqap-bundle"
 FORMAT_VERSION = 3
 READABLE = (1, 2, 3)  # in version 1 members give predictions alone; in 2 fine views tell of every picture
+# Of a fine view, in view sizes, where a bundle does not say its lines; and the most lines that it may say.
+FINER, MOST_LINES = 2, 8192
 MODELS = Path(__file__).parent  # the bundles that ship in the package, by name
 
 
@@ -52,7 +54,8 @@ class Member:
 @dataclass(frozen=True, slots=True)
 class Hidden:
     """The last layer of the hidden units: `weights` [U, 1 + R], `bias` [1 + R], `steeper` [R], and of those that read
-    fine views `fine_weights` [F], `fine_bias` and `fading`, see `readout`; and the names of its R severities."""
+    fine views `fine_weights` [F], `fine_bias` and `fading`, see `readout`, and how many lines of a picture they see;
+    and the names of its R severities."""
 
     reasons: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...]
@@ -61,6 +64,7 @@ class Hidden:
     fine_weights: tuple[float, ...] = ()
     fine_bias: float = 0.0
     fading: Fading = NEVER
+    fine_lines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,11 @@ class Bundle:
     def has_fine(self) -> bool:
         """Whether some units read fine views."""
         return self.hidden is not None and bool(self.hidden.fine_weights)
+
+    @property
+    def fine_lines(self) -> int:
+        """Lines of a picture that its fine view is cut from; 0 if no units read fine views."""
+        return self.hidden.fine_lines if self.hidden is not None and self.has_fine else 0
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -184,14 +193,14 @@ def _parse(path: Path, document: dict[str, Any], digest: str) -> Bundle:
     _rising("fine_variance", meta.fine_variance)
     if not members or len(meta.weights) != len(members) or not any(meta.weights):
         raise ValueError(f"{len(meta.weights)} weights for {len(members)} members")
-    hidden = _hidden(document.get("hidden"), {member.units for member in members})
     if not 32 <= size <= 4096:
         raise ValueError(f"view_size {size}")
+    hidden = _hidden(document.get("hidden"), {member.units for member in members}, size)
     return Bundle(str(document["name"]), path, members, meta, size, digest, document, hidden)
 
 
-def _hidden(entry: Any, units: set[int]) -> Hidden | None:
-    """The last layer of the hidden units. `units`: how many each member gives."""
+def _hidden(entry: Any, units: set[int], size: int) -> Hidden | None:
+    """The last layer of the hidden units. `units`: how many each member gives; `size` of a view."""
     if entry is None:
         if units != {0}:
             raise ValueError("members give hidden units, and nothing says what becomes of them")
@@ -205,6 +214,7 @@ def _hidden(entry: Any, units: set[int]) -> Hidden | None:
         tuple(float(value) for value in fine["weights"]),
         float(fine["bias"]),
         _fading(fine["fading"]) if "fading" in fine else NEVER,
+        int(fine.get("lines", FINER * size)),
     )
     count, weights = len(found.reasons), len(found.weights) + len(found.fine_weights)
     if units - {0} != {weights} or not found.weights:
@@ -214,6 +224,8 @@ def _hidden(entry: Any, units: set[int]) -> Hidden | None:
     rows = (*found.weights, found.bias, found.steeper, found.fine_weights, (found.fine_bias,))
     if not all(math.isfinite(value) for row in rows for value in row):
         raise ValueError("hidden: a value that is no number")
+    if not size <= found.fine_lines <= MOST_LINES:
+        raise ValueError(f"hidden: a fine view of {found.fine_lines} lines; from {size} to {MOST_LINES} are possible")
     if min(found.steeper, default=0) < 0:
         raise ValueError("hidden: steeper is at least 0")
     if len(set(found.reasons)) < count or not all(found.reasons):

@@ -120,6 +120,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
                 ({"weights": [0.1], "bias": 0, "fading": {"poor": 0.4, "fair": 0.4, "lost": 0.1}}, "poor below fair"),
                 ({"weights": [0.1], "bias": 0, "fading": {"poor": 0.4, "fair": 0.6, "lost": -0.1}}, "poor below fair"),
                 ({"weights": [0.1], "bias": 0, "fading": {"poor": 0.4, "fair": 0.6}}, "damaged"),
+                ({"weights": [0.1], "bias": 0, "lines": 10}, "a fine view of 10 lines"),
+                ({"weights": [0.1], "bias": 0, "lines": 10_000}, "a fine view of 10000 lines"),
             )
         ),
         ({"members": [{"name": "x", "file": "x.onnx"}] * 2}, "no digest"),

@@ -23,8 +23,12 @@ GRAY, LIGHT = 100, 255
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of fine views at twice the scale of the others, which goes without saying."""
+    return made(tmp_path_factory.mktemp("bundle"))
+
+
+def made(folder: Path, **lines: int) -> Path:
     """One member: the mean of all pixels, and two units that are the largest; the second reads fine views."""
-    folder = tmp_path_factory.mktemp("bundle")
     mean = tiny_member(1.0, "mean")
     nodes = [
         *mean.graph.node,
@@ -47,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "meta_learner": {"weights": [1.0], "intercept": 0.0, "variance_floor": 0.01, "variance_slope": 0.0},
         "hidden": {
             "reasons": [], "weights": [[0.0]], "bias": [0.0], "steeper": [],
-            "fine": {"weights": [-0.5], "bias": 0.25},
+            "fine": {"weights": [-0.5], "bias": 0.25, **lines},
         },
         "files": {"member.onnx": hashlib.sha256((folder / "member.onnx").read_bytes()).hexdigest()},
     }  # fmt: skip
@@ -76,16 +80,27 @@ def test_what_only_a_fine_view_shows_lowers_the_score(bundle: Path, isolate: boo
     assert arrays.attributes["preprocessing"] == f"views=fit and fine, view size {VIEW}"
 
 
+def test_a_bundle_says_how_many_lines_its_fine_views_are_cut_from(tmp_path: Path) -> None:
+    sizes = [(3 * VIEW, 4 * VIEW), (3 * VIEW - 1, 4 * VIEW)]
+    with Scorer(str(made(tmp_path, lines=3 * VIEW)), precision="fp32", engine="openvino", isolate=False) as scorer:
+        pictures = [picture(*size, light=True) for size in sizes]
+        changes = scorer.score_arrays(pictures).score - [pixels.mean() / 255 for pixels in pictures]
+    assert changes == pytest.approx([-0.25, 0], abs=0.01)
+
+
+@pytest.mark.parametrize("lines", [2 * VIEW, 3 * VIEW])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_a_fine_view_is_cut_from_the_picture_at_twice_the_scale(photo: Image.Image, orientation: int) -> None:
+def test_a_fine_view_is_cut_from_the_picture_at_a_larger_scale(
+    photo: Image.Image, orientation: int, lines: int
+) -> None:
     wide = photo.resize((700, 330))
     exif = Image.Exif()
     exif[0x0112] = orientation
     small = photo.resize((100, 140))
     images = [encode(wide, "JPEG", exif=exif.tobytes()), encode(small, "PNG"), b"no image", encode(wide, "PNG")]
-    fine, twice = (
+    fine, alone = (
         list(create(options, limits=Limits()).stream(Encoded(b"", data) for data in images))
-        for options in (DecodeOptions(VIEW, fine=True), DecodeOptions(2 * VIEW))
+        for options in (DecodeOptions(VIEW, fine=lines), DecodeOptions(lines))
     )
     plain = list(create(DecodeOptions(VIEW)).stream(Encoded(b"", data) for data in images))
     assert [found.fine for found in fine] == [True, False, False, True] and not any(found.fine for found in plain)
@@ -93,6 +108,6 @@ def test_a_fine_view_is_cut_from_the_picture_at_twice_the_scale(photo: Image.Ima
         count = len(found.views) - found.fine
         assert np.array_equal(found.views[:count], other.views) and found.hash == other.hash
     for i in (0, 3):
-        larger = views.joined(twice[i].views, twice[i].width, twice[i].height)
-        assert min(larger.shape[:2]) == 2 * VIEW
+        larger = views.joined(alone[i].views, alone[i].width, alone[i].height)
+        assert min(larger.shape[:2]) == lines
         assert np.array_equal(fine[i].views[-1:], views.fine_view(larger, VIEW))

@@ -108,5 +108,7 @@ def test_units_that_agree_more_with_metrics_are_kept() -> None:
     assert kept is not None and kept.fading == finer.fading(META)
     kept = Fits(new).better(old, None, old)
     assert kept is not None and kept.start is old.start and kept.fading == finer.fading(META)
+    other = replace(new, lines=2000)  # which the copies were not seen at by the old ones
+    assert Fits(old).better(old, other, old) is other
     assert Fits(new).better(old, new, None) is new
     assert Fits(old).better(old, None, None) is None

@@ -159,7 +159,7 @@ def test_what_is_seen_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         photograph(500, i).save(tmp_path / f"in/{i}.png", compress_level=1)
     photograph(410).save(tmp_path / "in/low.png")
     eyes, files = Brightness(), sorted((tmp_path / "in").iterdir())
-    seen = see(eyes, files, tmp_path / "cache", 128)  # type: ignore[arg-type]
+    seen = see(eyes, files, tmp_path / "cache", 128, 256)  # type: ignore[arg-type]
     count = COPIES
     assert eyes.looked == 2 * 3 * count
     for pooled in (seen.pooled, seen.fine):
@@ -167,10 +167,10 @@ def test_what_is_seen_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert set(pooled[1][:, 0].tolist()) == {128}
     assert not np.array_equal(seen.pooled[0], seen.fine[0])
     assert (seen.target[::count] == 1).all() and seen.target[seen.ladder > 0].max() < 1
-    again = see(eyes, files, tmp_path / "cache", 128)  # type: ignore[arg-type]
+    again = see(eyes, files, tmp_path / "cache", 128, 256)  # type: ignore[arg-type]
     assert eyes.looked == 2 * 3 * count and again.target.tolist() == seen.target.tolist()
     with pytest.raises(UsageError, match="none of 1 photograph has 420 lines"):
-        see(eyes, files[-1:], tmp_path / "other", 128)  # type: ignore[arg-type]
+        see(eyes, files[-1:], tmp_path / "other", 128, 256)  # type: ignore[arg-type]
 
 
 def test_parts_of_a_folder(tmp_path: Path) -> None:

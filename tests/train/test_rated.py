@@ -45,19 +45,19 @@ def test_large_pictures_are_seen_once_in_both_ways(tmp_path: Path) -> None:
     first, second = named(tmp_path, "a"), named(tmp_path, "b")
     (tmp_path / "b/wide.png").write_bytes((tmp_path / "b/small.png").read_bytes())
     eyes = Eyes()
-    found = rated.see(eyes, [first, second], tmp_path / "cache", 64)  # type: ignore[arg-type]
+    found = rated.see(eyes, [first, second], tmp_path / "cache", 64, 128)  # type: ignore[arg-type]
     assert [member[:, 0].tolist() for member in found.pooled] == [[200, 60, 60], [64, 64, 64]]
     assert [member[:, 0].tolist() for member in found.fine] == [[200, 60, 60], [64, 64, 64]]
     assert found.opinion.tolist() == [0, 0.5, 0.5] and found.weight.tolist() == [0.5, 0.5, 1]
-    again = rated.see(eyes, [first, second], tmp_path / "cache", 64)  # type: ignore[arg-type]
+    again = rated.see(eyes, [first, second], tmp_path / "cache", 64, 128)  # type: ignore[arg-type]
     assert eyes.calls == 2 and np.array_equal(again.pooled[0], found.pooled[0])
     third = named(tmp_path, "c")
     for name in ("wide.png", "square.png"):  # a set without large pictures, beside one that has some
         (tmp_path / "c" / name).write_bytes((tmp_path / "c/small.png").read_bytes())
-    beside = rated.see(eyes, [third, first], tmp_path / "cache", 64)  # type: ignore[arg-type]
+    beside = rated.see(eyes, [third, first], tmp_path / "cache", 64, 128)  # type: ignore[arg-type]
     assert beside.opinion.tolist() == [0, 0.5] and beside.weight.tolist() == [0.5, 0.5]
     with pytest.raises(UsageError, match="no picture of the rated sets is large enough"):
-        rated.see(eyes, [first], tmp_path / "other", 512)  # type: ignore[arg-type]
+        rated.see(eyes, [first], tmp_path / "other", 512, 1024)  # type: ignore[arg-type]
 
 
 def test_the_usual_views_are_averaged_and_the_fine_one_is_not(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_usual_views_are_averaged_and_the_fine_one_is_not(tmp_path: Path) ->
     halves = Image.new("L", SIZES["wide.png"], 0)
     halves.paste(240, (150, 0, 300, 150))
     halves.save(tmp_path / "a/wide.png")
-    found = rated.see(Eyes(), [one], tmp_path / "cache", 64)  # type: ignore[arg-type]
+    found = rated.see(Eyes(), [one], tmp_path / "cache", 64, 128)  # type: ignore[arg-type]
     assert found.pooled[0][:, 0] == pytest.approx([120, 60], abs=4)
     assert found.fine[0][:, 0].tolist()[1] == 60  # each has its own views
 

@@ -184,7 +184,7 @@ def test_what_is_not_fitted_stays_as_it_is(
         [rng.normal(mean, 1, (60, each.shape[1])).astype(np.float16) for each in seen.held] for mean in (2, -2)
     )
     fine = Units([rng.normal(size=(each.shape[1], 3)) / 9 for each in seen.held], np.ones(3), np.full((3, 1), -0.1),
-                 np.zeros(1), np.zeros(0), (), (0.3, 0.5, 0.1))  # fmt: skip
+                 np.zeros(1), np.zeros(0), (), (0.3, 0.5, 0.1), 900)  # fmt: skip
     revise(bundle, seen, fits._with_strange(made, odd), tmp_path / "one", "one", fine=fine)
     one = bundles.load(tmp_path / "one")
     assert one.has_fine and one.reasons == (*REASONS, "unfamiliar")
@@ -197,7 +197,7 @@ def test_what_is_not_fitted_stays_as_it_is(
     (scores, severities), (kept, told_severities) = (each.readout(rows(each)) for each in (one, two))
     assert np.array_equal(scores, kept) and np.array_equal(severities[:, :-1], told_severities[:, :-1])
     assert np.array_equal(*(each.readout.lowered(rows(each), scores) for each in (one, two)))
-    assert one.readout.fading == two.readout.fading == fine.fading
+    assert one.readout.fading == two.readout.fading == fine.fading and one.fine_lines == two.fine_lines == 900
     before = shipped_units(one)
     assert before is not None
     assert np.median(told.severities(others)[:, -1]) > 0.25 > np.median(before.severities(others)[:, -1])

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from metaqap_fast.decode import views
 from metaqap_fast.engine.native.isa import Isa
 from metaqap_fast.engine.samples import generated
 from metaqap_fast.model import bundle as bundles
@@ -65,13 +64,11 @@ def test_from_a_bundle_to_one_with_better_heads(
     monkeypatch.setattr(rungs, "damaged", damaged)
     for name, value in {"LEAST": SIZE, "LINES": (300, 200, 150, 100), "CROP": 200}.items():
         monkeypatch.setattr(large, name, value)  # photographs that are quickly made
-    for place in (views, large):
-        monkeypatch.setattr(place, "FINER", 1)
     command = [
         "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--model", there / "bundle",
         "--photographs", there / "photographs", "--opinions", there / "cells.csv", "--work", tmp_path / "work",
         "--large", there / "photographs", "--strange", there / "strange", "--set", "judged=1", "--set", "kinds=2", *FEW,
-        "-o", tmp_path / "out",
+        "--set", f"fine_lines={SIZE}", "-o", tmp_path / "out",
     ]  # fmt: skip
     result = cli(*command)
     assert result.exit_code == 0, result.stderr
@@ -80,7 +77,8 @@ def test_from_a_bundle_to_one_with_better_heads(
         made.name == "small-heads" and made.reasons == (*REASONS, "unfamiliar") and made.document["format_version"] == 3
     )
     assert made.readout.fading == finer.fading(made.meta) and not made.meta.fine_variance
-    assert made.has_fine and made.members[0].units == len(made.readout.weights) + len(made.readout.fine_weights)
+    units = len(made.readout.weights) + len(made.readout.fine_weights)
+    assert made.has_fine and made.fine_lines == SIZE and made.members[0].units == units
     figures = json.loads((tmp_path / "out/heads.json").read_text())
     assert set(figures["reasons"]) == set(REASONS)
     for when in ("as it was", "refitted"):
@@ -117,6 +115,11 @@ def test_from_a_bundle_to_one_with_better_heads(
     assert replace(doubted.meta, severity_variance=made.meta.severity_variance) == made.meta
     assert doubted.hidden == made.hidden
     assert doubted.document["training"]["uncertainty"]["of"] == "small-heads"
+    alone = cli(*command[:-1], tmp_path / "alone", "--uncertainty-only", "--model", there / "bundle")
+    assert alone.exit_code == 2 and "which small has not" in alone.stderr
+    others = "--model", tmp_path / "out", "--set", f"fine_lines={2 * SIZE}"
+    mixed = cli(*command[:-1], tmp_path / "mixed", "--uncertainty-only", *others)
+    assert mixed.exit_code == 2 and "--set fine_lines takes units for fine views" in mixed.stderr
     fine = cli(
         *command[:-1], tmp_path / "fine", "--fine-only", "--model", tmp_path / "out", "--rated", there / "sets.toml"
     )

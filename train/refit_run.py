@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 COPIES = "agreement with metrics on copies of large photographs"  # a part of the figures
 FITTED: dict[Only, Fitted] = {"": "heads", "scores": "scores", "reasons": "reasons", "unfamiliar": "reasons"}
+# Folders that say nothing of what is fitted.
+UNUSED: dict[str, tuple[str, ...]] = {"scores": ("strange",), "fine": ("strange",), "uncertainty": ("strange", "large")}
 MAY_LOSE = 0.002  # of SROCC on the held-out fold
 
 
@@ -81,6 +83,9 @@ def refit(
             "--set fine_lines takes units for fine views that learn from large photographs: give --large FOLDER, and "
             "no other option than --fine-only or --scores-only that leaves something as it is"
         )
+    for option in UNUSED.get(only, ()):
+        if getattr(pictures, option) is not None:
+            log.warning("--%s is not looked at: --%s-only learns nothing from it", option, only)
     _, _, data = prepare(name, root, work, None, low, high)
     new_name = bundle_name or f"{bundle.name}-heads"
     if only == "fine" or only == "uncertainty":  # mypy narrows by this

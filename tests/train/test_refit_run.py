@@ -58,7 +58,11 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_from_a_bundle_to_one_with_better_heads(
-    there: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    there: Path,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     need(Isa.AVX2, "fp32")
     monkeypatch.setattr(rungs, "damaged", damaged)
@@ -101,6 +105,8 @@ def test_from_a_bundle_to_one_with_better_heads(
     assert settings["still"] == 1 and settings["layers"] == 1
     doubt = cli(*command[:-1], tmp_path / "doubt", "--uncertainty-only", "--model", tmp_path / "out")
     assert doubt.exit_code == 0, doubt.stderr
+    for option in ("strange", "large"):
+        assert f"--{option} is not looked at: --uncertainty-only learns nothing from it" in caplog.messages
     found = json.loads(doubt.stdout)["uncertainty"]
     for name, first in figures["uncertainty"].items():  # of the same units, before their weights were fp16
         before = [key for key in first if "before" in key]

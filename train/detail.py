@@ -16,6 +16,8 @@ from metaqap_fast.train.units import Units
 
 log = logging.getLogger(__name__)
 
+COPIES = "agreement with metrics on copies of large photographs"  # a part of the figures
+
 
 class Detail:
     """Fine views of a bundle.
@@ -62,8 +64,9 @@ class Detail:
             members = members + finer.lowered(fine, seen.fine, members.mean(1))[:, None]
         return large.agreement(seen, members @ np.array(self._bundle.meta.weights) + self._bundle.meta.intercept)
 
-    def figures(self, made: Units, fine: Units | None) -> dict[str, Any] | None:
-        """The same as the members are, with units, and with fine views; None where there are no such copies."""
+    def figures(self, made: Units, fine: Units | None) -> dict[str, Any]:
+        """The same as the members are, with units, and with fine views, under COPIES; nothing without such copies."""
         if self._seen.judged_large is None:
-            return None
-        return {"as it was": self.judge(), "refitted": self.judge(made), "with fine views": self.judge(made, fine)}
+            return {}
+        found = {"as it was": self.judge(), "refitted": self.judge(made), "with fine views": self.judge(made, fine)}
+        return {COPIES: found}

@@ -28,7 +28,7 @@ from metaqap_fast.train.material import Material, Pictures, see
 from metaqap_fast.train.members import Examples
 from metaqap_fast.train.ranges import measure_ranges
 from metaqap_fast.train.refit import Refit, scored_by, shipped_scores
-from metaqap_fast.train.refit_run import COPIES, settings_of, strange_pictures, told_apart
+from metaqap_fast.train.refit_run import settings_of, strange_pictures, told_apart
 from metaqap_fast.train.rehead import drop_units, put_head
 from metaqap_fast.train.revise import digests, revise, write_json
 from metaqap_fast.train.ridge import ridge
@@ -92,7 +92,7 @@ def distil(
         "larger model on the held-out fold": measure(said_held, seen.held_mos),
         "head alone on the held-out fold": alone,
         "with units": after.summary() | with_units,
-        COPIES: detail.figures(made, fine),
+        **detail.figures(made, fine),
         **({} if judged is None else {"unfamiliar": told_apart(made, seen, judged)}),
         "settings": asdict(settings),
     }

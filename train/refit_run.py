@@ -30,7 +30,6 @@ from metaqap_fast.train.units import Units, shipped_fine, shipped_units
 
 log = logging.getLogger(__name__)
 
-COPIES = "agreement with metrics on copies of large photographs"  # a part of the figures
 FITTED: dict[Only, Fitted] = {"": "heads", "scores": "scores", "reasons": "reasons", "unfamiliar": "reasons"}
 # Folders that say nothing of what is fitted.
 UNUSED: dict[str, tuple[str, ...]] = {"scores": ("strange",), "fine": ("strange",), "uncertainty": ("strange", "large")}
@@ -102,7 +101,7 @@ def refit(
     fitted = FITTED[only]
     if fitted in SCORED:
         fine = detail.better(made, detail.fit(made), fine)
-    figures = scores_of(fits, made) | {COPIES: detail.figures(made, fine)} if fitted in SCORED else {}
+    figures = scores_of(fits, made) | detail.figures(made, fine) if fitted in SCORED else {}
     figures |= {"settings": asdict(settings), "reasons": _table(diagnose(seen, fits.said, made))}
     if judged is not None:
         figures["unfamiliar"] = told_apart(made, seen, judged)
@@ -116,10 +115,11 @@ def as_it_scores(
     """Write a bundle with the same units for the usual views; returns the figures of what was fitted."""
     made, fine = shipped_units(bundle), shipped_fine(bundle)
     assert made is not None  # it has reasons
-    detail, figures = Detail(bundle, seen), {}
+    detail = Detail(bundle, seen)
+    figures: dict[str, Any] = {}
     if only == "fine":
         fine = detail.better(made, detail.fit(made), fine)
-        figures[COPIES] = detail.figures(made, fine)
+        figures |= detail.figures(made, fine)
     return figures | revise(bundle, seen, made, output, name, only, fine=fine)
 
 

@@ -112,3 +112,8 @@ def test_units_that_agree_more_with_metrics_are_kept() -> None:
     assert Fits(old).better(old, other, old) is other
     assert Fits(new).better(old, new, None) is new
     assert Fits(old).better(old, None, None) is None
+
+
+def test_without_copies_there_are_no_figures_of_them() -> None:
+    detail = Detail(SimpleNamespace(meta=META), SimpleNamespace(judged_large=None))  # type: ignore[arg-type]
+    assert detail.figures(Units([], np.zeros(0), np.zeros((0, 1)), np.zeros(1), np.zeros(0), ()), None) == {}

@@ -34,6 +34,9 @@ class DecodeOptions:
         fine: lines of an image that its fine view is cut from, which a smaller image has not, see
             `metaqap_fast.decode.views`; 0 for none.
         hw_decoder_load: share of the JPEGs that go to a GPU's hardware decoder, where it has one.
+
+    Raises:
+        ValueError: a fine view would be larger than what it is cut from.
     """
 
     size: int
@@ -44,6 +47,10 @@ class DecodeOptions:
     exif: bool = False
     fine: int = 0
     hw_decoder_load: float = HW_DECODER_LOAD
+
+    def __post_init__(self) -> None:
+        if 0 < self.fine < self.size:
+            raise ValueError(f"a view of {self.size} pixels cannot be cut from {self.fine} lines")
 
 
 @dataclass(frozen=True, slots=True)

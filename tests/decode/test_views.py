@@ -8,6 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from metaqap_fast.decode import DecodeOptions
 from metaqap_fast.decode.views import MAX_ASPECT, cut, fine_size, fine_view, target_size
 
 S, LINES = 32, 64
@@ -149,6 +150,12 @@ def test_short_sides_are_mirrored() -> None:
 )
 def test_what_has_a_fine_view(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
     assert fine_size(*size, LINES) == expected
+
+
+def test_a_fine_view_is_no_larger_than_what_it_is_cut_from() -> None:
+    assert DecodeOptions(S, fine=S).fine == S and not DecodeOptions(S).fine
+    with pytest.raises(ValueError, match="a view of 32 pixels cannot be cut from 31 lines"):
+        DecodeOptions(S, fine=S - 1)
 
 
 @pytest.mark.parametrize("shape", [(LINES, LINES), (LINES, 99), (101, LINES), (LINES, 512)])

@@ -68,6 +68,7 @@ def test_from_a_bundle_to_one_with_better_heads(
     monkeypatch.setattr(rungs, "damaged", damaged)
     for name, value in {"LEAST": SIZE, "LINES": (300, 200, 150, 100), "CROP": 200}.items():
         monkeypatch.setattr(large, name, value)  # photographs that are quickly made
+    monkeypatch.setattr(finer, "STEPS", 80)
     command = [
         "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--model", there / "bundle",
         "--photographs", there / "photographs", "--opinions", there / "cells.csv", "--work", tmp_path / "work",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rated import damaged, rated_set
 
 SHIPPED = Path(bundles.__file__).parent / "default"
 NAME, STAGE = "mobilenetv2", 11
+QUICK = 128  # pixels that the network sees of a view
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,7 @@ def test_from_a_bundle_to_one_that_was_taught(
     tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rungs, "damaged", damaged)
+    monkeypatch.setattr(teach_run, "read_config", lambda name: replace(read_config(name), size=QUICK))
     rated_set(tmp_path, np.random.default_rng(0))
     (tmp_path / "bundle").mkdir()
     shipped = json.loads((SHIPPED / "bundle.json").read_text())

@@ -13,6 +13,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,7 @@ def works(site: Path, folder: Path, compiled: bool) -> str:
     return subprocess.run(command, cwd=folder, env=surroundings, check=True, capture_output=True, text=True).stdout
 
 
+@cache
 def can_compile() -> bool:
     """Whether there is a C compiler that knows the instructions of the native kernel."""
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()

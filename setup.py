@@ -26,10 +26,18 @@ KERNEL = Extension(
 )
 # What is small, and of one file.
 SMALL = [
-    Extension(name, [source], extra_compile_args=["-O3", "-g0"], extra_link_args=["-s"], optional=True)
+    Extension(
+        name,
+        [source],
+        extra_compile_args=["-O3", "-g0", "-ffp-contract=off"],
+        extra_link_args=["-s"],
+        libraries=["m"],
+        optional=True,
+    )
     for name, source in (
         ("metaqap_fast.formats._scan", "kernels/jpeg/scan.c"),
         ("metaqap_fast.input._files", "kernels/files/read.c"),
+        ("metaqap_fast.decode._resize", "kernels/resize/cubic.c"),
     )
 ]
 

@@ -110,11 +110,11 @@ class LocalDecoder:
         borrow: bool = False,
     ) -> None:
         self.options = options
-        self._dali = Dali(options, None)
         self._max_memory, self._borrow = max_memory, borrow
-        # Of decoders that take one file at a time; DALI has threads of its own.
+        # Of decoders that take one file at a time, and of what makes pictures smaller; DALI has threads of its own.
         self._threads = min(len(os.sched_getaffinity(0)), options.batch_size)
         self._pool = ThreadPoolExecutor(self._threads, "decode")
+        self._dali = Dali(options, None, each=self._pool.map)
 
     def start(self) -> None:
         """Get ready before the first image: threads take memory, which is not that of an image."""

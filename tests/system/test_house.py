@@ -33,7 +33,7 @@ ORDER = """
     input.files
     input input.ahead
     decode.phash
-    decode decode.views decode.probe decode.wire decode.colour decode.extra
+    decode decode.views decode.probe decode.wire decode.colour decode.extra decode.resize
     decode.dali decode.bmp decode.pillow decode.pnm decode.supervisor decode.codecs decode.heif decode.raw
     decode.tiff
     decode.pixels

@@ -29,10 +29,13 @@ def main() -> None:
     """Ends with a message and status 1 where the installation is not whole."""
     if missing := missing_paths():
         sys.exit(f"the kernel was compiled without {', '.join(missing)}")
-    from metaqap_fast.formats.scan import compiled
+    from metaqap_fast.decode import resize
+    from metaqap_fast.formats import scan
 
-    if compiled() is None:
+    if scan.compiled() is None:
         sys.exit("the check of JPEGs was not compiled")
+    if resize.compiled() is None:
+        sys.exit("what makes pictures smaller was not compiled")
     program = str(Path(sysconfig.get_path("scripts"), "metaqap-fast"))
     settings = ["--engine", "native", "--precision", "fp32", "--json", "-o", "scores.h5"]
     with tempfile.TemporaryDirectory() as folder:  # not the checkout, whose package would be imported

@@ -28,11 +28,11 @@ from metaqap_fast.train.material import Material, Pictures, see
 from metaqap_fast.train.members import Examples
 from metaqap_fast.train.ranges import measure_ranges
 from metaqap_fast.train.refit import Refit, scored_by, shipped_scores
-from metaqap_fast.train.refit_run import settings_of, strange_pictures, told_apart
+from metaqap_fast.train.refit_run import settings_of, strange_files, strange_pictures, told_apart
 from metaqap_fast.train.rehead import drop_units, put_head
 from metaqap_fast.train.revise import digests, revise, write_json
 from metaqap_fast.train.ridge import ridge
-from metaqap_fast.train.run import prepare
+from metaqap_fast.train.run import folder_for, prepare
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,10 @@ def distil(
     """
     settings = settings_of(changes or {})
     larger = bundles.load(model)
+    if pictures.strange is not None:
+        strange_files(pictures.strange)  # before hours are spent
     _, _, data = prepare(name, root, work, None, low, high)
+    folder_for(output)
     taught = see(larger, data, pictures, work, settings)
     said, said_held = scored_by(larger, taught), shipped_scores(larger, taught.held)
     del taught

@@ -37,6 +37,7 @@ GOOD = 0.7  # quantile of opinions from which a photograph is a good one
 BETTER = 0.4  # and one to be damaged for training
 SEED_OF_BETTER = 77
 Wanted = Literal["everything", "judged", "large"]
+LARGE_PARTS = ("train", "validation")
 TAUGHT = ("train", "better", "checked")  # parts that are fitted on; of the last there may be none
 
 
@@ -221,10 +222,19 @@ def see(
     lines = lines_of(bundle, settings)
     said = read_cells(pictures.opinions)  # before hours are spent
     sets = rated.for_choosing(read_sets(pictures.rated)) if pictures.rated is not None else []
+    copies = pictures.large if wanted != "judged" else None
+    copied = {part: large.files_of(copies, part) for part in LARGE_PARTS} if copies is not None else {}
     planned = plans(data, pictures.photographs, settings)
     used, files = planned.used, planned.files
     folder = cache_of(bundle, work, settings)
     eyes = Eyes(bundle, settings.precision)
+
+    # These first: there may be none that are large enough.
+    opinions = rated.see(eyes, sets, folder / f"rated-{lines}", bundle.view_size, lines) if sets else None
+    large_ones = {
+        part: large.see(eyes, found, folder / f"{large.name()}-{lines}-{part}", bundle.view_size, lines)
+        for part, found in copied.items()
+    }
 
     def views_of(files: Sequence[Path], steps: Sequence[Rung]) -> Callable[[int, int], Any]:
         return lambda start, stop: rungs.views(files, steps[start:stop], size=bundle.view_size)
@@ -245,8 +255,6 @@ def see(
         for part, rows in used.items()
         if part not in left_out
     }
-    parts, copies = ("train", "validation"), pictures.large if wanted != "judged" else None
-    large_ones = {part: _large(eyes, copies, folder, part, bundle.view_size, lines) for part in parts}
     taught = [seen[part] for part in TAUGHT if part in seen]
     return Material(
         pooled.get("labelled", []),
@@ -256,9 +264,9 @@ def see(
         together(taught) if taught else Seen([], []),
         seen.get("validation", Seen([], [])),
         said,
-        large=large_ones["train"],
-        judged_large=large_ones["validation"],
-        rated=rated.see(eyes, sets, folder / f"rated-{lines}", bundle.view_size, lines) if sets else None,
+        large=large_ones.get("train"),
+        judged_large=large_ones.get("validation"),
+        rated=opinions,
     )
 
 
@@ -275,13 +283,6 @@ def lines_of(bundle: Bundle, settings: Settings) -> int:
             f"fine views of {bundle.view_size} to {MOST_LINES} lines"
         )
     return lines
-
-
-def _large(eyes: Eyes, pictures: Path | None, folder: Path, part: str, size: int, lines: int) -> Large | None:
-    if pictures is None:
-        return None
-    cache = folder / f"{large.name()}-{lines}-{part}"
-    return large.see(eyes, large.files_of(pictures, part), cache, size, lines)
 
 
 def together(parts: Sequence[Seen]) -> Seen:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metaqap_fast.errors import UsageError
 from metaqap_fast.input.files import Listing
@@ -17,6 +18,7 @@ from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.model.readout import LEVEL
 from metaqap_fast.streams import counted
 from metaqap_fast.train import rungs, strange
+from metaqap_fast.train.changed import changed
 from metaqap_fast.train.detail import Detail
 from metaqap_fast.train.diagnose import BANDS, Diagnosis, area, diagnose
 from metaqap_fast.train.features import middle_views
@@ -24,7 +26,7 @@ from metaqap_fast.train.material import Material, Pictures, Settings, cache_of, 
 from metaqap_fast.train.reasons import REASONS
 from metaqap_fast.train.refit import Only, Refit
 from metaqap_fast.train.revise import SCORED, Fitted, revise, write_json
-from metaqap_fast.train.run import prepare
+from metaqap_fast.train.run import folder_for, prepare
 from metaqap_fast.train.seen import Eyes, Pooled, remember
 from metaqap_fast.train.units import Units, shipped_fine, shipped_units
 
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 FITTED: dict[Only, Fitted] = {"": "heads", "scores": "scores", "reasons": "reasons", "unfamiliar": "reasons"}
 # Folders that say nothing of what is fitted.
 UNUSED: dict[str, tuple[str, ...]] = {"scores": ("strange",), "fine": ("strange",), "uncertainty": ("strange", "large")}
+EYES = ("fp32", "bf16")  # what features can be computed in
 MAY_LOSE = 0.002  # of SROCC on the held-out fold
 
 
@@ -85,14 +88,17 @@ def refit(
     for option in UNUSED.get(only, ()):
         if getattr(pictures, option) is not None:
             log.warning("--%s is not looked at: --%s-only learns nothing from it", option, only)
+    folder = None if only in UNUSED else pictures.strange
+    if folder is not None:
+        strange_files(folder)  # before hours are spent
     _, _, data = prepare(name, root, work, None, low, high)
+    folder_for(output)
     new_name = bundle_name or f"{bundle.name}-heads"
     if only == "fine" or only == "uncertainty":  # mypy narrows by this
         seen = see(bundle, data, pictures, work, settings, "large" if only == "fine" else "judged")
         return write_json(output / "heads.json", as_it_scores(bundle, seen, output, new_name, only))
     seen = see(bundle, data, pictures, work, settings)
     fits = Refit(bundle, seen, settings)
-    folder = None if only == "scores" else pictures.strange
     odd, judged = strange_pictures(bundle, folder, work, settings) if folder is not None else (None, None)
     made = fits.fit(only, odd)
     if judged is not None and not only:
@@ -157,8 +163,8 @@ def better_told(made: Units, own: Units | None, seen: Material, judged: list[Poo
     return kept if areas[1] > areas[0] else made
 
 
-def strange_pictures(bundle: Bundle, folder: Path, work: Path, settings: Settings) -> tuple[list[Pooled], list[Pooled]]:
-    """What each member sees in the pictures of a folder: in those to fit on, and in those to judge by.
+def strange_files(folder: Path) -> tuple[list[Path], NDArray[np.bool_]]:
+    """The pictures of a folder, and which of them are to judge by.
 
     Raises:
         UsageError: there are none for one of the two.
@@ -167,6 +173,16 @@ def strange_pictures(bundle: Bundle, folder: Path, work: Path, settings: Setting
     judged = np.array([strange.is_judged(file) for file in files], bool)
     if judged.all() or not judged.any():
         raise UsageError(f"{folder}: {counted(len(files), 'picture')} are too few to fit on and to judge by")
+    return files, judged
+
+
+def strange_pictures(bundle: Bundle, folder: Path, work: Path, settings: Settings) -> tuple[list[Pooled], list[Pooled]]:
+    """What each member sees in the pictures of a folder: in those to fit on, and in those to judge by.
+
+    Raises:
+        UsageError: see `strange_files`.
+    """
+    files, judged = strange_files(folder)
     pictures = remember(
         Eyes(bundle, settings.precision),
         len(files),
@@ -192,14 +208,10 @@ def settings_of(changes: dict[str, Any]) -> Settings:
     """Settings with some entries changed.
 
     Raises:
-        UsageError: there is no such entry, or its value is out of range.
+        UsageError: there is no such entry, or its value is of another type or out of range.
     """
-    known = [field.name for field in fields(Settings)]
-    for entry in changes:
-        if entry not in known:
-            raise UsageError(f"there is no setting {entry!r}: {', '.join(known)}")
+    settings = changed(Settings(), changes)
     try:
-        settings = replace(Settings(), **changes)
         whole = (
             settings.images,
             settings.better,
@@ -217,7 +229,9 @@ def settings_of(changes: dict[str, Any]) -> Settings:
             raise ValueError("counts are above 0, weights at least 0")
         if not all(0 <= share < 1 for share in (settings.dropout, settings.score_dropout)):
             raise ValueError("dropout is from 0 to less than 1")
-    except (TypeError, ValueError) as error:
+        if settings.precision not in EYES:
+            raise ValueError(f"precision is {' or '.join(EYES)}")
+    except ValueError as error:
         raise UsageError(f"--set: {error}") from None
     return settings
 

@@ -42,6 +42,18 @@ def find_device(wanted: str) -> torch.device:
     return device
 
 
+def folder_for(output: Path) -> None:
+    """Make the folder that is written to at the end, hours later.
+
+    Raises:
+        UsageError: it cannot be one.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{output}: {error.strerror}: -o is a folder that is there or can be made") from None
+
+
 def prepare(
     name: str, root: Path, work: Path, seed: int | None = None, low: float | None = None, high: float | None = None
 ) -> tuple[DataSet, Split, Examples]:
@@ -64,7 +76,10 @@ def prepare(
     if kept.exists():
         stored = np.load(kept, allow_pickle=False)
         if not np.array_equal(stored["mos"], data.mos[rows]):
-            raise UsageError(f"{kept} is of other images: give another --work, or remove it")
+            raise UsageError(
+                f"{kept} is of other images, or of these with other opinions, --low or --high: give another --work, or "
+                "remove it"
+            )
         return data, parts, Examples(files, data.mos[rows], stored["folds"], int(stored["twins"]))
     dealt = examples(files, data.mos[rows], reference)
     np.savez(kept, folds=dealt.folds, twins=dealt.twins, mos=dealt.mos)
@@ -107,6 +122,7 @@ def run(
     recipes = [recipe_for(read_config(member_name(wanted)[0]), budget, **changes) for wanted in networks]
     log.info("device %s, budget %s: %s", where, budget, BUDGETS[budget])
     data, parts, dealt = prepare(name, root, work, seed, low, high)
+    folder_for(out)
     log.info("%s: %d training images, %d test images set aside", data.name, len(dealt.files), len(parts.test))
     members = [
         train_member(wanted, dealt, recipe, work, where) for wanted, recipe in zip(networks, recipes, strict=True)

@@ -6,7 +6,7 @@ The bundle written has no hidden units, for they would read other taps: `train h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from metaqap_fast.model import bundle as bundles
 from metaqap_fast.model.bundle import Bundle
 from metaqap_fast.train import large, large_ladders, material, refit_run, rungs
 from metaqap_fast.train.build import write_bundle
+from metaqap_fast.train.changed import changed
 from metaqap_fast.train.damage import PROBES
 from metaqap_fast.train.features import middle_views
 from metaqap_fast.train.large_ladders import LargeLadders
@@ -33,7 +34,7 @@ from metaqap_fast.train.opinion import Opinions, of_originals, opinions, read_ce
 from metaqap_fast.train.recipe import Recipe, recipe_for
 from metaqap_fast.train.refit import shipped_scores
 from metaqap_fast.train.revise import write_json
-from metaqap_fast.train.run import prepare
+from metaqap_fast.train.run import folder_for, prepare
 from metaqap_fast.train.rungs import Rung
 from metaqap_fast.train.shipped import shipped_head, shipped_network
 from metaqap_fast.train.teach import Damaged, Photographs, Teaching, predictions, teach
@@ -91,6 +92,7 @@ def run(
             "model of what comes out (train distil)"
         )
     set_, _, data = prepare(name, root, work, None, low, high)
+    folder_for(output)
     pupils = [_pupil(entry, file.file) for entry, file in zip(bundle.document["members"], bundle.members, strict=True)]
     plans = material.plans(data, pictures.photographs, settings)
     seen = _folder(bundle, pupils, settings)
@@ -122,7 +124,7 @@ def settings_of(changes: dict[str, Any]) -> tuple[Settings, Teaching]:
     """Settings of what is seen and of fine-tuning, with some entries changed.
 
     Raises:
-        UsageError: there is no such entry, or its value is out of range.
+        UsageError: there is no such entry, or its value is of another type or out of range.
     """
     seen = ("images", "photographs", "better", "checked", "judged", "kinds", "precision")
     fits = [f.name for f in fields(Teaching)]
@@ -131,12 +133,12 @@ def settings_of(changes: dict[str, Any]) -> tuple[Settings, Teaching]:
             raise UsageError(f"there is no setting {entry!r}: {', '.join((*seen, *fits))}")
     settings = refit_run.settings_of({entry: value for entry, value in changes.items() if entry in seen})
     try:
-        teaching = replace(Teaching(), **{entry: value for entry, value in changes.items() if entry in fits})
+        teaching = changed(Teaching(), {entry: value for entry, value in changes.items() if entry in fits})
         if min(teaching.steps, teaching.batch, teaching.lessons, teaching.levels) < 1 or teaching.damage < 0:
             raise ValueError("counts are above 0, damage at least 0")
         if not 0 <= teaching.share <= 1:
             raise ValueError("share is from 0 to 1")
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"--set: {error}") from None
     return settings, teaching
 

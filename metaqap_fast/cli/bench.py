@@ -22,7 +22,7 @@ _DRAFT = click.option(
 
 def _sampling(command: F) -> F:
     """The options of everything that is timed."""
-    one_or_more, seconds = click.IntRange(min=1), click.FloatRange(min=0)
+    one_or_more, seconds = click.IntRange(min=1), shared.Real(min=0)
     for option in (
         click.option(
             "--repeats", type=one_or_more, default=5, show_default=True, metavar="N", help="Repetitions of each case."

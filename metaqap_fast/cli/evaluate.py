@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from metaqap_fast.cli import shared
+from metaqap_fast.errors import UsageError
 
 
 @click.command(short_help="Compare scores with people's opinions.")
@@ -37,6 +38,8 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
 
     SCORES is a score file, or images to be scored first, to which the options from --model on apply.
     """
+    import numpy as np
+
     from metaqap_fast.evaluation import evaluate as compare
     from metaqap_fast.evaluation import read_labels
     from metaqap_fast.review.describe import describe_evaluation
@@ -52,7 +55,10 @@ def evaluate(scores: str, labels: str, draws: int, as_json: bool, **options: Any
     else:
         from metaqap_fast.scorer import score as score_sources
 
-        result = compare(score_sources(scores, **options), wanted, draws)
+        table = score_sources(scores, **options)
+        if np.isnan(table.score).all():
+            raise UsageError(f"{scores} is neither a score file (.h5) nor images: nothing in it could be scored")
+        result = compare(table, wanted, draws)
     if as_json:
         click.echo(json.dumps(result.as_dict(), allow_nan=False))
     else:

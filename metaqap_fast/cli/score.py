@@ -29,7 +29,8 @@ APART = [
     ("ray", "limit"), ("ray", "profile"), ("ray", "threads"), ("ray", "dry_run"), ("ray", "o"),
 ]  # fmt: skip
 TOGETHER = [
-    ("retry_failed", "resume"), ("prune", "resume"), ("moved", "resume"), ("sample", "limit"), ("format", "o"),
+    ("retry_failed", "resume"), ("prune", "resume"), ("moved", "resume"), ("sample", "limit"), ("seed", "sample"),
+    ("format", "o"),
 ]  # fmt: skip
 
 

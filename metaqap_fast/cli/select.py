@@ -22,8 +22,8 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
     "--worst", type=shared.SomeImages(), help="The N worst images, or the worst P % of all that have a score."
 )
 @click.option("--best", type=shared.SomeImages(), help="The N best, or the best P %.")
-@click.option("--below", type=click.FloatRange(0, 1), metavar="X", help="Images with a score under X, 0 to 1.")
-@click.option("--above", type=click.FloatRange(0, 1), metavar="X", help="Images with a score over X, 0 to 1.")
+@click.option("--below", type=shared.Real(0, 1), metavar="X", help="Images with a score under X, 0 to 1.")
+@click.option("--above", type=shared.Real(0, 1), metavar="X", help="Images with a score over X, 0 to 1.")
 @click.option(
     "--status", default="", metavar="S", help="Images with this status, such as corrupt. failed: all without a score."
 )
@@ -47,13 +47,13 @@ DOING = ("print0", "csv", "copy", "link", "move", "xmp")  # at most one of them
 )
 @click.option(
     "--within",
-    type=click.FloatRange(min=0),
+    type=shared.Real(min=0),
     metavar="SECONDS",
     help="With --duplicates: only images taken at most this long after another, as in bursts. Needs `score --exif`.",
 )
 @click.option(
     "--sure",
-    type=click.FloatRange(0, 1),
+    type=shared.Real(0, 1),
     default=0,
     metavar="P",
     help="With --duplicates: only images of which the other is better with at least this probability, such as 0.9.",

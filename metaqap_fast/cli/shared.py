@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from typing import Any
@@ -18,13 +19,22 @@ UNITS = {"": 1, "B": 1} | {
 }
 
 
-def needs(extra: str) -> type[click.Group]:
-    """A group of commands that say in one line what to install if their extra is missing."""
+def needs(extra: str, interrupted: str = "") -> type[click.Group]:
+    """A group of commands that say in one line what to install if their extra is missing.
+
+    Args:
+        extra: its name.
+        interrupted: what they say after Ctrl-C.
+    """
 
     class Group(click.Group):
         def invoke(self, ctx: click.Context) -> Any:
             try:
                 return super().invoke(ctx)
+            except KeyboardInterrupt:
+                if interrupted:
+                    click.echo(f"metaqap-fast: {interrupted}", err=True)
+                raise
             except ModuleNotFoundError as error:
                 if (error.name or "").startswith("metaqap_fast"):
                     raise
@@ -32,6 +42,17 @@ def needs(extra: str) -> type[click.Group]:
                 raise MetaqapError(needed) from None
 
     return Group
+
+
+class Real(click.FloatRange):
+    """A number in a range; nan, which is in every one, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]
@@ -45,7 +66,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
         units = {unit.upper(): factor for unit, factor in UNITS.items()}
         if match and match[2].upper() in units:
             number = float(match[1]) if "." in match[1] else int(match[1])
-            if (size := int(number * units[match[2].upper()])) >= 1:
+            if 1 <= (size := int(number * units[match[2].upper()])) < 2**63:
                 return size
         words = "is not a size: give a number of bytes, or one with a unit, such as 500MB or 4GiB"
         self.fail(f"{value!r} {words}", param, ctx)
@@ -180,7 +201,7 @@ MAX_BYTES = click.option(
 )
 MAX_SECONDS = click.option(
     "--max-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, min_open=True),
     default=options.MAX_SECONDS,
     show_default=True,
     metavar="SECONDS",

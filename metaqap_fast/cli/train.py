@@ -14,6 +14,8 @@ from metaqap_fast.cli import shared
 from metaqap_fast.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
+_STOPPED = "interrupted; what was finished is kept. To go on, give the same command"
+_PARTS = ("scores", "reasons", "unfamiliar", "fine", "uncertainty")  # that `heads` can fit alone
 Command = Callable[..., None]
 _DATA = click.option(
     "--data",
@@ -40,7 +42,7 @@ _LOW = click.option("--low", type=float, help="With --data csv: the MOS of the w
 _HIGH = click.option("--high", type=float, help="With --data csv: the MOS of the best image that the scale allows.")
 
 
-@click.group(cls=shared.needs("train"), short_help="Train models on rated images (extra: train).")
+@click.group(cls=shared.needs("train", _STOPPED), short_help="Train models on rated images (extra: train).")
 def train() -> None:
     """Train models on labelled images (extra: train)."""
 
@@ -201,43 +203,41 @@ def teach(root: Path, output: Path, changes: tuple[str, ...], data: str, **optio
 @_RATED
 @click.option(
     "--scores-only",
-    "only",
-    flag_value="scores",
-    default="",
+    is_flag=True,
     help="Fit the scores anew; reasons stay as they are.",
 )
 @click.option(
     "--reasons-only",
-    "only",
-    flag_value="reasons",
+    is_flag=True,
     help="Add or replace the reasons; scores stay as they are.",
 )
 @click.option(
     "--unfamiliar-only",
-    "only",
-    flag_value="unfamiliar",
+    is_flag=True,
     help="Replace what tells unfamiliar pictures (give --strange), and what damage adds to the uncertainty; scores and "
     "other reasons stay as they are.",
 )
 @click.option(
     "--fine-only",
-    "only",
-    flag_value="fine",
+    is_flag=True,
     help="Fit anew what fine views lower (without --large: only how that fades for poor pictures), and with --rated "
     "what they add to the uncertainty; everything else stays as it is.",
 )
 @click.option(
     "--uncertainty-only",
-    "only",
-    flag_value="uncertainty",
+    is_flag=True,
     help="Replace what damage and fine views add to the uncertainty; everything else stays as it is.",
 )
 def heads(root: Path, output: Path, changes: tuple[str, ...], data: str, **options: Any) -> None:
     """Refit the heads of a model on photographs damaged in every way, and teach it to give reasons."""
+    parts = [part for part in _PARTS if options.pop(f"{part}_only")]
+    if len(parts) > 1:
+        raise click.UsageError(f"--{parts[0]}-only and --{parts[1]}-only cannot be given together")
     _log()
     from metaqap_fast.train.refit_run import refit
 
     pictures, options = _pictures(options)
+    options["only"] = "".join(parts)
     click.echo(refit(name=data, root=root, output=output, pictures=pictures, changes=_changes(changes), **options))
 
 

@@ -73,7 +73,9 @@ def test_how_many_may_fail(cli: Cli, asked: list[bytes], photos: Path, arguments
         (["-o", "-", "--resume"], "-o - and --resume"), (["-o", "-", "--shard", "0/2"], "-o - and --shard"),
         (["-o", "-", "--device", "cpu,cpu"], "-o - is for one device"), (["-o", "s.txt"], "cannot write s.txt: the"),
         (["-o", "scores"], "must end in .h5, .hdf5, .csv, .jsonl, .parquet"), (["-o", "s.h5.gz"], "must end in"),
-        (["-o", "photo.jpg", "--overwrite"], "must end in"),
+        (["-o", "photo.jpg", "--overwrite"], "must end in"), (["--seed", "3"], "--seed goes with --sample"),
+        (["--max-memory", "9999999999999TiB"], "'--max-memory': '9999999999999TiB' is not a size"),
+        (["--max-seconds", "nan"], "'--max-seconds': 'nan' is not a number"),
     ],
 )  # fmt: skip
 def test_what_is_asked_for_wrongly(cli: Cli, asked: list[bytes], photos: Path, option: list[str], message: str) -> None:

@@ -261,7 +261,7 @@ def test_what_was_seen_is_kept_piece_by_piece(bundle: Bundle, tmp_path: Path) ->
 
 
 def test_settings_are_checked() -> None:
-    assert settings_of({"images": 5}) == replace(Settings(), images=5)
+    assert settings_of({"images": 5, "mos": 2}) == replace(Settings(), images=5, mos=2.0)
     for changes, message in (
         ({"size": 5}, "no setting 'size'"),
         ({"still": -1}, "weights at least 0"),
@@ -269,6 +269,12 @@ def test_settings_are_checked() -> None:
         ({"dropout": 1.0}, "less than 1"),
         ({"score_dropout": 1.0}, "less than 1"),
         ({"large": 0}, "above 0"),
+        ({"precision": "fp13"}, "precision is fp32 or bf16"),
+        ({"images": 2.5}, "--set images=2.5: images is a whole number"),
+        ({"fine_lines": 1000.5}, "fine_lines is a whole number"),
+        ({"components": True}, "components is a whole number"),
+        ({"mos": "x"}, "--set mos=x: mos is a number"),
+        ({"precision": 1}, "precision is a word"),
     ):
         with pytest.raises(UsageError, match=message):
             settings_of(changes)

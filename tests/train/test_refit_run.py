@@ -206,3 +206,50 @@ def test_what_one_part_alone_needs(
     )  # fmt: skip
     assert result.exit_code == 2 and said in result.stderr
     assert not (tmp_path / "work").exists() and not (tmp_path / "out").exists()
+
+
+def test_parts_are_fitted_one_at_a_time(there: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    result = cli(
+        "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--fine-only",
+        "--uncertainty-only", "--photographs", there / "photographs", "--opinions", there / "cells.csv",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 2 and "--fine-only and --uncertainty-only cannot be given together" in result.stderr
+
+
+@pytest.mark.parametrize("mistake", ["a file", "a file on the way", "no large ones", "few strange ones", "small ones"])
+def test_what_comes_last_is_looked_at_first(
+    there: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, mistake: str
+) -> None:
+    """Where the bundle is to go, and folders that hold too little: before any picture is damaged."""
+    monkeypatch.setattr(rungs, "damaged", lambda *_: pytest.fail("hours are spent"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    output, said, more = tmp_path / "out", "", list[object]()
+    if mistake.startswith("a file"):
+        output = tmp_path / ("file" if mistake == "a file" else "file/out")
+        said = f"{output}: {'File exists' if mistake == 'a file' else 'Not a directory'}: -o is a folder"
+    elif mistake == "no large ones":
+        more, said = ["--large", tmp_path / "empty"], "empty: no photographs for train among 0"
+    elif mistake == "small ones":
+        more, said = ["--large", there / "photographs"], "lines"
+    else:
+        more, said = ["--strange", tmp_path / "empty"], "empty: 0 pictures are too few"
+    result = cli(
+        "train", "heads", there / "set/mos.csv", "--data", "csv", "--low", 0, "--high", 1, "--model", there / "bundle",
+        "--photographs", there / "photographs", "--opinions", there / "cells.csv", "--work", tmp_path / "work",
+        "-o", output, *more,
+    )  # fmt: skip
+    assert result.exit_code == 2 and said in result.stderr, result.stderr or result.exception
+
+
+def test_ctrl_c_says_how_to_go_on(cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(**_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metaqap_fast.train.refit_run.refit", stopped)
+    needed = ["--data", "csv", "--photographs", tmp_path, "--opinions", __file__, "-o", tmp_path / "out"]
+    result = cli("train", "heads", tmp_path, *needed)
+    assert (
+        result.exit_code == 130 and "interrupted; what was finished is kept. To go on, give the same" in result.stderr
+    )

@@ -68,7 +68,7 @@ def test_upper_stages_go_on_from_what_is_kept(network: Features, tmp_path: Path)
 def test_settings_are_of_what_is_seen_or_of_fine_tuning() -> None:
     settings, teaching = settings_of({"images": 50, "steps": 7})
     assert (settings.images, teaching.steps) == (50, 7)
-    for wrong in ({"epochs": 2}, {"steps": 0}, {"components": 3}, {"damage": -1}, {"share": 1.5}):
+    for wrong in ({"epochs": 2}, {"steps": 0}, {"components": 3}, {"damage": -1}, {"share": 1.5}, {"steps": 2.5}):
         with pytest.raises(UsageError):
             settings_of(wrong)
 

@@ -343,12 +343,3 @@ def test_the_command_says_what_is_undefined(cli: Callable[..., Any], tmp_path: P
     assert document["srocc"] == {"value": None, "low": None, "high": None} and document["reason"] == why
     assert document["rmse"]["value"] == pytest.approx(0, abs=1e-9) and document["images"] == 9
     assert text.stdout.splitlines()[1:3] == [f"  {why}", "  SROCC          undefined"]
-
-
-def test_what_is_neither_scores_nor_images_is_called_that(
-    cli: Callable[..., Any], bundle: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "labels.csv").write_text("name,mos\na.jpg,1\n")
-    (tmp_path / "a.jpg").write_text("hello")
-    result = cli("evaluate", tmp_path / "a.jpg", "--labels", tmp_path / "labels.csv", "--model", bundle)
-    assert result.exit_code == 2 and "a.jpg is neither a score file (.h5) nor images" in result.stderr

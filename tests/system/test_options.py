@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -174,3 +175,12 @@ def test_pretraining_finds_its_photographs(
     result = cli("train", "pretrain", where.format(tmp=tmp_path), "-o", "out", "--networks", "mobilenetv2")
     assert result.exit_code == 0, result.output
     assert len(given[0]) == 13 and all(path.is_file() for path in given[0])
+
+
+def test_what_is_neither_scores_nor_images_is_called_that(
+    cli: Callable[..., Any], bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.csv").write_text("name,mos\na.jpg,1\n")
+    (tmp_path / "a.jpg").write_text("hello")
+    result = cli("evaluate", tmp_path / "a.jpg", "--labels", tmp_path / "labels.csv", "--model", bundle)
+    assert result.exit_code == 2 and "a.jpg is neither a score file (.h5) nor images" in result.stderr
